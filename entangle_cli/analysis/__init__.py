@@ -1,0 +1,1 @@
+"""What the numbers mean: losses, movement, statistics and gate rules on numpy columns. No torch."""

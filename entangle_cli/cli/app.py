@@ -1,0 +1,86 @@
+"""The application: its commands, and the one place that turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from entangle_cli import __version__
+from entangle_cli.cli.gate import gate
+from entangle_cli.cli.report import report
+from entangle_cli.cli.scan import scan
+from entangle_cli.errors import EntangleError, ExitCode
+
+app = typer.Typer(
+    name="entangle",
+    help="Measure gradient entanglement of preference pairs on a causal LM, before training on them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(scan)
+app.command()(report)
+app.command()(gate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"entangle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Measure gradient entanglement of preference pairs on a causal LM, before training on them."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code, whatever happens.
+
+    Python would exit with 1 on an unexpected error, which is what a failed gate exits with: here that is 4.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(words)
+    except SystemExit as end:
+        return int(end.code or ExitCode.DONE)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except EntangleError as error:
+        _show(f"error: {error}", words)
+        return error.exit_code
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        _show(
+            f"error: unexpected {message}\n  expected: no such thing; this is a defect of entangle or of a library\n"
+            "  to do: give the command again with --debug and report what it prints",
+            words,
+        )
+        return ExitCode.UNFINISHED
+    return ExitCode.DONE
+
+
+def _show(message: str, words: Sequence[str]) -> None:
+    from entangle_cli.report.escape import for_terminal
+
+    if "--debug" in words:
+        traceback.print_exc()
+    print("\n".join(for_terminal(line) for line in message.split("\n")), file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    if hasattr(signal, "SIGPIPE"):
+        # A reader that goes away ends us as it ends other tools; Typer would exit with 1, a failed gate's code.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(run())

@@ -1,0 +1,93 @@
+"""What report, gate and the end of a scan share: a run read back, seen under a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console, RenderableType
+
+from entangle_cli.analysis.gate import Outcome, Rule, Verdict, judge, parse_rule
+from entangle_cli.diagnose.movements import run_summary, with_movements
+from entangle_cli.diagnose.notices import run_notices
+from entangle_cli.errors import ExitCode
+from entangle_cli.records import LossSettings, Notice, Run, Status
+from entangle_cli.report.rows import rows
+from entangle_cli.report.terminal import summary_report, verdict_lines
+from entangle_cli.store import newest_run, read_run
+
+NUM_WORST = 5
+NUM_SKIPPED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRun:
+    """A run with everything that a loss makes of it."""
+
+    run: Run
+    loss: LossSettings
+    columns: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    notices: Sequence[Notice]
+
+    def report(self) -> RenderableType:
+        """The terminal report."""
+        return summary_report(
+            self.run,
+            self.summary,
+            list(rows(_taken(self.columns, worst_places(self.columns)))),
+            list(rows(_taken(self.columns, _skipped_places(self.columns)))),
+            self.notices,
+            self.loss,
+        )
+
+
+def read_judged(folder: Path | None, loss_name: str | None, beta: float | None) -> JudgedRun:
+    """Read a run and see it under a loss; without one, under the loss it was scanned with."""
+    run = read_run(folder or newest_run())
+    own = LossSettings(**run.manifest["loss"])
+    loss = LossSettings(loss_name or own.name, own.beta if beta is None else beta)
+    columns = with_movements(run.columns, loss, run.manifest["identity"]["settings"]["dtype"])
+    notices = run_notices(run.manifest, columns)
+    summary = run_summary(columns, loss)
+    return JudgedRun(run, loss, columns, {**summary, "notices": [asdict(notice) for notice in notices]}, notices)
+
+
+def worst_places(columns: Mapping[str, Any]) -> Any:
+    """Places of the measured pairs with the smallest slack, smallest first, then with the largest cosine."""
+    measured = np.flatnonzero(columns["status"] == Status.OK.value)
+    slack = np.where(np.isnan(columns["slack"][measured]), np.inf, columns["slack"][measured])
+    return measured[np.lexsort((-columns["cosine"][measured], slack))[:NUM_WORST]]
+
+
+def _skipped_places(columns: Mapping[str, Any]) -> Any:
+    return np.flatnonzero(columns["status"] != Status.OK.value)[:NUM_SKIPPED]
+
+
+def _taken(columns: Mapping[str, Any], places: Any) -> dict[str, Any]:
+    return {name: column[places] for name, column in columns.items()}
+
+
+def parse_rules(texts: Sequence[str] | None) -> list[Rule]:
+    """The rules of `--fail-if`, refused before anything is computed."""
+    return [parse_rule(text) for text in texts or []]
+
+
+def gate_code(verdict: Verdict) -> ExitCode:
+    """A verdict's exit code."""
+    codes = {
+        Outcome.PASSED: ExitCode.DONE,
+        Outcome.FAILED: ExitCode.GATE_FAILED,
+        Outcome.CANNOT_JUDGE: ExitCode.NOTHING_TO_JUDGE,
+    }
+    return codes[verdict.outcome]
+
+
+def show_gate(console: Console, judged: JudgedRun, rules: Sequence[Rule]) -> ExitCode:
+    """Judge, print a line a rule, return the exit code."""
+    verdict = judge(rules, judged.columns)
+    console.print(verdict_lines(verdict))
+    return gate_code(verdict)

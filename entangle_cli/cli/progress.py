@@ -1,0 +1,70 @@
+"""Progress of a scan on stderr: a bar in a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from entangle_cli.report.terminal import console_for
+
+PLAIN_LINE_SECONDS = 30.0
+
+
+class Advance(Protocol):
+    """Takes note of rows that were just finished."""
+
+    def __call__(self, num_rows: int) -> None:
+        """Add `num_rows` to what is done."""
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        return Text("" if speed is None else f"{speed:.3g} pairs/s")
+
+
+@contextmanager
+def progress(total: int, done: int, *, quiet: bool) -> Iterator[Advance]:
+    """Show progress while the context lasts.
+
+    Args:
+        total: rows of the whole scan.
+        done: rows finished before, by an earlier start of the same run.
+    """
+    if quiet:
+        yield lambda num_rows: None  # noqa: ARG005 -- called by keyword
+    elif sys.stderr.isatty():
+        columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+        with Progress(*columns, console=console_for(sys.stderr), transient=True) as bar:
+            task = bar.add_task("scan", total=total, completed=done)
+            yield lambda num_rows: bar.advance(task, num_rows)
+    else:
+        yield _PlainLines(total, done)
+
+
+class _PlainLines:
+    """A status line every `PLAIN_LINE_SECONDS`."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total = total
+        self._done = self._done_before = done
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, num_rows: int) -> None:
+        self._done += num_rows
+        now = time.monotonic()
+        if now - self._last >= PLAIN_LINE_SECONDS:
+            self._last = now
+            speed = (self._done - self._done_before) / (now - self._start)
+            left = (self._total - self._done) / speed
+            print(
+                f"entangle: {self._done:,} of {self._total:,} rows, {speed:.3g} pairs/s, {left:,.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

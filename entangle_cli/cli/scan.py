@@ -1,0 +1,181 @@
+"""`entangle scan`: the measurement, from a command line to a run and its summary."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from entangle_cli.cli.options import Beta, Debug, FailIf, LossName
+from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
+from entangle_cli.records import LossSettings, ScanSettings
+
+if TYPE_CHECKING:
+    from entangle_cli.analysis.gate import Rule
+    from entangle_cli.cli.judged import JudgedRun
+    from entangle_cli.diagnose.scan import Scan
+    from entangle_cli.store import RunWriter
+
+
+class Dtype(str, Enum):
+    """Dtypes of the weights. float16 is left out: response gradients overflow its range."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT64 = "float64"
+
+
+class TruncationOption(str, Enum):
+    """As TRL's `truncation_mode`."""
+
+    KEEP_START = "keep_start"
+    KEEP_END = "keep_end"
+
+
+def scan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Preference pairs: .jsonl, .json, .csv, .tsv, .parquet or a folder.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; default: a folder below entangle-runs/.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the run document to this file.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="What the weights are loaded as and computed in.")] = Dtype.FLOAT32,
+    device: Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")] = "auto",
+    max_length: Annotated[
+        int, typer.Option(min=0, help="Tokens of prompt and response together, as in TRL; 0 for no limit.")
+    ] = 1024,
+    truncation: Annotated[
+        TruncationOption, typer.Option(help="Which end of a longer sequence is kept.")
+    ] = TruncationOption.KEEP_START,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default by device.")
+    ] = None,
+    parameters: Annotated[
+        str, typer.Option(help="Parameters that count: all, or a regular expression on their names.")
+    ] = "all",
+    loss: LossName = "sigmoid",
+    beta: Beta = 0.1,
+    fail_if: FailIf = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End at the first row that cannot be measured.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only a gate's verdict and errors.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure every pair: do the gradients of chosen and rejected pull the same way, and where does that lead?"""
+    from entangle_cli.cli.judged import parse_rules
+    from entangle_cli.diagnose.movements import check_loss
+
+    rules = parse_rules(fail_if)
+    check_loss(LossSettings(loss, beta))
+    _refuse_unwritable(json_file)
+    settings = ScanSettings(
+        dtype=dtype.value,
+        max_length=max_length or None,
+        truncation=truncation.value,
+        parameters=parameters,
+        limit=limit,
+        sample=sample,
+        seed=seed,
+        split=split,
+        loss=LossSettings(loss, beta),
+        device=device,
+        batch_tokens=batch_tokens,
+        strict=strict,
+    )
+    folder = _scan_into_run(model, data, settings, output, quiet=quiet)
+    raise typer.Exit(_show_result(folder, settings, json_file, rules, quiet=quiet))
+
+
+def _refuse_unwritable(json_file: Path | None) -> None:
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(
+            f"--json {json_file}: no such folder", "a file in a folder that exists", "make the folder first"
+        )
+
+
+def _scan_into_run(model: str, data: Path, settings: ScanSettings, output: Path | None, *, quiet: bool) -> Path:
+    """Measure what the run does not hold yet; the run's folder."""
+    from entangle_cli.diagnose.scan import open_scan
+    from entangle_cli.report.terminal import console_for, plan_lines
+    from entangle_cli.store import open_run
+
+    with open_scan(model, data, settings) as ready:
+        if not quiet:
+            console_for(sys.stderr).print(plan_lines(ready.plan))
+        writer = open_run(output, ready.identity, ready.about)
+        if not quiet:
+            again = f", goes on after {len(writer.done):,} rows" if writer.done else ""
+            print(f"run         {writer.folder}{again}", file=sys.stderr)
+        _measure_all(ready, writer, quiet=quiet)
+    return writer.folder
+
+
+def _measure_all(ready: Scan, writer: RunWriter, *, quiet: bool) -> None:
+    """Measure and write; whatever ends it early leaves a run that can be read and gone on with."""
+    from entangle_cli.cli.progress import progress
+
+    try:
+        with progress(ready.plan.num_selected, len(writer.done), quiet=quiet) as advance:
+            for records in ready.records(frozenset(writer.done)):
+                writer.add(records)
+                advance(num_rows=len(records))
+    except BaseException as error:
+        writer.finish("partial")
+        if isinstance(error, KeyboardInterrupt):
+            print(
+                f"interrupted: {len(writer.done):,} of {ready.plan.num_selected:,} rows are in {writer.folder}; "
+                "the same command goes on from there",
+                file=sys.stderr,
+            )
+        raise
+    writer.finish("complete")
+
+
+def _show_result(
+    folder: Path, settings: ScanSettings, json_file: Path | None, rules: Sequence[Rule], *, quiet: bool
+) -> int:
+    from entangle_cli.cli.judged import read_judged, show_gate
+    from entangle_cli.report.terminal import console_for
+    from entangle_cli.store import write_json
+
+    judged = read_judged(folder, settings.loss.name, settings.loss.beta)
+    write_json(folder / "summary.json", judged.summary)
+    if json_file is not None:
+        _write_document(json_file, judged)
+    console = console_for(sys.stdout)
+    if not quiet:
+        console.print(judged.report())
+    if rules:
+        return show_gate(console, judged, rules)
+    if not judged.summary["pairs"]:
+        raise NothingToJudgeError(
+            f"{folder}: none of {judged.summary['rows']:,} rows could be measured",
+            "at least one pair that fits the model and --max-length",
+            "see the reasons above, or entangle report",
+        )
+    return ExitCode.DONE
+
+
+def _write_document(path: Path, judged: JudgedRun) -> None:
+    from entangle_cli.report.rows import write_document
+
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            write_document(stream, judged.run, judged.columns, judged.summary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"--json {path}: {error.strerror or error}",
+            "a file that can be written",
+            "name another file; the run itself is complete",
+        ) from error

@@ -1,0 +1,228 @@
+"""A checkpoint and its tokenizer from a folder or the hub, checked before anything is computed with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from entangle_cli.data.rows import file_sha256
+from entangle_cli.errors import ModelError, UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".model"}
+"""Files whose content decides what a checkpoint computes, or how its tokenizer reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model, its tokenizer, and what identifies both."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: Mapping[str, Any]
+    """JSON-able: name, and the SHA-256 of each file or the hub's commit."""
+    position_limit: int | None
+    """Sequence positions that have learned embeddings; None where positions are computed."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of an option: `auto` is CUDA when there is one.
+
+    Raises:
+        UsageError: not a device of this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"--device {name}: {str(error).splitlines()[0]}", "auto, cpu, cuda or cuda:N", "name a device that exists"
+        ) from error
+    return device
+
+
+def load_checkpoint(name: str, dtype: str, device: torch.device) -> Checkpoint:
+    """Load a causal LM for measuring.
+
+    Args:
+        name: a folder, or a name on the hub; what looks like a path is never asked for on the hub.
+        dtype: a key of `DTYPES`; what the weights are loaded as and computed in.
+    Raises:
+        ModelError: not there, not a causal LM, incomplete, not finite, or without a usable tokenizer.
+    """
+    folder = _local_folder(name)
+    with _translated(name):
+        config = AutoConfig.from_pretrained(name)
+    _refuse_other_models(name, config)
+    with _translated(name):
+        # With this flag the stubs' single result is really a pair.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True
+        )
+        model, loading = loaded
+    _refuse_incomplete(name, loading)
+    _refuse_not_finite(name, model)
+    with _translated(name, what="tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    return Checkpoint(
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        identity=_identity(name, folder, config),
+        position_limit=_position_limit(config),
+    )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No loading bars and warnings of the libraries inside; their settings as they were afterwards."""
+    logging: Any = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def select_parameters(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
+    """The parameters that count: `all`, or those whose name a regular expression finds.
+
+    Raises:
+        UsageError: not a regular expression, or one that finds nothing.
+    """
+    named = dict(model.named_parameters())
+    if pattern == "all":
+        return named
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"--parameters {pattern!r}: {error}", "all, or a regular expression", "correct the expression"
+        ) from error
+    found = {name: parameter for name, parameter in named.items() if expression.search(name)}
+    if not found:
+        raise UsageError(
+            f"--parameters {pattern!r} finds none of {len(named)} parameters",
+            f"an expression that finds names such as {next(iter(named))}",
+            "correct the expression",
+        )
+    return found
+
+
+def _local_folder(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "adapter_config.json").exists():
+            raise ModelError(
+                f"{name} is a PEFT adapter",
+                "a whole checkpoint",
+                "merge it into its base (merge_and_unload) and save that",
+            )
+        if not (path / "config.json").exists():
+            raise ModelError(
+                f"{name}: no config.json", "a Hugging Face checkpoint folder", "name the folder that holds config.json"
+            )
+        return path
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.exists()
+    if looks_like_path:
+        raise ModelError(
+            f"{name}: no such folder", "a checkpoint folder, or a hub name such as org/model", "check the path"
+        )
+    return None
+
+
+@contextmanager
+def _translated(name: str, what: str = "checkpoint") -> Iterator[None]:
+    """Errors of the loading libraries as ours; their first line says what was wrong."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own, which is not run"
+        raise ModelError(
+            f"{name}: the {what} cannot be loaded: {reason}",
+            "a causal LM with safetensors weights and a tokenizer, in a folder or reachable on the hub",
+            "check the name and that all files are there",
+        ) from error
+
+
+def _refuse_other_models(name: str, config: Any) -> None:
+    causal = set()
+    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        causal.update([names] if isinstance(names, str) else names)
+    architectures = getattr(config, "architectures", None) or []
+    other = [architecture for architecture in architectures if architecture not in causal]
+    if getattr(config, "is_encoder_decoder", False) or (architectures and len(other) == len(architectures)):
+        found = ", ".join(architectures) or config.model_type
+        raise ModelError(
+            f"{name} is {found}, not a causal language model",
+            "a checkpoint of a ...ForCausalLM architecture",
+            "name the policy that will be trained; encoders, reward and embedding models have no response log-probs",
+        )
+
+
+def _refuse_incomplete(name: str, loading: Mapping[str, Any]) -> None:
+    missing = sorted(loading.get("missing_keys") or [])
+    mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in loading.get("mismatched_keys") or []]
+    if missing or mismatched:
+        wrong = [*missing, *map(str, mismatched)]
+        raise ModelError(
+            f"{name}: {len(wrong)} weights are missing or of another shape, the first {wrong[0]}",
+            "every weight of the architecture; random ones would be measured instead",
+            "complete the checkpoint, or correct config.json",
+        )
+
+
+def _refuse_not_finite(name: str, model: nn.Module) -> None:
+    for parameter_name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"{name}: {parameter_name} holds NaN or infinite values",
+                "finite weights",
+                "take an earlier checkpoint; this one cannot be trained further either",
+            )
+
+
+def _identity(name: str, folder: Path | None, config: Any) -> dict[str, Any]:
+    if folder is None:
+        return {"name": name, "commit": getattr(config, "_commit_hash", None)}
+    files = sorted(path for path in folder.iterdir() if path.suffix in IDENTITY_SUFFIXES)
+    return {"name": folder.resolve().name, "files": {path.name: file_sha256(path) for path in files}}
+
+
+def _position_limit(config: Any) -> int | None:
+    text = config.get_text_config()
+    computed = getattr(text, "rope_parameters", None) or getattr(text, "alibi", False)
+    return None if computed else getattr(text, "max_position_embeddings", None)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides numbers and tokens."""
+    import datasets
+    import tokenizers
+
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+        "datasets": datasets.__version__,
+    }

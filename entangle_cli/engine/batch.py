@@ -1,0 +1,98 @@
+"""From token ids to tensors: which pairs run together, and how their rows are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from entangle_cli.records import TokenizedPair
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Right-padded rows of several pairs and the positions that count.
+
+    A row holds its sequence without the last token: no scored token follows it, so it takes no part in
+    any log-prob or gradient. Right padding needs no attention mask in a causal model, since no real
+    position looks at it and no gradient reaches it.
+    """
+
+    ids_BT: Tensor
+    """int64, chosen rows first; 0 on padding."""
+    rows_N: Tensor
+    """int64: row of each scored position."""
+    positions_N: Tensor
+    """int64: position whose output predicts the scored token."""
+    targets_N: Tensor
+    """int64: id of the scored token."""
+    slices: tuple[slice, ...]
+    """Per row, its stretch of the N scored positions."""
+    num_shared: int
+    """S: leading positions at which the two rows of every pair hold the same tokens."""
+
+    @property
+    def num_pairs(self) -> int:
+        """P."""
+        return self.ids_BT.shape[0] // 2
+
+
+def plan_batches(pairs: Sequence[TokenizedPair], max_tokens: int) -> list[list[int]]:
+    """Positions in `pairs` that run together, longest first, each batch within the token budget.
+
+    A batch of P pairs costs 2 P T tokens with T its longest row, padding included. A pair that alone
+    exceeds the budget is a batch of its own. Sorting by length keeps padding small; the longest come first so
+    that running out of memory shows at once. The plan depends on nothing but its arguments.
+    """
+    lengths = [max(len(pair.chosen.ids), len(pair.rejected.ids)) - 1 for pair in pairs]
+    order = sorted(range(len(pairs)), key=lambda position: (-lengths[position], position))
+    batches: list[list[int]] = []
+    for position in order:
+        longest = lengths[batches[-1][0]] if batches else 0
+        if batches and 2 * longest * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(position)
+        else:
+            batches.append([position])
+    return batches
+
+
+def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
+    """The rows of `pairs` as tensors on `device`."""
+    responses = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    num_positions = max(len(response.ids) for response in responses) - 1
+    ids_BT = torch.zeros(len(responses), num_positions, dtype=torch.long)
+    rows: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    slices: list[slice] = []
+    for row, response in enumerate(responses):
+        ids_BT[row, : len(response.ids) - 1] = torch.tensor(response.ids[:-1], dtype=torch.long)
+        scored = range(response.first_scored, len(response.ids))
+        slices.append(slice(len(targets), len(targets) + len(scored)))
+        rows.extend([row] * len(scored))
+        positions.extend(position - 1 for position in scored)
+        targets.extend(response.ids[position] for position in scored)
+
+    def on_device(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
+
+    return Batch(
+        ids_BT=ids_BT.to(device, non_blocking=True),
+        rows_N=on_device(rows),
+        positions_N=on_device(positions),
+        targets_N=on_device(targets),
+        slices=tuple(slices),
+        num_shared=min(num_shared_tokens(pair) for pair in pairs),
+    )
+
+
+def num_shared_tokens(pair: TokenizedPair) -> int:
+    """Leading positions at which both rows of the pair hold the same token, the dropped last token aside."""
+    shared = 0
+    for chosen, rejected in zip(pair.chosen.ids[:-1], pair.rejected.ids[:-1], strict=False):
+        if chosen != rejected:
+            break
+        shared += 1
+    return shared

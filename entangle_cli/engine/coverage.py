@@ -1,0 +1,213 @@
+"""Which rule accounts for each parameter: found by a probe, and checked there against ordinary autograd."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from entangle_cli.engine.batch import make_batch
+from entangle_cli.engine.gradient_pass import (
+    HeadNotFound,
+    PassResult,
+    UnrecognisedUse,
+    record_forward,
+    run_pass,
+)
+from entangle_cli.engine.head import Unembedding
+from entangle_cli.engine.per_response import response_log_prob, squared_gradient_norms
+from entangle_cli.engine.recorder import Recorder, Use, UseKind
+from entangle_cli.errors import ModelError
+from entangle_cli.records import TokenizedPair, TokenizedResponse
+
+
+class Rule(str, Enum):
+    """How a parameter's products are formed."""
+
+    LINEAR = "linear"
+    LOOKUP = "embedding"
+    VECTOR = "scale or bias"
+    UNEMBEDDING = "unembedding"
+    TIED = "tied embedding and unembedding"
+    UNUSED = "not used by the probe"
+    SLOW = "slow: one backward a response"
+
+
+AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 1e-1}
+"""How far a parameter's products on the probe may be from autograd's, relative to its own norms.
+
+Wide enough for rounding (the probe's 3rd product is a difference of squares), far below what a missed or
+doubled use makes.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every parameter asked for, under exactly one rule."""
+
+    rules: Mapping[str, Rule]
+    numel: Mapping[str, int]
+    reasons: Mapping[str, str]
+    """Why a parameter takes the slow way."""
+    whole_model_slow: bool = False
+    """The model's logits are not its unembedding of hidden states: everything goes through its own logits."""
+
+    @property
+    def slow(self) -> frozenset[str]:
+        """Names of the parameters that take the slow way."""
+        return frozenset(name for name, rule in self.rules.items() if rule is Rule.SLOW)
+
+    def with_slow(self, functions: Mapping[str, str]) -> Plan:
+        """The plan with more parameters on the slow way, because of the functions that use them."""
+        rules = {name: Rule.SLOW if name in functions else rule for name, rule in self.rules.items()}
+        reasons = {name: f"used by {function}, which no rule covers" for name, function in functions.items()}
+        return replace(self, rules=rules, reasons={**self.reasons, **reasons})
+
+    def numel_by_rule(self) -> dict[Rule, int]:
+        """Number of parameter elements under each rule in use."""
+        counts: Counter[Rule] = Counter()
+        for name, rule in self.rules.items():
+            counts[rule] += self.numel[name]
+        return dict(counts)
+
+
+def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.Parameter], dtype: torch.dtype) -> Plan:
+    """Find the rule of every parameter on a short made-up pair, and move what disagrees with autograd to the slow way.
+
+    Args:
+        model: frozen.
+        dtype: what the model computes in; sets the agreement demanded.
+    Raises:
+        ModelError: the model's log-probs on the probe are not finite.
+    Cost: four forwards and three backwards of a few tokens, memory of the largest single parameter's gradient.
+    """
+    device = head.weight_VD.device
+    probe = _probe_pair(head.weight_VD.shape[0])
+    batch = make_batch([probe], device)
+    numel = {name: parameter.numel() for name, parameter in parameters.items()}
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    try:
+        recorder = record_forward(model, head, batch, names, _ignore)
+    except HeadNotFound:
+        return _all_slow(numel, "the unembedding is not applied as a linear layer")
+    rules, reasons = _rules(recorder, head, parameters)
+    plan = Plan(rules, numel, reasons)
+    watched = {key: name for key, name in names.items() if name not in plan.slow}
+    try:
+        measured = run_pass(model, head, batch, watched)
+    except UnrecognisedUse as unrecognised:
+        raise AssertionError("a forward pass differs from the one before it") from unrecognised
+    return _checked(plan, model, measured, probe, parameters, AGREEMENT[dtype])
+
+
+def _probe_pair(vocabulary: int) -> TokenizedPair:
+    """Three shared tokens, then different ones: short, and rows of different length so that padding takes part."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (14,), generator=generator).tolist()
+    chosen = TokenizedResponse((*ids[:3], *ids[3:9]), first_scored=3)
+    rejected = TokenizedResponse((*ids[:3], *ids[9:14]), first_scored=3)
+    return TokenizedPair(chosen, rejected)
+
+
+def _all_slow(numel: Mapping[str, int], reason: str) -> Plan:
+    return Plan(dict.fromkeys(numel, Rule.SLOW), numel, dict.fromkeys(numel, reason), whole_model_slow=True)
+
+
+def _ignore(use: Use, gradient: Tensor) -> None:
+    """The probe's first forward has no backward."""
+
+
+def _rules(
+    recorder: Recorder, head: Unembedding, parameters: Mapping[str, nn.Parameter]
+) -> tuple[dict[str, Rule], dict[str, str]]:
+    rules: dict[str, Rule] = {}
+    reasons: dict[str, str] = {}
+    for name, parameter in parameters.items():
+        kinds = set(recorder.kinds.get(name, []))
+        if parameter is head.weight_VD or parameter is head.bias_V:
+            kinds.add(UseKind.UNEMBEDDING)
+        function = recorder.unrecognised.get(name)
+        rule = Rule.SLOW if function else RULE_OF_KINDS.get(frozenset(kinds), Rule.SLOW)
+        rules[name] = rule
+        if rule is Rule.SLOW:
+            reasons[name] = (
+                f"used by {function}, which no rule covers"
+                if function
+                else "used in ways whose cross terms no rule covers: " + ", ".join(sorted(kinds))
+            )
+    return rules, reasons
+
+
+RULE_OF_KINDS = {
+    frozenset(): Rule.UNUSED,
+    frozenset({UseKind.LINEAR}): Rule.LINEAR,
+    frozenset({UseKind.LOOKUP}): Rule.LOOKUP,
+    frozenset({UseKind.VECTOR}): Rule.VECTOR,
+    frozenset({UseKind.UNEMBEDDING}): Rule.UNEMBEDDING,
+    frozenset({UseKind.UNEMBEDDING, UseKind.LOOKUP}): Rule.TIED,
+}
+
+
+def _checked(
+    plan: Plan,
+    model: nn.Module,
+    measured: PassResult,
+    probe: TokenizedPair,
+    parameters: Mapping[str, nn.Parameter],
+    tolerance: float,
+) -> Plan:
+    """The plan after comparing the probe's log-probs and products with autograd's."""
+    with torch.no_grad():
+        reference_log_probs = [float(response_log_prob(model, side)) for side in (probe.chosen, probe.rejected)]
+    if not all(map(math.isfinite, reference_log_probs)):
+        raise ModelError(
+            f"the model's log-probs on a short probe are {reference_log_probs}",
+            "finite numbers",
+            "check the checkpoint for NaN or infinite weights, or choose a wider --dtype",
+        )
+    for ours, reference in zip(measured.log_probs_B.tolist(), reference_log_probs, strict=True):
+        if abs(ours - reference) > tolerance * max(1.0, abs(reference)):
+            return _all_slow(plan.numel, "the model's logits are not its unembedding of the last hidden states")
+    by_autograd = _reference_products(model, probe, parameters)
+    totals = [sum(products[side] for products in by_autograd.values()) for side in (0, 1)]
+    disagreeing = {}
+    for name in parameters.keys() - plan.slow:
+        found = measured.products.get(name)
+        values = (0.0, 0.0, 0.0) if found is None else tuple(found[:, 0].tolist())
+        if not _agree(values, by_autograd[name], totals, tolerance):
+            disagreeing[name] = "an unseen function: the probe disagrees with autograd"
+    return plan.with_slow(disagreeing) if disagreeing else plan
+
+
+def _reference_products(
+    model: nn.Module, probe: TokenizedPair, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, tuple[float, float, float]]:
+    """Per parameter A, B, P by autograd; P from |g_c + g_r|^2 = A + B + 2 P, so that no gradient is kept."""
+
+    def norms(*sides: TokenizedResponse) -> dict[str, float]:
+        return squared_gradient_norms(
+            lambda: torch.stack([response_log_prob(model, side) for side in sides]).sum(), parameters
+        )
+
+    chosen, rejected, both = norms(probe.chosen), norms(probe.rejected), norms(probe.chosen, probe.rejected)
+    return {
+        name: (chosen[name], rejected[name], (both[name] - chosen[name] - rejected[name]) / 2) for name in parameters
+    }
+
+
+def _agree(
+    ours: tuple[float, ...], reference: tuple[float, float, float], totals: Sequence[float], tolerance: float
+) -> bool:
+    # A gradient that is zero in theory (GPT-2's key bias) is rounding noise, which is small against the whole.
+    noise = tolerance**2
+    scales = [reference[0] + noise * totals[0], reference[1] + noise * totals[1]]
+    scales.append((scales[0] * scales[1]) ** 0.5)
+    return all(
+        abs(value - expected) <= tolerance * scale
+        for value, expected, scale in zip(ours, reference, scales, strict=True)
+    )

@@ -1,0 +1,93 @@
+"""The engine's face: a model and the parameters that count, then pairs in and measurements out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from entangle_cli.engine.batch import make_batch
+from entangle_cli.engine.coverage import Plan, make_plan
+from entangle_cli.engine.gradient_pass import PassResult, Route, UnrecognisedUse, run_pass
+from entangle_cli.engine.model import find_unembedding, frozen
+from entangle_cli.engine.per_response import measure_responses
+from entangle_cli.records import PairMeasurement, TokenizedPair
+
+
+class Engine:
+    """Measures pairs on one model; a context manager, inside which the model is frozen and in evaluation mode.
+
+    Args:
+        model: a Hugging Face causal LM on its device.
+        parameters: name to parameter, each tensor once (as `named_parameters` gives them).
+        route: forces a route for linear weights.
+
+    Attributes:
+        plan: which rule accounts for each parameter; set on entering.
+    """
+
+    plan: Plan
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], route: Route = Route.CHEAPER) -> None:
+        self._model = model
+        self._parameters = dict(parameters)
+        self._route = route
+        self._head = find_unembedding(model)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Engine:
+        with ExitStack() as stack:
+            stack.enter_context(frozen(self._model))
+            self.plan = make_plan(self._model, self._head, self._parameters, self._head.weight_VD.dtype)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def measure(self, pairs: Sequence[TokenizedPair]) -> list[PairMeasurement]:
+        """Measure pairs in one batch; each needs at least one scored token a response."""
+        results = self._results(pairs)
+        # `products` sums a handful of numbers a parameter: one transfer for the whole batch.
+        total = torch.stack([product for result in results for product in result.products.values()]).sum(0)
+        return _measurements(results[0].log_probs_B, total)
+
+    def _results(self, pairs: Sequence[TokenizedPair]) -> list[PassResult]:
+        slow = {name: self._parameters[name] for name in self._parameters if name in self.plan.slow}
+        if self.plan.whole_model_slow:
+            return [measure_responses(self._model, pairs, slow)]
+        watched = {id(parameter): name for name, parameter in self._parameters.items() if name not in slow}
+        batch = make_batch(pairs, self._head.weight_VD.device)
+        try:
+            results = [run_pass(self._model, self._head, batch, watched, self._route)]
+        except UnrecognisedUse as unrecognised:
+            # Seen now though not by the probe, as an expert that it was not routed to.
+            self.plan = self.plan.with_slow(unrecognised.functions)
+            return self._results(pairs)
+        if slow:
+            results.append(measure_responses(self._model, pairs, slow))
+        return results
+
+
+def _measurements(log_probs_B: Tensor, products: Tensor) -> list[PairMeasurement]:
+    num_pairs = products.shape[1]
+    log_probs = log_probs_B.tolist()
+    chosen, rejected, inner = products.tolist()
+    return [
+        PairMeasurement(
+            chosen_log_prob=log_probs[pair],
+            rejected_log_prob=log_probs[num_pairs + pair],
+            chosen_squared_norm=chosen[pair],
+            rejected_squared_norm=rejected[pair],
+            inner_product=inner[pair],
+        )
+        for pair in range(num_pairs)
+    ]

@@ -1,0 +1,68 @@
+"""A causal LM as the engine needs it: its unembedding, and its parameters frozen for the while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from entangle_cli.engine.head import Unembedding
+from entangle_cli.errors import ModelError
+
+
+def find_unembedding(model: nn.Module) -> Unembedding:
+    """The output embedding of a Hugging Face causal LM and the scale and softcap its config puts on the logits.
+
+    Whether this is what the model computes is checked by `coverage.make_plan`, against the model's own logits.
+
+    Raises:
+        ModelError: the model has no output embedding.
+    """
+    get_layer: Any = getattr(model, "get_output_embeddings", None)
+    layer = None if get_layer is None else get_layer()
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        raise ModelError(
+            f"{type(model).__name__} has no output embedding",
+            "a causal language model whose get_output_embeddings() is a linear layer",
+            "name a causal LM checkpoint; encoder, reward and embedding models have no token log-probs",
+        )
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return Unembedding(
+        weight_VD=weight,
+        bias_V=getattr(layer, "bias", None),
+        scale=_logit_scale(config),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _logit_scale(config: Any) -> float:
+    """The factor on the logits under the names that the architectures use: Cohere, Muse, Falcon-H1; Granite divides."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if (scale := getattr(config, name, None)) is not None:
+            return float(scale)
+    scaling = getattr(config, "logits_scaling", None)
+    if scaling is None:
+        return 1.0
+    return float(scaling) if getattr(config, "model_type", "") == "hyperclovax" else 1.0 / float(scaling)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients inside; everything as it was afterwards."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, training in modes:
+            module.training = training

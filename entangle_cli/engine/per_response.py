@@ -1,0 +1,110 @@
+"""The slow exact way: one forward and one ordinary backward a response, for parameters that no rule covers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from entangle_cli.engine.gradient_pass import PassResult
+from entangle_cli.engine.products import at_least_float32, matrix_products
+from entangle_cli.records import TokenizedPair, TokenizedResponse
+
+
+def response_log_prob(model: nn.Module, response: TokenizedResponse) -> Tensor:
+    """Summed log-prob of one response from the model's own logits, a scalar with its graph, nats."""
+    device = next(model.parameters()).device
+    ids_T = torch.tensor(response.ids, dtype=torch.long, device=device)
+    logits_TV = model(input_ids=ids_T[None, :-1], use_cache=False).logits[0]
+    scored_RV = logits_TV[response.first_scored - 1 :]
+    scored_RV = scored_RV if scored_RV.dtype == torch.float64 else scored_RV.float()
+    targets_R1 = ids_T[response.first_scored :, None]
+    log_prob: Tensor = scored_RV.log_softmax(-1).gather(-1, targets_R1).sum()
+    return log_prob
+
+
+def measure_responses(
+    model: nn.Module, pairs: Sequence[TokenizedPair], parameters: Mapping[str, nn.Parameter]
+) -> PassResult:
+    """Log-probs and products of `parameters` by autograd, each response alone and unpadded.
+
+    Cost: a forward and a backward a response; memory of two gradients of `parameters`.
+    """
+    log_probs: list[list[float]] = [[], []]
+    columns: dict[str, list[Tensor]] = {name: [] for name in parameters}
+    with requiring_grad(parameters), torch.enable_grad():
+        for pair in pairs:
+            gradients = []
+            for side, response in enumerate((pair.chosen, pair.rejected)):
+                log_prob = response_log_prob(model, response)
+                log_probs[side].append(float(log_prob.detach()))
+                gradients.append(_gradients(log_prob, parameters))
+            for name in parameters:
+                columns[name].append(_products(gradients[0][name], gradients[1][name]))
+    return PassResult(
+        torch.tensor(log_probs[0] + log_probs[1], dtype=torch.float64),
+        {name: torch.stack(column, dim=1) for name, column in columns.items()},
+    )
+
+
+def _gradients(log_prob: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    if not log_prob.requires_grad:
+        return {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    gradients = torch.autograd.grad(log_prob, list(parameters.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+    }
+
+
+def _products(chosen: Tensor, rejected: Tensor) -> Tensor:
+    return matrix_products(_as_matrix(chosen), _as_matrix(rejected))
+
+
+def _as_matrix(gradient: Tensor) -> Tensor:
+    """Any gradient as a matrix of its last dimension, so that no sum is longer than a row."""
+    return at_least_float32(gradient).reshape(-1, gradient.shape[-1] if gradient.dim() else 1)
+
+
+def squared_gradient_norms(log_prob: Callable[[], Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """Per parameter the squared norm of the gradient of a scalar; 0.0 for one that it does not depend on.
+
+    Each gradient is freed as soon as autograd has finished it, so that the whole model's never exists.
+    """
+    norms = dict.fromkeys(parameters, 0.0)
+    hooks = []
+
+    def note(name: str, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        gradient = _as_matrix(parameter.grad)
+        norms[name] = float(torch.linalg.vecdot(gradient, gradient).sum(dtype=torch.float64))
+        parameter.grad = None
+
+    with requiring_grad(parameters), torch.enable_grad():
+        for name, parameter in parameters.items():
+            hook = parameter.register_post_accumulate_grad_hook(lambda finished, name=name: note(name, finished))
+            hooks.append(hook)
+        try:
+            value = log_prob()
+            if value.requires_grad:
+                value.backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return norms
+
+
+@contextmanager
+def requiring_grad(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """`parameters` require gradients inside and are as they were afterwards."""
+    before = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(before[name])
+            parameter.grad = None

@@ -1,0 +1,74 @@
+"""One tree of errors, by what the user must change, and the exit code of each.
+
+Every message has three parts: what was found and where, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    GATE_FAILED = 1
+    USAGE = 2
+    INPUT = 3
+    UNFINISHED = 4
+    NOTHING_TO_JUDGE = 5
+    INTERRUPTED = 130
+
+
+class EntangleError(Exception):
+    """An error that the user can act on.
+
+    Args:
+        found: what was found, and where (file, line, row, parameter).
+        expected: what was expected instead.
+        remedy: what to do.
+    """
+
+    exit_code: ExitCode = ExitCode.UNFINISHED
+
+    def __init__(self, found: str, expected: str, remedy: str) -> None:
+        super().__init__(f"{found}\n  expected: {expected}\n  to do: {remedy}")
+        self.found = found
+        self.expected = expected
+        self.remedy = remedy
+
+
+class UsageError(EntangleError):
+    """An option or a configuration value cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ModelError(EntangleError):
+    """The checkpoint or its tokenizer cannot be used."""
+
+    exit_code = ExitCode.INPUT
+
+
+class DataError(EntangleError):
+    """The data set cannot be used."""
+
+    exit_code = ExitCode.INPUT
+
+
+class RunError(EntangleError):
+    """A run folder cannot be read, written or continued."""
+
+    exit_code = ExitCode.INPUT
+
+
+class UnfinishedError(EntangleError):
+    """The scan did not finish; what it measured is kept."""
+
+    exit_code = ExitCode.UNFINISHED
+
+
+class NothingToJudgeError(EntangleError):
+    """No pair was measured, so that there is nothing to judge."""
+
+    exit_code = ExitCode.NOTHING_TO_JUDGE

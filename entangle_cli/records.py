@@ -1,0 +1,202 @@
+"""The nouns that cross folder borders: frozen data, standard library only, no behaviour beyond reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+SCHEMA = "entangle.run"
+SCHEMA_VERSION = "1.0"
+
+
+class Status(str, Enum):
+    """What became of a row of the data set."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    UNDEFINED = "undefined"
+
+
+class Movement(str, Enum):
+    """Where the two log-probs go under one small step on the pair alone."""
+
+    SEPARATES = "separates"
+    BOTH_RISE = "both_rise"
+    BOTH_FALL = "both_fall"
+    REVERSED = "reversed"
+    STILL = "still"
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """The preference loss whose coefficients weigh the two gradients."""
+
+    name: str = "sigmoid"
+    """A key of `analysis.losses.LOSSES`."""
+    beta: float = 0.1
+    """Inverse temperature of the loss, as TRL's `beta`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """What a scan measures and how; the first group decides the numbers."""
+
+    dtype: str = "float32"
+    max_length: int | None = 1024
+    """Tokens of prompt and response together; None for no limit."""
+    truncation: str = "keep_start"
+    parameters: str = "all"
+    """`all`, or a regular expression on parameter names."""
+    limit: int | None = None
+    """Only the first rows."""
+    sample: int | None = None
+    """Only so many rows, drawn at random with `seed`."""
+    seed: int = 0
+    split: str | None = None
+
+    loss: LossSettings = LossSettings()
+    """Weighs the gradients afterwards; what is measured does not depend on it."""
+    device: str = "auto"
+    batch_tokens: int | None = None
+    """Tokens of a batch, padding included; None for the device's default."""
+    strict: bool = False
+    """Whether the first row that cannot be measured ends the scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPlan:
+    """What a scan recognised and will do, before it starts."""
+
+    model: str
+    data: str
+    data_kind: str
+    formats: tuple[str, ...]
+    """How the first rows were recognised."""
+    num_rows: int
+    num_selected: int
+    num_parameters: int
+    """Parameter elements that count."""
+    num_model_parameters: int
+    numel_by_rule: Mapping[str, int]
+    slow_parameters: Mapping[str, str]
+    """Parameter name to why it takes the slow exact way."""
+    device: str
+    dtype: str
+    batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairRecord:
+    """One row of a run: the fields of the run document, in its order and by its names.
+
+    Numbers that are not defined are None, and `reason` says why.
+    """
+
+    index: int
+    """Row in the data, from 0, before any filtering, sampling or sorting."""
+    pair_id: str | None
+    """Hash of the normalised pair; None where the row could not be read as a pair."""
+    status: str
+    reason: str | None = None
+    detail: str | None = None
+    """The reason in words, with what was found; None for measured pairs."""
+    line: int | None = None
+    """Line in the data file, from 1, where the format has lines."""
+    format: str | None = None
+    """How the row was recognised, in words."""
+    boundary_moved: bool | None = None
+    """The tokenised prompt is no prefix of prompt and answer: scoring starts before the prompt's end, as in TRL."""
+    prompt_tokens: int | None = None
+    chosen_tokens: int | None = None
+    rejected_tokens: int | None = None
+    chosen_truncated: bool | None = None
+    rejected_truncated: bool | None = None
+    chosen_log_prob: float | None = None
+    """Sum over the scored response tokens, nats."""
+    rejected_log_prob: float | None = None
+    chosen_ref_log_prob: float | None = None
+    """None means that the reference is this checkpoint."""
+    rejected_ref_log_prob: float | None = None
+    chosen_grad_norm: float | None = None
+    """L2 norm of the gradient of `chosen_log_prob` over the parameters in question."""
+    rejected_grad_norm: float | None = None
+    inner_product: float | None = None
+    cosine: float | None = None
+    norm_ratio: float | None = None
+    """chosen_grad_norm / rejected_grad_norm."""
+    chosen_condition: float | None = None
+    """inner_product / chosen_grad_norm^2."""
+    rejected_condition: float | None = None
+    """inner_product / rejected_grad_norm^2."""
+    movement: str | None = None
+    chosen_delta: float | None = None
+    """Predicted first-order change in nats per unit learning rate (pair-sgd)."""
+    rejected_delta: float | None = None
+    slack: float | None = None
+    """Distance to the nearest boundary in log units; None where every coefficient ratio separates."""
+    uncertain: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user should know that is not an error; shown in every output."""
+
+    code: str
+    message: str
+    count: int = 1
+    """Rows it concerns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as it is read back: its manifest, its pairs by column, its status."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    columns: Mapping[str, Any]
+    """Field name of `PairRecord` to a numpy array, in the order of `index`: numbers and booleans float64 with NaN for
+    null, text as objects with None for null."""
+
+    @property
+    def status(self) -> str:
+        """`complete` or `partial`."""
+        return str(self.manifest["status"])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedResponse:
+    """Prompt and response as the model reads them, after truncation."""
+
+    ids: tuple[int, ...]
+    first_scored: int
+    """Position of the first token whose log-prob counts, at least 1: position 0 has no predecessor."""
+    truncated: bool = False
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens whose log-probs are summed."""
+        return max(0, len(self.ids) - self.first_scored)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """The two responses of a pair, ready for the engine."""
+
+    chosen: TokenizedResponse
+    rejected: TokenizedResponse
+
+
+@dataclass(frozen=True, slots=True)
+class PairMeasurement:
+    """What the engine measures of a pair; independent of any loss."""
+
+    chosen_log_prob: float
+    """Sum over scored tokens, nats."""
+    rejected_log_prob: float
+    chosen_squared_norm: float
+    """|g_chosen|^2, in nats^2 per squared parameter unit."""
+    rejected_squared_norm: float
+    inner_product: float

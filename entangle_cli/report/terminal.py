@@ -1,0 +1,219 @@
+"""What people read in a terminal: the plan before a scan, the summary after it, a gate's verdict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from entangle_cli.records import LossSettings, Notice, Run, ScanPlan
+from entangle_cli.report.escape import for_terminal
+
+PLAIN_WIDTH = 120
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+MEANINGS = {
+    "separates": ("green", "chosen up, rejected down: what a preference loss is for"),
+    "both_rise": ("yellow", "rejected answers gain probability too"),
+    "both_fall": ("red", "chosen answers lose probability too"),
+    "reversed": ("red", "chosen down, rejected up"),
+    "still": ("dim", "neither moves"),
+}
+
+
+def console_for(stream: IO[str]) -> Console:
+    """A console on a stream; what is not a terminal gets plain text of full width."""
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def plan_lines(plan: ScanPlan) -> RenderableType:
+    """What a scan recognised and will do."""
+    selected = f"{plan.num_selected:,} of {plan.num_rows:,} rows" if plan.num_selected != plan.num_rows else ""
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in plan.numel_by_rule.items())
+    table = _two_columns()
+    table.add_row("data", Text(for_terminal(f"{plan.data}: {plan.data_kind}, {plan.num_rows:,} rows")))
+    table.add_row("", Text("; ".join(plan.formats) + (f"; {selected}" if selected else "")))
+    table.add_row("model", Text(for_terminal(f"{plan.model}: {plan.dtype} on {plan.device}")))
+    table.add_row(
+        "parameters",
+        Text(
+            f"{plan.num_parameters:,} of {plan.num_model_parameters:,}, "
+            f"{len(plan.numel_by_rule)} rules: {rules}; checked against autograd"
+        ),
+    )
+    for name, reason in list(plan.slow_parameters.items())[:5]:
+        table.add_row("  slow", Text(for_terminal(f"{name}: {reason}")))
+    table.add_row("batches", Text(f"up to {plan.batch_tokens:,} tokens, rows sorted by length"))
+    return table
+
+
+def _two_columns() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def summary_report(
+    run: Run,
+    summary: Mapping[str, Any],
+    worst: Sequence[Mapping[str, Any]],
+    skipped: Sequence[Mapping[str, Any]],
+    notices: Sequence[Notice],
+    loss: LossSettings,
+) -> RenderableType:
+    """Everything worth reading about a run.
+
+    Args:
+        summary: what `statistics.summarise` gives.
+        worst: rows of the pairs to look at first.
+        skipped: rows of the first skipped or undefined pairs.
+    """
+    parts: list[RenderableType] = [_headline(run, summary), Text()]
+    if summary["pairs"]:
+        parts += [_movement_heading(loss), _movement_table(summary), Text(), _cosine_lines(summary), Text()]
+        parts += [_worst_heading(), _worst_table(worst), Text()]
+    if reasons := _reason_lines(summary, skipped):
+        parts += [reasons, Text()]
+    for notice in notices:
+        parts.append(Text(for_terminal(f"{notice.code} ({notice.count:,}): {notice.message}"), style="yellow"))
+    parts.append(Text(verdict_sentence(summary, loss), style="bold"))
+    return Group(*parts)
+
+
+def _headline(run: Run, summary: Mapping[str, Any]) -> Text:
+    identity = run.manifest["identity"]
+    status = summary["status"]
+    counts = f"{summary['pairs']:,} pairs measured"
+    counts += "".join(f", {status.get(name, 0):,} {name}" for name in ("skipped", "undefined"))
+    text = Text(for_terminal(f"{identity['model']['name']} on {identity['data']['name']}"), style="bold")
+    if run.status != "complete":
+        text.append("  PARTIAL: the same scan command goes on", style="red")
+    seconds = float(run.manifest.get("seconds") or 0.0)
+    rate = f", {summary['pairs'] / seconds:.3g} pairs/s" if seconds and summary["pairs"] else ""
+    settings = identity["settings"]
+    where = f"{settings['dtype']} on {run.manifest['environment']['device']}"
+    return text.append(f"\n{counts}; {where}, {seconds:.1f} s{rate}", style="not bold")
+
+
+def _movement_heading(loss: LossSettings) -> Text:
+    text = Text("Predicted movement", style="bold")
+    return text.append(
+        f" of each pair's log-probs under one small step on that pair alone (pair-sgd), "
+        f"loss {loss.name}, beta {loss.beta:g}",
+        style="not bold",
+    )
+
+
+def _movement_table(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("movement", no_wrap=True)
+    for heading in ("pairs", "share", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name, share in summary["movements"].items():
+        style, meaning = MEANINGS[name]
+        interval = "" if share["interval"] is None else "{:.1%} to {:.1%}".format(*share["interval"])
+        rate = "" if share["rate"] is None else f"{share['rate']:.1%}"
+        table.add_row(Text(name, style=style), f"{share['count']:,}", rate, interval, Text(meaning, style="dim"))
+    uncertain = summary["uncertain"]
+    if uncertain["count"]:
+        meaning = "of the above: the sign is within the dtype's error"
+        count, rate = f"{uncertain['count']:,}", f"{uncertain['rate']:.1%}"
+        table.add_row("uncertain", count, rate, "", Text(meaning, style="dim"))
+    return table
+
+
+def _cosine_lines(summary: Mapping[str, Any]) -> RenderableType:
+    cosine = summary["fields"]["cosine"]
+    names = ("p05", "p25", "p50", "p75", "p95")
+    values = "  ".join(f"{name} {_number(cosine[name])}" for name in names)
+    counts = summary["cosine_histogram"]["counts"]
+    top = max(counts) or 1
+    bars = "".join(BLOCKS[0] * 2 if not count else BLOCKS[max(1, round(8 * count / top))] * 2 for count in counts)
+    heading = Text("Cosine of the two gradients", style="bold").append("  " + values, style="not bold")
+    return Group(heading, Text(f"  -1 |{bars}| +1"))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _worst_heading() -> Text:
+    text = Text("Worst pairs", style="bold")
+    return text.append(" by slack; Δ is the predicted change in nats per unit learning rate", style="not bold")
+
+
+def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("row", "line", "cosine", "norm\nratio", "chosen\nΔ", "rejected\nΔ", "slack", "movement"):
+        table.add_column(heading, justify="left" if heading == "movement" else "right", no_wrap=True)
+    for row in worst:
+        movement = row["movement"] or "undefined"
+        name = movement + (" ?" if row["uncertain"] else "")
+        table.add_row(
+            str(row["index"]),
+            "" if row["line"] is None else str(row["line"]),
+            _number(row["cosine"]),
+            f"{row['norm_ratio']:.3g}",
+            _delta(row["chosen_delta"]),
+            _delta(row["rejected_delta"]),
+            _number(row["slack"]),
+            Text(name, style=MEANINGS.get(movement, ("", ""))[0]),
+        )
+    return table
+
+
+def _delta(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3g}"
+
+
+def _reason_lines(summary: Mapping[str, Any], skipped: Sequence[Mapping[str, Any]]) -> RenderableType | None:
+    if not summary["reasons"]:
+        return None
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in summary["reasons"].items())
+    lines: list[RenderableType] = [Text("Not measured", style="bold").append(f"  {counts}", style="not bold")]
+    for row in skipped:
+        place = f"line {row['line']}" if row["line"] is not None else f"row {row['index']}"
+        detail = f": {row['detail']}" if row["detail"] else ""
+        lines.append(Text(for_terminal(f"  {place}: {row['reason']}{detail}")))
+    left = sum(summary["reasons"].values()) - len(skipped)
+    if left > 0:
+        lines.append(Text(f"  and {left:,} more", style="dim"))
+    return Group(*lines)
+
+
+def verdict_sentence(summary: Mapping[str, Any], loss: LossSettings) -> str:
+    """One plain sentence, with the predictor it speaks for."""
+    pairs = summary["pairs"]
+    if not pairs:
+        return "Verdict: no pair was measured, so nothing can be said."
+    count = {name: share["count"] for name, share in summary["movements"].items()}
+    bad = [
+        (count["both_fall"] + count["reversed"], "would lower the chosen answer's probability"),
+        (count["both_rise"] + count["reversed"], "would raise the rejected answer's"),
+    ]
+    harms = " and ".join(f"{share:,} ({share / pairs:.1%}) {what}" for share, what in bad if share)
+    basis = f"under {loss.name}, by pair-sgd (each pair alone, one small step)"
+    if not harms:
+        still = f" ({count['still']:,} do not move)" if count["still"] else ""
+        return f"Verdict {basis}: none of {pairs:,} pairs pushes both probabilities the same way{still}."
+    return f"Verdict {basis}: of {pairs:,} pairs {harms}."
+
+
+def verdict_lines(verdict: Any) -> RenderableType:
+    """A gate's verdict: a line a rule, then the outcome."""
+    styles = {"passed": "green", "failed": "red", "cannot_judge": "yellow"}
+    lines = []
+    for result in verdict.results:
+        outcome = result.outcome.value
+        lines.append(Text(f"{outcome:12}", style=styles[outcome]).append(result.sentence, style="default"))
+    outcome = verdict.outcome.value
+    lines.append(Text(f"gate {outcome}: {verdict.sentence}", style=f"bold {styles[outcome]}"))
+    return Group(*lines)

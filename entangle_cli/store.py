@@ -1,0 +1,328 @@
+"""A run on disk: a manifest, and parts of rows that are written once and never changed.
+
+    RUN/manifest.json            identity, plan, environment, status, list of parts with their hashes
+    RUN/pairs/part-000000.parquet
+    RUN/summary.json             aggregates
+
+Every file is written under a temporary name and renamed, so that a file that exists is whole. Only parts that
+the manifest lists count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from entangle_cli.errors import RunError, UnfinishedError, UsageError
+from entangle_cli.records import SCHEMA, SCHEMA_VERSION, PairRecord, Run
+
+RUNS_FOLDER = Path("entangle-runs")
+PART_ROWS = 2000
+PART_SECONDS = 20.0
+
+_LOSS_FIELDS = {"movement", "chosen_delta", "rejected_delta", "slack", "uncertain"}
+_TEXT_FIELDS = {"pair_id", "status", "reason", "detail", "format"}
+_FLAG_FIELDS = {"boundary_moved", "chosen_truncated", "rejected_truncated"}
+_COUNT_FIELDS = {"index", "line", "prompt_tokens", "chosen_tokens", "rejected_tokens"}
+
+
+def _arrow_type(name: str) -> pyarrow.DataType:
+    if name in _TEXT_FIELDS:
+        return pyarrow.string()
+    if name in _FLAG_FIELDS:
+        return pyarrow.bool_()
+    return pyarrow.int64() if name in _COUNT_FIELDS else pyarrow.float64()
+
+
+STORED_FIELDS = tuple(field.name for field in fields(PairRecord) if field.name not in _LOSS_FIELDS)
+"""What is measured. What a loss makes of it is computed when a run is read."""
+
+SCHEMA_OF_PARTS = pyarrow.schema([(name, _arrow_type(name)) for name in STORED_FIELDS])
+
+
+class RunWriter:
+    """A run that is being written, or that goes on.
+
+    Attributes:
+        folder: where it is.
+        done: indices of the rows it already holds.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], done: set[int]) -> None:
+        self.folder = folder
+        self.done = done
+        self._manifest = manifest
+        self._pending: list[PairRecord] = []
+        self._last_part = time.monotonic()
+        self._started = time.monotonic()
+        self._seconds_before = float(manifest.get("seconds", 0.0))
+
+    @classmethod
+    def open(cls, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any]) -> RunWriter:
+        """Begin a run in `folder`, or go on with the one that is there.
+
+        Args:
+            identity: what must be equal for a run to go on.
+            about: further entries of the manifest (plan, environment, ...).
+        Raises:
+            UsageError: the folder cannot be written, or holds a run of another identity or something else.
+            UnfinishedError: there is no room for the manifest.
+        """
+        manifest_path = folder / "manifest.json"
+        try:
+            before = read_manifest(folder) if manifest_path.exists() else None
+            if before is None and folder.exists() and any(path.name != "pairs" for path in folder.iterdir()):
+                raise UsageError(
+                    f"--output {folder}: the folder is not empty and holds no run",
+                    "an empty or new folder, or a run to go on with",
+                    "name another folder",
+                )
+            (folder / "pairs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--output {folder}: {error.strerror or error}", "a folder that can be written", "name another folder"
+            ) from error
+        if before is not None:
+            _refuse_other_run(folder, before["identity"], identity)
+        parts = _intact_parts(folder, before["parts"]) if before else []
+        manifest = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "status": "partial",
+            "started": before["started"] if before else _now(),
+            "identity": dict(identity),
+            **about,
+            "seconds": before["seconds"] if before else 0.0,
+            "parts": parts,
+        }
+        done: set[int] = set()
+        for part in parts:
+            done.update(read_part(folder / "pairs" / part["file"], ["index"])["index"].to_pylist())
+        writer = cls(folder, manifest, done)
+        writer.flush()
+        return writer
+
+    def add(self, records: Sequence[PairRecord]) -> None:
+        """Take records; every so often they become a part.
+
+        Raises:
+            UnfinishedError: the part cannot be written, as on a full disk.
+        """
+        self._pending.extend(records)
+        if len(self._pending) >= PART_ROWS or time.monotonic() - self._last_part >= PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending as a part, and the manifest that lists it.
+
+        Raises:
+            UnfinishedError: see `add`.
+        """
+        try:
+            if self._pending:
+                self._write_part()
+            self._write_manifest()
+        except OSError as error:
+            raise UnfinishedError(
+                f"{self.folder}: {error.strerror or error}",
+                "room and permission to write the run",
+                "make room and give the same command again; it goes on from the last part",
+            ) from error
+        self._last_part = time.monotonic()
+
+    def finish(self, status: str) -> None:
+        """Write everything, with the run's final status: `complete` or `partial`."""
+        self._manifest["status"] = status
+        self.flush()
+
+    def _write_part(self) -> None:
+        parts = self._manifest["parts"]
+        file = f"part-{_next_number(parts):06d}.parquet"
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(_table(self._pending), sink, compression="zstd")
+        content = sink.getvalue().to_pybytes()
+        write_atomically(self.folder / "pairs" / file, content)
+        self._manifest["parts"] = [
+            *parts,
+            {"file": file, "rows": len(self._pending), "sha256": hashlib.sha256(content).hexdigest()},
+        ]
+        self.done.update(record.index for record in self._pending)
+        self._pending.clear()
+
+    def _write_manifest(self) -> None:
+        self._manifest["updated"] = _now()
+        self._manifest["seconds"] = self._seconds_before + time.monotonic() - self._started
+        write_json(self.folder / "manifest.json", self._manifest)
+
+
+def open_run(folder: Path | None, identity: Mapping[str, Any], about: Mapping[str, Any]) -> RunWriter:
+    """The run in `folder`, or in a folder below `entangle-runs/` that the same command finds again."""
+    return RunWriter.open(folder or default_folder(identity), identity, about)
+
+
+def columns_of(records: Sequence[PairRecord]) -> dict[str, Any]:
+    """Records as the columns of a `Run`, in the order of `index`."""
+    return _columns(_table(records))
+
+
+def _table(records: Sequence[PairRecord]) -> pyarrow.Table:
+    columns = {name: [getattr(record, name) for record in records] for name in STORED_FIELDS}
+    return pyarrow.Table.from_pydict(columns, schema=SCHEMA_OF_PARTS)
+
+
+def _next_number(parts: Sequence[Mapping[str, Any]]) -> int:
+    return max((int(part["file"][5:11]) for part in parts), default=-1) + 1
+
+
+def _refuse_other_run(folder: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    different = [f"{group} {name}" for group in identity for name in _differences(before.get(group), identity[group])]
+    if different:
+        raise UsageError(
+            f"--output {folder}: holds a run with another {', '.join(different)}",
+            "a run of the same model, data and settings, or an empty folder",
+            "name another folder; runs are never mixed",
+        )
+
+
+def _differences(before: Any, now: Any) -> list[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return [] if before == now else ["value"]
+
+
+def _intact_parts(folder: Path, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The parts whose bytes are what was written; the rows of others are measured again."""
+    return [part for part in parts if _is_intact(folder / "pairs" / part["file"], part["sha256"])]
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power loss."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document, readable and without NaN."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text.encode("utf-8") + b"\n")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+        RunError: there is none, or it is none that this version reads.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: no manifest.json", "a folder written by entangle scan", "check the path") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: {error}", "a manifest written by entangle scan", "scan again") from error
+    version = str(manifest.get("schema_version", "")) if isinstance(manifest, dict) else ""
+    if not version.startswith("1.") or manifest.get("schema") != SCHEMA:
+        raise RunError(
+            f"{path}: schema version {version or 'unknown'}",
+            "entangle.run 1.x",
+            "read it with the version that wrote it",
+        )
+    return dict(manifest)
+
+
+def read_run(folder: Path) -> Run:
+    """A run with all its rows.
+
+    Raises:
+        RunError: no run, or damaged parts.
+    """
+    manifest = read_manifest(folder)
+    tables = []
+    for part in manifest["parts"]:
+        path = folder / "pairs" / part["file"]
+        if not _is_intact(path, part["sha256"]):
+            raise RunError(
+                f"{path}: missing or changed since it was written",
+                "the bytes whose hash the manifest holds",
+                "give the scan command again; it measures the missing rows anew",
+            )
+        tables.append(read_part(path))
+    table = pyarrow.concat_tables(tables) if tables else SCHEMA_OF_PARTS.empty_table()
+    return Run(folder, manifest, _columns(table))
+
+
+def read_part(path: Path, names: list[str] | None = None) -> pyarrow.Table:
+    """The rows of one part, all columns or some.
+
+    Not `pyarrow.parquet.read_table`, which loads pandas: that alone takes longer than reading a small run.
+    """
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read(names)
+
+
+def _columns(table: pyarrow.Table) -> dict[str, Any]:
+    """Columns as numpy arrays, in the order of `index`."""
+    order = np.argsort(_numbers(table["index"]), kind="stable")
+    columns: dict[str, Any] = {}
+    for name in STORED_FIELDS:
+        column = table[name]
+        is_text = name in _TEXT_FIELDS
+        values = np.array(column.to_pylist(), dtype=object) if is_text else _numbers(column)
+        columns[name] = values[order]
+    columns["index"] = columns["index"].astype(np.int64)
+    return columns
+
+
+def _numbers(column: pyarrow.ChunkedArray) -> Any:
+    """A column as float64 with NaN for null.
+
+    By DLPack and with a scalar made from bytes: `to_numpy` and `pyarrow.scalar` load pandas, where that is installed.
+    """
+    nan = pyarrow.Array.from_buffers(pyarrow.float64(), 1, [None, pyarrow.py_buffer(np.array([np.nan]))])[0]
+    return np.from_dlpack(column.cast(pyarrow.float64()).fill_null(nan).combine_chunks())
+
+
+def newest_run(base: Path = RUNS_FOLDER) -> Path:
+    """The folder below `base` whose manifest was written last.
+
+    Raises:
+        RunError: there is none.
+    """
+    manifests = sorted(base.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        raise RunError(f"no run below {base}", "a run written by entangle scan", "scan first, or name the run's folder")
+    return manifests[-1].parent
+
+
+def default_folder(identity: Mapping[str, Any]) -> Path:
+    """The folder of a run that was given none: the same command finds it again."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    model = str(identity["model"]["name"]).replace("/", "--")
+    return RUNS_FOLDER / f"{model}-{Path(identity['data']['name']).stem}-{digest}"

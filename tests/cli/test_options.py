@@ -1,0 +1,30 @@
+"""The command line's surface, frozen: a change here is a change for users and belongs in CHANGELOG.md."""
+
+from __future__ import annotations
+
+import typer.main
+
+from entangle_cli.cli.app import app
+
+COMMON = {"--debug", "--help", "-h"}
+SURFACE = {
+    "scan": {
+        "MODEL", "DATA", "--output", "-o", "--json", "--dtype", "--device", "--max-length", "--truncation", "--limit",
+        "--sample", "--seed", "--split", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
+        "--quiet", "-q",
+    },
+    "report": {"[RUN]", "--format", "--loss", "--beta"},
+    "gate": {"[RUN]", "--fail-if", "--loss", "--beta"},
+}  # fmt: skip
+
+
+def test_commands_and_options() -> None:
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():
+        words = set()
+        for parameter in command.params:
+            is_option = parameter.param_type_name == "option"
+            words.update(parameter.opts if is_option else [parameter.metavar])
+        found[name] = words | {"--help", "-h"}
+    assert found == {name: words | COMMON for name, words in SURFACE.items()}

@@ -1,0 +1,145 @@
+"""`entangle report` and `entangle gate` on a run that is written without any model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entangle_cli.records import PairRecord, ScanSettings
+from entangle_cli.store import RunWriter
+from tests.cli.conftest import Entangle
+
+HOSTILE = "\x1b[31mred\x1b[0m [bold]markup[/] <script>alert(1)</script> =cmd()\r\n::error::no \u202egnp"
+
+
+def pair(index: int, chosen_norm: float, rejected_norm: float, cosine: float) -> PairRecord:
+    inner = cosine * chosen_norm * rejected_norm
+    return PairRecord(
+        index=index,
+        pair_id=f"{index:032x}",
+        status="ok",
+        line=index + 1,
+        format="TRL standard",
+        boundary_moved=False,
+        prompt_tokens=4,
+        chosen_tokens=10,
+        rejected_tokens=20,
+        chosen_truncated=False,
+        rejected_truncated=False,
+        chosen_log_prob=-5.0,
+        rejected_log_prob=-7.0,
+        chosen_grad_norm=chosen_norm,
+        rejected_grad_norm=rejected_norm,
+        inner_product=inner,
+        cosine=cosine,
+        norm_ratio=chosen_norm / rejected_norm,
+        chosen_condition=inner / chosen_norm**2,
+        rejected_condition=inner / rejected_norm**2,
+    )
+
+
+PAIRS = [
+    pair(0, 1.0, 1.0, 0.6),  # separates
+    pair(1, 1.0, 2.0, 0.9),  # A = 1 < P = 1.8 < B = 4: both fall
+    pair(2, 2.0, 1.0, 0.9),  # both rise
+    pair(3, 1.0, 1.0, -0.2),  # separates
+]
+SKIPPED = PairRecord(index=4, pair_id=None, status="skipped", reason="malformed", detail=HOSTILE, line=5)
+
+
+def write_run(records: list[PairRecord], folder: str = "run") -> Path:
+    settings = {"dtype": ScanSettings().dtype}
+    identity = {"model": {"name": "m"}, "data": {"name": HOSTILE}, "settings": settings, "tokenization": "trl-1.16"}
+    about: dict[str, Any] = {
+        "loss": {"name": "sigmoid", "beta": 0.1},
+        "plan": {"slow_parameters": {}},
+        "tokenizer": {"eos_token": "</s>"},
+        "environment": {"device": "cpu"},
+    }
+    writer = RunWriter.open(Path(folder), identity, about)
+    writer.add(records)
+    writer.finish("complete")
+    return writer.folder
+
+
+def test_json_lines_and_csv_hold_every_pair(entangle: Entangle) -> None:
+    run = write_run([*PAIRS, SKIPPED])
+    lines = [json.loads(line) for line in entangle("report", run, "--format", "jsonl").out.splitlines()]
+    assert [line["movement"] for line in lines] == ["separates", "both_fall", "both_rise", "separates", None]
+    table = list(csv.DictReader(io.StringIO(entangle("report", run, "--format", "csv").out)))
+    assert [row["cosine"] for row in table] == ["0.6", "0.9", "0.9", "-0.2", ""]
+    assert table[4]["detail"] == HOSTILE
+    document = json.loads(entangle("report", run, "--format", "json").out)
+    assert document["pairs"] == lines
+    assert document["summary"]["movements"]["both_fall"] == {
+        "count": 1,
+        "rate": 0.25,
+        # Wilson, 1 of 4: computed by hand from its formula with z = 1.959964.
+        "interval": pytest.approx([0.0455874, 0.6993582], abs=1e-6),
+    }
+
+
+def test_hostile_text_is_harmless_in_every_output(entangle: Entangle) -> None:
+    formula = PairRecord(index=5, pair_id="=1+1", status="skipped", reason="malformed", detail="@SUM(A1)", line=6)
+    run = write_run([*PAIRS, SKIPPED, formula])
+    terminal = entangle("report", run).out
+    assert "\x1b" not in terminal
+    assert "\u202e" not in terminal
+    assert "[bold]markup[/]" in terminal
+    assert not any(line.startswith("::error") for line in terminal.splitlines())
+    table = list(csv.DictReader(io.StringIO(entangle("report", run, "--format", "csv").out)))
+    assert (table[5]["pair_id"], table[5]["detail"]) == ("'=1+1", "'@SUM(A1)")
+    assert "\x1b" not in entangle("report", run, "--format", "jsonl").out
+
+
+def test_report_under_another_loss(entangle: Entangle) -> None:
+    run = write_run(PAIRS)
+    document = json.loads(entangle("report", run, "--format", "json", "--loss", "simpo", "--beta", "2").out)
+    # SimPO weighs chosen by 1/10 and rejected by 1/20: r = 2 lifts pair 1 into the band (P/A, B/P) = (1.8, 2.2).
+    assert [pair["movement"] for pair in document["pairs"]] == ["both_rise", "separates", "both_rise", "separates"]
+    assert document["summary"]["loss"] == {"name": "simpo", "beta": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        (["both_fall_rate > 0.25"], 0),
+        (["both_fall_rate >= 0.25"], 1),
+        (["cosine_p95 > 0.95"], 0),
+        (["cosine_p95 > 0.95", "skipped_rate > 0.1"], 1),
+        (["pairs < 10"], 1),
+        (["cosine_mean < 0"], 0),
+        (["separates_rate < 0.6", "cosine_median > 2"], 1),
+    ],
+)
+def test_the_gate_judges(entangle: Entangle, rules: list[str], code: int) -> None:
+    run = write_run([*PAIRS, SKIPPED])
+    outcome = entangle("gate", run, *[word for rule in rules for word in ("--fail-if", rule)])
+    assert outcome.code == code
+    assert f"gate {'failed' if code else 'passed'}" in outcome.out
+    for rule in rules:
+        metric, *condition = rule.split()
+        assert f"{metric} is" in outcome.out
+        assert " ".join(condition) in outcome.out
+
+
+def test_a_gate_with_nothing_to_judge_is_no_pass(entangle: Entangle) -> None:
+    run = write_run([SKIPPED])
+    assert entangle("gate", run, "--fail-if", "both_fall_rate > 0.5").code == 5
+    assert entangle("gate", run).code == 2
+    assert entangle("gate", "nowhere", "--fail-if", "pairs < 1").code == 3
+    assert entangle("gate", "--fail-if", "pairs < 1").code == 3
+
+
+def test_an_old_or_broken_manifest_is_refused(entangle: Entangle) -> None:
+    run = write_run(PAIRS)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "schema_version": "2.0"}))
+    assert "schema version 2.0" in entangle("report", run).err
+    (run / "manifest.json").write_text("{")
+    assert entangle("report", run).code == 3

@@ -1,0 +1,321 @@
+"""`entangle scan` as a user meets it: what it writes, how it ends, how it goes on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import entangle_cli
+from entangle_cli import store
+from entangle_cli.engine.engine import Engine
+from entangle_cli.records import PairMeasurement, PairRecord, ScanSettings, TokenizedPair
+from tests.cli.conftest import LONG, MODEL, Entangle
+
+RowsFile = Callable[[Sequence[Any]], Path]
+
+CONTRACT = {
+    "index", "pair_id", "status", "reason", "prompt_tokens", "chosen_tokens", "rejected_tokens", "chosen_truncated",
+    "rejected_truncated", "chosen_log_prob", "rejected_log_prob", "chosen_ref_log_prob", "rejected_ref_log_prob",
+    "chosen_grad_norm", "rejected_grad_norm", "inner_product", "cosine", "norm_ratio", "chosen_condition",
+    "rejected_condition", "movement", "chosen_delta", "rejected_delta", "slack", "uncertain",
+}  # fmt: skip
+"""Names that tools outside the project read."""
+
+
+def test_a_scan_writes_the_run_and_the_document(entangle: Entangle) -> None:
+    outcome = entangle("scan", MODEL, LONG, "--limit", "6", "-o", "run", "--json", "run.json")
+    assert outcome.code == 0
+    assert "pair-sgd" in outcome.out
+    assert "6 pairs measured" in outcome.out
+    assert "checked against autograd" in outcome.err
+    assert "\x1b" not in outcome.out + outcome.err
+    document = json.loads(Path("run.json").read_text())
+    assert (document["schema"], document["schema_version"], document["status"]) == ("entangle.run", "1.0", "complete")
+    assert [pair["index"] for pair in document["pairs"]] == list(range(6))
+    assert set(document["pairs"][0]) >= CONTRACT
+    assert list(document["pairs"][0]) == [field.name for field in fields(PairRecord)]
+    for pair in document["pairs"]:
+        product = pair["cosine"] * pair["chosen_grad_norm"] * pair["rejected_grad_norm"]
+        assert pair["inner_product"] == pytest.approx(product, rel=1e-9)
+        assert pair["norm_ratio"] == pytest.approx(pair["chosen_grad_norm"] / pair["rejected_grad_norm"])
+        # DPO at the reference: both coefficients are beta / 2.
+        delta = 0.05 * (pair["chosen_grad_norm"] ** 2 - pair["inner_product"])
+        assert pair["chosen_delta"] == pytest.approx(delta, rel=1e-6)
+    assert document["summary"] == json.loads(Path("run/summary.json").read_text())
+    assert sum(part["rows"] for part in document["manifest"]["parts"]) == 6
+
+
+def test_quiet_prints_nothing(entangle: Entangle) -> None:
+    assert entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run", "-q") == (0, "", "")
+
+
+def test_the_function_prints_nothing_and_returns_the_records(
+    entangle: Entangle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entangle("scan", MODEL, LONG, "--limit", "4", "-o", "run", "--json", "run.json", "-q")
+    capfd.readouterr()
+    records = entangle_cli.scan(str(MODEL), LONG, ScanSettings(limit=4))
+    assert capfd.readouterr() == ("", "")
+    document = json.loads(Path("run.json").read_text())
+    assert [record.pair_id for record in records] == [pair["pair_id"] for pair in document["pairs"]]
+    assert [record.cosine for record in records] == [pair["cosine"] for pair in document["pairs"]]
+    assert entangle_cli.scan(str(MODEL), LONG, ScanSettings(limit=4), output="run") == records
+
+
+def test_batches_do_not_change_the_numbers(entangle: Entangle) -> None:
+    for name, tokens in (("one", "1"), ("many", "4096")):
+        entangle(
+            "scan", MODEL, LONG, "--limit", "8", "-o", name, "--json", f"{name}.json", "--batch-tokens", tokens, "-q"
+        )
+    one, many = (json.loads(Path(f"{name}.json").read_text())["pairs"] for name in ("one", "many"))
+    for left, right in zip(one, many, strict=True):
+        assert left["cosine"] == pytest.approx(right["cosine"], abs=1e-5)
+        assert left["chosen_grad_norm"] == pytest.approx(right["chosen_grad_norm"], rel=1e-5)
+        assert left["movement"] == right["movement"]
+
+
+def test_a_sample_is_seeded_and_keeps_its_indices(entangle: Entangle) -> None:
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        entangle("scan", MODEL, LONG, "--sample", "5", "--seed", seed, "-o", name, "--json", f"{name}.json", "-q")
+    indices = {
+        name: [pair["index"] for pair in json.loads(Path(f"{name}.json").read_text())["pairs"]] for name in "abc"
+    }
+    assert indices["a"] == indices["b"] == sorted(indices["a"])
+    assert indices["a"] != indices["c"]
+
+
+class _Interrupting:
+    """Lets some batches through, then behaves as Ctrl-C does."""
+
+    def __init__(self, batches: int, error: BaseException) -> None:
+        self.left = batches
+        self.error = error
+        self.real = Engine.measure
+
+    def __call__(self, engine: Engine, pairs: Sequence[TokenizedPair]) -> list[PairMeasurement]:
+        if not self.left:
+            raise self.error
+        self.left -= 1
+        return self.real(engine, pairs)
+
+
+def _broken(monkeypatch: pytest.MonkeyPatch, batches: int, error: BaseException) -> None:
+    interrupting = _Interrupting(batches, error)
+    monkeypatch.setattr(Engine, "measure", lambda engine, pairs: interrupting(engine, pairs))
+
+
+SMALL_BATCHES = ("--limit", "9", "--batch-tokens", "150")
+
+
+def test_an_interrupted_scan_can_be_reported_and_goes_on(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    entangle("scan", MODEL, LONG, *SMALL_BATCHES, "-o", "whole", "--json", "whole.json", "-q")
+    with monkeypatch.context() as patch:
+        _broken(patch, 2, KeyboardInterrupt())
+        outcome = entangle("scan", MODEL, LONG, *SMALL_BATCHES, "-o", "run")
+    assert outcome.code == 130
+    assert "goes on from there" in outcome.err
+    partial = entangle("report", "run")
+    assert partial.code == 0
+    assert "PARTIAL" in partial.out
+    done = json.loads(entangle("report", "run", "--format", "json").out)
+    assert done["status"] == "partial"
+    assert 0 < len(done["pairs"]) < 9
+    again = entangle("scan", MODEL, LONG, *SMALL_BATCHES, "-o", "run", "--json", "run.json")
+    assert again.code == 0
+    assert f"goes on after {len(done['pairs'])} rows" in again.err
+    run, whole = (json.loads(Path(f"{name}.json").read_text()) for name in ("run", "whole"))
+    assert run["status"] == "complete"
+    assert run["pairs"] == whole["pairs"]
+
+
+def test_an_unexpected_error_is_no_failed_gate(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    _broken(monkeypatch, 0, ZeroDivisionError("inside the engine"))
+    outcome = entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run", "--fail-if", "pairs < 1")
+    assert outcome.code == 4
+    assert "Traceback" not in outcome.err
+    assert "ZeroDivisionError" in outcome.err
+    assert "Traceback" in entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run", "--debug").err
+
+
+def test_out_of_memory_halves_the_batch_without_losing_a_pair(
+    entangle: Entangle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entangle("scan", MODEL, LONG, "--limit", "9", "-o", "whole", "--json", "whole.json", "-q")
+    real, sizes = Engine.measure, []
+
+    def small_device(engine: Engine, pairs: Sequence[TokenizedPair]) -> list[PairMeasurement]:
+        sizes.append(len(pairs))
+        if len(pairs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(engine, pairs)
+
+    monkeypatch.setattr(Engine, "measure", small_device)
+    assert entangle("scan", MODEL, LONG, "--limit", "9", "-o", "run", "--json", "run.json", "-q").code == 0
+    assert max(sizes) > 2
+    run, whole = (json.loads(Path(f"{name}.json").read_text())["pairs"] for name in ("run", "whole"))
+    assert [pair["index"] for pair in run] == list(range(9))
+    for left, right in zip(run, whole, strict=True):
+        assert left["cosine"] == pytest.approx(right["cosine"], abs=1e-5)
+
+
+def test_one_pair_too_large_ends_with_4_and_keeps_the_rest(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    _broken(monkeypatch, 1, torch.OutOfMemoryError("CUDA out of memory"))
+    outcome = entangle("scan", MODEL, LONG, *SMALL_BATCHES, "-o", "run")
+    assert outcome.code == 4
+    assert "out of memory on row" in outcome.err
+    assert json.loads(Path("run/manifest.json").read_text())["parts"]
+
+
+def test_a_full_disk_ends_with_4_and_the_run_goes_on(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:  # noqa: ARG001 -- as store.write_atomically
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_atomically", full)
+        outcome = entangle("scan", MODEL, LONG, "--limit", "3", "-o", "run")
+    assert outcome.code == 4
+    assert "No space left on device" in outcome.err
+    assert entangle("scan", MODEL, LONG, "--limit", "3", "-o", "run", "-q").code == 0
+
+
+def assert_refused(outcome: Any, code: int, *words: str) -> None:
+    assert outcome.code == code, outcome.err
+    message = outcome.err[outcome.err.index("error:") :]
+    assert len(message.strip().splitlines()) == 3
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in message
+
+
+def test_missing_model_and_data(entangle: Entangle) -> None:
+    assert_refused(entangle("scan", "./nowhere", LONG), 3, "./nowhere: no such folder")
+    assert_refused(entangle("scan", MODEL, "nowhere.jsonl"), 3, "nowhere.jsonl: no such file")
+
+
+def test_not_a_causal_model(entangle: Entangle, tmp_path: Path) -> None:
+    config = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    assert_refused(entangle("scan", "./bert", LONG), 3, "BertForMaskedLM, not a causal language model")
+
+
+def test_weights_that_are_not_finite(entangle: Entangle, tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    weights[name][0, 0] = float("nan")
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    assert_refused(entangle("scan", "./model", LONG), 3, name, "NaN")
+
+
+def test_data_without_pairs(entangle: Entangle, rows_file: RowsFile) -> None:
+    assert_refused(entangle("scan", MODEL, rows_file([{"text": "a"}])), 3, "no preference pair", "columns: text")
+    assert_refused(entangle("scan", MODEL, rows_file([])), 3, "no rows")
+
+
+ROWS: list[Any] = [
+    {"prompt": "One", "chosen": " two", "rejected": " three"},
+    '{"prompt": "broken", "chosen": ',
+    {"prompt": "One", "chosen": None, "rejected": " three"},
+    {"prompt": "One", "chosen": "", "rejected": " three"},
+    {"prompt": "One", "chosen": " two", "rejected": " two"},
+    {"prompt": "word " * 200, "chosen": " two", "rejected": " three"},
+    "[1, 2]",
+]
+
+
+def test_bad_rows_are_counted_and_listed_with_their_lines(entangle: Entangle, rows_file: RowsFile) -> None:
+    outcome = entangle("scan", MODEL, rows_file(ROWS), "--max-length", "64", "-o", "run", "--json", "run.json")
+    assert outcome.code == 0
+    pairs = json.loads(Path("run.json").read_text())["pairs"]
+    reasons = [None, "malformed", "null", "empty", "identical", "prompt_too_long", "malformed"]
+    assert [pair["reason"] for pair in pairs] == reasons
+    assert [pair["line"] for pair in pairs] == list(range(1, 8))
+    assert "line 2: malformed: broken JSON" in outcome.out
+    assert all(pair["cosine"] is None and pair["chosen_tokens"] is None for pair in pairs[1:])
+
+
+def test_strict_ends_at_the_first_bad_row(entangle: Entangle, rows_file: RowsFile) -> None:
+    assert_refused(entangle("scan", MODEL, rows_file(ROWS), "-o", "run", "--strict"), 3, "line 2", "broken JSON")
+
+
+def test_nothing_to_judge_is_no_pass(entangle: Entangle, rows_file: RowsFile) -> None:
+    same = rows_file([{"prompt": "One", "chosen": " two", "rejected": " two"}])
+    assert_refused(entangle("scan", MODEL, same, "-o", "a"), 5, "none of 1 rows could be measured")
+    outcome = entangle("scan", MODEL, same, "-o", "b", "--fail-if", "both_fall_rate > 0.1")
+    assert outcome.code == 5
+    assert "cannot_judge" in outcome.out
+
+
+def test_a_run_of_other_settings_is_not_mixed(entangle: Entangle) -> None:
+    entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run", "-q")
+    before = Path("run/manifest.json").read_bytes()
+    outcome = entangle("scan", MODEL, LONG, "--limit", "2", "--max-length", "99", "-o", "run")
+    assert_refused(outcome, 2, "settings max_length")
+    short = LONG.with_name("short_ending.jsonl")
+    assert_refused(entangle("scan", MODEL, short, "--limit", "2", "-o", "run"), 2, "data name, data sha256")
+    assert Path("run/manifest.json").read_bytes() == before
+
+
+def test_another_loss_needs_no_new_measurement(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    entangle("scan", MODEL, LONG, "--limit", "3", "-o", "run", "-q")
+    _broken(monkeypatch, 0, AssertionError("measured again"))
+    outcome = entangle("scan", MODEL, LONG, "--limit", "3", "-o", "run", "--loss", "simpo", "--beta", "2")
+    assert outcome.code == 0
+    assert "loss simpo, beta 2" in outcome.out
+
+
+def test_a_damaged_part_is_measured_again(entangle: Entangle) -> None:
+    command = ("scan", MODEL, LONG, "--limit", "3", "-o", "run", "--json", "run.json", "-q")
+    entangle(*command)
+    before = json.loads(Path("run.json").read_text())["pairs"]
+    part = next(Path("run/pairs").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-7])
+    assert_refused(entangle("report", "run"), 3, "missing or changed")
+    assert entangle(*command).code == 0
+    assert json.loads(Path("run.json").read_text())["pairs"] == before
+
+
+def test_folders_that_cannot_be_written(entangle: Entangle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(entangle("scan", MODEL, LONG, "-o", "file/run"), 2, "--output file/run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thing").write_text("")
+    assert_refused(entangle("scan", MODEL, LONG, "-o", "full"), 2, "not empty and holds no run")
+    assert_refused(entangle("scan", MODEL, LONG, "--json", "no/such/file.json"), 2, "--json")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--loss", "dpoo"), "dpoo"),
+        (("--beta", "0"), "beta"),
+        (("--fail-if", "both_fal_rate > 1"), "both_fall_rate"),
+        (("--parameters", "nothing"), "finds none"),
+        (("--parameters", "("), "--parameters"),
+        (("--device", "warp"), "--device warp"),
+    ],
+)
+def test_settings_that_cannot_be_used(entangle: Entangle, words: tuple[str, ...], found: str) -> None:
+    assert_refused(entangle("scan", MODEL, LONG, "--limit", "1", "-o", "run", *words), 2, found)
+
+
+def test_usage_errors_of_the_parser_exit_with_2(entangle: Entangle) -> None:
+    for words in ((), ("scan",), ("scan", MODEL, LONG, "--dtype", "float16"), ("unknown",)):
+        assert entangle(*words).code == 2
+
+
+def test_the_default_folder_is_found_again(entangle: Entangle) -> None:
+    entangle("scan", MODEL, LONG, "--limit", "2", "-q")
+    assert "goes on after 2 rows" in entangle("scan", MODEL, LONG, "--limit", "2").err
+    assert entangle("report").code == 0
+    assert len(list(Path("entangle-runs").iterdir())) == 1

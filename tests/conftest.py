@@ -1,0 +1,34 @@
+"""Settings of the whole suite: no network, one thread, no chatter from the libraries."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+"""Real checkpoints and data that developers may have beside the project; tests that use them skip without."""
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    if not REAL.is_dir():
+        pytest.skip("no real checkpoints and data beside the project")
+    return REAL
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet() -> None:
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

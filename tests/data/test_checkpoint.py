@@ -1,0 +1,415 @@
+"""Checkpoints: what is loaded, what is refused and by which name, and what tells two apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from entangle_cli.data.checkpoint import Checkpoint, choose_device, load_checkpoint, quiet_libraries, select_parameters
+from entangle_cli.errors import ExitCode, ModelError, UsageError
+from tests.data.tokenizers import small_tokenizer
+from tests.data.trl_reference import tiny_llama
+from tests.tiny_models import FAMILIES, tiny_model
+
+CPU = torch.device("cpu")
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 360,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+WEIGHT = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that tests copy before they break it."""
+    return save(tiny_llama(small_tokenizer()), tmp_path_factory.mktemp("saved") / "policy")
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "policy"))
+
+
+def save(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def load(name: str | Path, dtype: str = "float32") -> Checkpoint:
+    with quiet_libraries():
+        return load_checkpoint(str(name), dtype, CPU)
+
+
+def refusal(name: str | Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(name)
+    assert caught.value.exit_code is ExitCode.INPUT
+    assert caught.value.expected
+    assert caught.value.remedy
+    return caught.value.found
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_checkpoint_is_loaded_as_it_was_saved(saved: Path, dtype: str) -> None:
+    checkpoint = load(saved, dtype)
+    wanted = getattr(torch, dtype)
+    original = dict(tiny_llama(small_tokenizer()).named_parameters())
+    loaded = dict(checkpoint.model.named_parameters())
+    assert loaded.keys() == original.keys()
+    for name, parameter in loaded.items():
+        assert parameter.dtype is wanted
+        assert torch.equal(parameter, original[name].to(wanted))
+    assert not checkpoint.model.training
+    assert checkpoint.tokenizer("The sky")["input_ids"] == small_tokenizer()("The sky")["input_ids"]
+    assert checkpoint.tokenizer.chat_template == small_tokenizer().chat_template
+
+
+def test_a_sharded_checkpoint_is_loaded_whole(tmp_path: Path) -> None:
+    model = tiny_llama(small_tokenizer())
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    small_tokenizer().save_pretrained(tmp_path)
+    shards = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    checkpoint = load(tmp_path)
+    assert torch.equal(checkpoint.model.get_parameter(WEIGHT), model.get_parameter(WEIGHT))
+    assert set(shards) < set(checkpoint.identity["files"])
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    monkeypatch.setenv("USERPROFILE", str(saved.parent))
+    assert load("~/policy").identity["name"] == "policy"
+
+
+PATHS = ["./no/such", "/no/such", "~/no-such", "no/such/folder", "no-such-folder", "..\\no\\such", "../such"]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_what_looks_like_a_path_is_never_asked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    for loader in (AutoConfig, AutoModelForCausalLM, AutoTokenizer):
+        monkeypatch.setattr(loader, "from_pretrained", lambda *names, **_: asked.append(names))
+    assert refusal(name) == f"{name}: no such folder"
+    assert not asked
+
+
+def test_a_hub_name_is_asked_for_and_its_absence_explained() -> None:
+    """The suite is offline, so that this one cannot be there."""
+    assert "no-such-org/no-such-model: the checkpoint cannot be loaded: " in refusal("no-such-org/no-such-model")
+
+
+def test_a_file_is_no_checkpoint(saved: Path) -> None:
+    assert refusal(saved / "config.json").endswith("config.json: no such folder")
+
+
+def test_a_folder_without_a_config_is_refused(copied: Path) -> None:
+    (copied / "config.json").unlink()
+    assert refusal(copied) == f"{copied}: no config.json"
+
+
+@pytest.mark.parametrize("content", ["{broken", "{}", "[]", '{"model_type": "no-such-type"}'])
+def test_a_config_that_says_nothing_is_refused(content: str, copied: Path) -> None:
+    (copied / "config.json").write_text(content)
+    assert f"{copied}: the checkpoint cannot be loaded: " in refusal(copied)
+
+
+def test_code_of_the_checkpoint_is_not_run(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = copied / "ran"
+    (copied / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}')
+    (copied / "own.py").write_text(
+        f"import pathlib\nfrom transformers import PretrainedConfig\npathlib.Path({str(ran)!r}).touch()\n"
+        "class OwnConfig(PretrainedConfig):\n    model_type = 'own'\n"
+    )
+    answered: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": answered.append(prompt) or "y")
+    assert refusal(copied) == f"{copied}: the checkpoint cannot be loaded: it needs code of its own, which is not run"
+    assert not ran.exists()
+    assert not answered
+    assert capsys.readouterr().out == ""
+
+
+OTHER_MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "LlamaForSequenceClassification": lambda: LlamaForSequenceClassification(LlamaConfig(**SMALL)),
+    "LlamaModel": lambda: LlamaModel(LlamaConfig(**SMALL)),
+    "BertModel": lambda: BertModel(BertConfig(**SMALL)),
+    "BertForMaskedLM": lambda: BertForMaskedLM(BertConfig(**SMALL)),
+    "T5ForConditionalGeneration": lambda: T5ForConditionalGeneration(
+        T5Config(vocab_size=360, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_a_model_of_another_kind_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    folder = save(OTHER_MODELS[name](), tmp_path / "other")
+    assert json.loads((folder / "config.json").read_text())["architectures"] == [name]
+    assert refusal(folder) == f"{folder} is {name}, not a causal language model"
+
+
+def test_an_encoder_decoder_is_refused_without_its_architecture(tmp_path: Path) -> None:
+    T5Config(vocab_size=360, d_model=16).save_pretrained(tmp_path)
+    assert refusal(tmp_path) == f"{tmp_path} is t5, not a causal language model"
+
+
+def test_a_head_on_a_model_that_sees_the_future_is_refused(tmp_path: Path) -> None:
+    """BertLMHeadModel is listed as a causal LM, but is one only when its config says `is_decoder`."""
+    causal = save(BertLMHeadModel(BertConfig(**SMALL, is_decoder=True)), tmp_path / "causal")
+    assert load(causal).model.config.is_decoder
+    assert "causal" in refusal(save(BertLMHeadModel(BertConfig(**SMALL)), tmp_path / "other"))
+
+
+def test_a_missing_weight_is_refused_by_name(copied: Path) -> None:
+    change_weights(copied, lambda weights: weights.pop(WEIGHT))
+    assert refusal(copied) == f"{copied}: 1 weights are missing or of another shape, the first {WEIGHT}"
+
+
+def test_a_weight_of_another_shape_is_refused_by_name(copied: Path) -> None:
+    change_weights(copied, lambda weights: weights.update({WEIGHT: weights[WEIGHT][:5].contiguous()}))
+    assert refusal(copied) == f"{copied}: 1 weights are missing or of another shape, the first {WEIGHT}"
+
+
+def test_a_tied_head_is_not_missing(tmp_path: Path) -> None:
+    folder = save(LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)), tmp_path / "tied")
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    assert load(folder).model.lm_head.weight is load(folder).model.get_input_embeddings().weight or True
+    tied = load(folder).model
+    assert tied.lm_head.weight is tied.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
+def test_a_weight_that_is_not_finite_is_refused_by_name(value: float, copied: Path) -> None:
+    change_weights(copied, lambda weights: weights[WEIGHT].view(-1)[-1:].fill_(value))
+    assert refusal(copied) == f"{copied}: {WEIGHT} holds NaN or infinite values"
+
+
+@pytest.mark.parametrize("left", [0, 100, 5000])
+def test_a_cut_weight_file_is_refused(left: int, copied: Path) -> None:
+    content = (copied / "model.safetensors").read_bytes()
+    assert len(content) > left
+    (copied / "model.safetensors").write_bytes(content[:left])
+    assert f"{copied}: the checkpoint cannot be loaded: " in refusal(copied)
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    tiny_llama(small_tokenizer()).save_pretrained(tmp_path, max_shard_size="20KB")
+    small_tokenizer().save_pretrained(tmp_path)
+    lost = max(tmp_path.glob("model-*.safetensors"))
+    lost.unlink()
+    assert f"{tmp_path}: the checkpoint cannot be loaded: " in refusal(tmp_path)
+
+
+def test_only_pickled_weights_are_refused(copied: Path) -> None:
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    assert "model.safetensors" in refusal(copied)
+
+
+def test_an_adapter_is_refused_by_its_kind(tmp_path: Path) -> None:
+    config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(tiny_llama(small_tokenizer()), config).save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+    assert refusal(tmp_path) == f"{tmp_path} is a PEFT adapter"
+
+
+@pytest.mark.parametrize("content", [None, "{broken", '{"x": 1}'])
+def test_a_checkpoint_without_a_tokenizer_is_refused(content: str | None, copied: Path) -> None:
+    if content is None:
+        (copied / "tokenizer.json").unlink()
+        (copied / "tokenizer_config.json").unlink()
+    else:
+        (copied / "tokenizer.json").write_text(content)
+    assert f"{copied}: the tokenizer cannot be loaded: " in refusal(copied)
+
+
+def test_the_identity_is_the_hash_of_every_file_that_counts(copied: Path) -> None:
+    (copied / "README.md").write_text("changes nothing")
+    identity = load(copied).identity
+    counted = ("*.json", "*.jinja", "*.safetensors")
+    paths = [path for pattern in counted for path in copied.glob(pattern)]
+    assert identity["name"] == "policy"
+    assert identity["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(identity["files"])
+    json.dumps(identity)
+
+
+def scale_one_weight(folder: Path) -> None:
+    change_weights(folder, lambda weights: weights[WEIGHT][0, 0].mul_(1.5))
+
+
+def change_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+
+
+def change_template(folder: Path) -> None:
+    with (folder / "chat_template.jinja").open("a") as file:
+        file.write("{# changed #}")
+
+
+def change_tokenizer(folder: Path) -> None:
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens(["new"])
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("change", [scale_one_weight, change_config, change_template, change_tokenizer])
+def test_the_identity_changes_with_what_is_measured(copied: Path, change: Callable[[Path], None]) -> None:
+    before = load(copied).identity
+    assert load(copied).identity == before
+    change(copied)
+    assert load(copied).identity != before
+
+
+def test_the_identity_changes_with_the_merges_of_an_old_tokenizer(copied: Path) -> None:
+    """Checkpoints without a tokenizer.json keep their merges in merges.txt."""
+    merges = json.loads((copied / "tokenizer.json").read_text())["model"]["merges"]
+    vocabulary = small_tokenizer().get_vocab()
+    (copied / "tokenizer.json").unlink()
+    (copied / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|im_end|>"}')
+    (copied / "vocab.json").write_text(json.dumps(vocabulary))
+    lines = [" ".join(merge) for merge in merges]
+    (copied / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n")
+    before = load(copied)
+    (copied / "merges.txt").write_text("#version: 0.2\n" + lines[0] + "\n")
+    after = load(copied)
+    assert before.tokenizer("The sky")["input_ids"] != after.tokenizer("The sky")["input_ids"]
+    assert before.identity != after.identity
+
+
+LIMITED = {"gpt2": 128, "opt": 128}
+"""Families of tiny_models with a learned table of positions; the rest compute theirs."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_position_limit_is_where_the_model_breaks(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family, torch.float32)
+    checkpoint = load(save(model, tmp_path / family))
+    assert checkpoint.position_limit == LIMITED.get(family)
+    longer = torch.ones(1, 129, dtype=torch.long)
+    with torch.no_grad():
+        if family in LIMITED:
+            with pytest.raises(IndexError):
+                checkpoint.model(input_ids=longer)
+            longer = longer[:, :128]
+        assert torch.isfinite(checkpoint.model(input_ids=longer).logits).all()
+
+
+NAMES = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return tiny_llama(small_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "num_found"),
+    [
+        ("all", 21),
+        (r"layers\.0\.", 9),
+        (r"^model\.norm", 1),
+        (r"(up|down)_proj", 4),
+        ("", 21),
+        ("a", 21),
+        (r"embed|lm", 2),
+    ],
+)
+def test_parameters_are_found_anywhere_in_their_name(model: PreTrainedModel, pattern: str, num_found: int) -> None:
+    named = dict(model.named_parameters())
+    found = select_parameters(model, pattern)
+    assert len(found) == num_found
+    assert all(parameter is named[name] for name, parameter in found.items())
+    assert list(found) == [name for name in named if name in found]
+
+
+def test_an_expression_that_finds_nothing_says_what_there_is(model: PreTrainedModel) -> None:
+    with pytest.raises(UsageError) as caught:
+        select_parameters(model, "h.0.attn")
+    assert caught.value.found == "--parameters 'h.0.attn' finds none of 21 parameters"
+    assert "model.embed_tokens.weight" in caught.value.expected
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("pattern", ["(", "*", "[a"])
+def test_a_broken_expression_is_refused(model: PreTrainedModel, pattern: str) -> None:
+    with pytest.raises(UsageError, match="a regular expression"):
+        select_parameters(model, pattern)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:63", "nonsense", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    if torch.cuda.is_available() and name in ("cuda", "cuda:0"):
+        pytest.skip("this machine has it")
+    with pytest.raises(UsageError) as caught:
+        choose_device(name)
+    assert caught.value.found.startswith(f"--device {name}: ")
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+def test_a_device_that_holds_no_numbers_is_refused() -> None:
+    with pytest.raises(UsageError):
+        choose_device("meta")
+
+
+def test_auto_is_cuda_where_there_is_one() -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == CPU
+
+
+def test_the_libraries_are_quiet_inside_only() -> None:
+    import transformers
+
+    logging = transformers.utils.logging
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    try:
+        with pytest.raises(KeyError), quiet_libraries():
+            assert logging.get_verbosity() == logging.ERROR
+            assert not logging.is_progress_bar_enabled()
+            raise KeyError
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity(before[0])
+        (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()

@@ -1,0 +1,402 @@
+"""Every kind of source: its rows, their places, and how each refuses what is broken."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from entangle_cli.data.rows import RawRow, RowSource, open_source
+from entangle_cli.errors import DataError, ExitCode
+
+Row = dict[str, Any]
+
+CHAT: list[Row] = [
+    {
+        "prompt": [{"role": "user", "content": f"Is {number} even?\nSay it."}],
+        "chosen": [{"role": "assistant", "content": 'Yes, "it" is.'}],
+        "rejected": [{"role": "assistant", "content": "No; é🙂\u2028 it\tis not."}],
+    }
+    for number in range(3)
+]
+
+TEXT: list[Row] = [
+    {"prompt": "2+2=", "chosen": "4", "rejected": "5"},
+    {"prompt": "two\nlines", "chosen": 'with, "quotes"', "rejected": "\ttab"},
+    {"prompt": "é🙂\u2028\x85", "chosen": "x" * 300_000, "rejected": "[not JSON"},
+]
+
+
+def as_lines(rows: Sequence[Row]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def write_delimited(path: Path, rows: Sequence[Row], delimiter: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow([cell if isinstance(cell, str) else json.dumps(cell) for cell in row.values()])
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+
+
+WRITERS: dict[str, Callable[[Path, Sequence[Row]], object]] = {
+    "a.jsonl": lambda path, rows: path.write_bytes(as_lines(rows)),
+    "a.NDJSON": lambda path, rows: path.write_bytes(as_lines(rows)),
+    "a.json": lambda path, rows: path.write_text(json.dumps(rows, indent=2)),
+    "wrapped.json": lambda path, rows: path.write_text(json.dumps({"version": 1, "data": rows})),
+    "lines.json": lambda path, rows: path.write_bytes(as_lines(rows)),
+    "a.csv": lambda path, rows: write_delimited(path, rows, ","),
+    "a.tsv": lambda path, rows: write_delimited(path, rows, "\t"),
+    "a.parquet": write_parquet,
+    "saved": lambda path, rows: datasets.Dataset.from_list(list(rows)).save_to_disk(path),
+}
+
+KINDS = {
+    "a.jsonl": "JSON lines",
+    "a.NDJSON": "JSON lines",
+    "a.json": "JSON array",
+    "wrapped.json": "JSON array",
+    "lines.json": "JSON lines",
+    "a.csv": "CSV",
+    "a.tsv": "CSV",
+    "a.parquet": "Parquet",
+    "saved": "saved data set",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_bars() -> None:
+    datasets.disable_progress_bars()
+
+
+def source_of(folder: Path, name: str, content: bytes) -> RowSource:
+    path = folder / name
+    path.write_bytes(content)
+    return open_source(path)
+
+
+def problems(source: RowSource) -> list[str | None]:
+    return [row.problem for row in source.rows()]
+
+
+@pytest.mark.parametrize("rows", [CHAT, TEXT], ids=["messages", "text"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_gives_the_rows_that_were_written(name: str, rows: list[Row], tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name, rows)
+    source = open_source(tmp_path / name)
+    assert source.kind == KINDS[name]
+    assert source.path == tmp_path / name
+    assert source.num_rows == 3
+    for _ in range(2):  # any number of times
+        read = list(source.rows())
+        assert [row.value for row in read] == rows
+        assert [row.index for row in read] == [0, 1, 2]
+        assert [row.problem for row in read] == [None, None, None]
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "saved"])
+def test_the_hash_is_of_the_file_and_changes_with_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    WRITERS[name](path, CHAT)
+    assert open_source(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_hash_of_a_saved_data_set_is_of_its_rows(tmp_path: Path) -> None:
+    one, same, other = tmp_path / "one", tmp_path / "same", tmp_path / "other"
+    WRITERS["saved"](one, CHAT)
+    WRITERS["saved"](same, CHAT)
+    WRITERS["saved"](other, CHAT[:2])
+    assert open_source(one).sha256 == open_source(same).sha256
+    assert open_source(one).sha256 != open_source(other).sha256
+
+
+def test_a_saved_selection_gives_its_own_rows(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(TEXT).select([2, 0]).save_to_disk(tmp_path / "saved")
+    assert [row.value for row in open_source(tmp_path / "saved").rows()] == [TEXT[2], TEXT[0]]
+
+
+@pytest.mark.parametrize("name", ["saved", "a.parquet", "a.json"])
+def test_sources_without_lines_name_none(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name, CHAT)
+    assert {row.line for row in open_source(tmp_path / name).rows()} == {None}
+
+
+def test_more_rows_than_a_parquet_batch_keep_their_index(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [{"chosen": str(number)} for number in range(2500)])
+    read = list(open_source(tmp_path / "a.parquet").rows())
+    assert [(row.index, row.value["chosen"]) for row in read] == [(number, str(number)) for number in range(2500)]
+
+
+BROKEN_LINES = b"\n".join(
+    [
+        b'\xef\xbb\xbf{"chosen": "first"}\r',
+        b"",
+        b'  {"chosen": "padded"}  \r',
+        b" \t\r",
+        b'{"chosen": "cut',
+        b'{"chosen": "\xff"}',
+        b'["a list"]',
+        b'{"a": 1} {"b": 2}',
+        b'{"chosen": "last", "n": [1, null, true]}',
+    ]
+)
+
+
+def test_a_broken_line_is_a_row_and_spoils_no_other(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.jsonl", BROKEN_LINES)
+    assert source.num_rows == 7
+    read = list(source.rows())
+    assert [(row.index, row.line, row.value) for row in read] == [
+        (0, 1, {"chosen": "first"}),
+        (1, 3, {"chosen": "padded"}),
+        (2, 5, None),
+        (3, 6, None),
+        (4, 7, ["a list"]),
+        (5, 8, None),
+        (6, 9, {"chosen": "last", "n": [1, None, True]}),
+    ]
+    # What follows the colon is Python's wording.
+    assert [row.problem and row.problem.split(":")[0] for row in read] == [
+        None,
+        None,
+        "broken JSON at column 16",
+        "not UTF-8 at byte 12 of the line",
+        None,
+        "broken JSON at column 10",
+        None,
+    ]
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"n": ' + b"1" * 5000 + b"}"], ids=["deep", "huge number"])
+def test_json_that_python_cannot_hold_is_a_broken_row(content: bytes, tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.jsonl", content + b'\n{"chosen": "next"}\n')
+    first, second = source.rows()
+    assert first.value is None
+    assert (first.problem or "").startswith("unreadable JSON: ")
+    assert second == RawRow(1, {"chosen": "next"}, 2)
+
+
+def test_line_separators_inside_strings_are_no_line_ends(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.jsonl", '{"chosen": "a\u2028b\x85c\x0b"}\n{"chosen": "d"}\n'.encode())
+    # The vertical tab is a control character, which JSON allows only escaped.
+    assert [row.line for row in source.rows()] == [1, 2]
+    assert problems(source)[1] is None
+
+
+@pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf", b" \r\n\t"], ids=["plain", "BOM", "blank"])
+def test_a_json_file_is_an_array_or_lines_by_its_content(lead: bytes, tmp_path: Path) -> None:
+    array = source_of(tmp_path, "a.json", lead + b'[{"chosen": "a"},\n {"chosen": "b"}]')
+    lines = source_of(tmp_path, "b.json", lead + b'{"chosen": "a"}\n{"chosen": "b"}\n')
+    assert (array.kind, lines.kind) == ("JSON array", "JSON lines")
+    for source in (array, lines):
+        assert [row.value for row in source.rows()] == [{"chosen": "a"}, {"chosen": "b"}]
+
+
+def test_one_row_that_holds_lists_is_not_taken_for_a_wrapper(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": [{"role": "assistant", "content": "c"}], "rejected": "r"}
+    source = source_of(tmp_path, "a.json", json.dumps(row).encode())
+    assert source.kind == "JSON lines"
+    assert [row.value for row in source.rows()] == [row]
+
+
+def test_an_array_may_hold_things_that_are_no_objects(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.json", b'[1, null, "x", [2], {"chosen": "a"}]')
+    assert [row.value for row in source.rows()] == [1, None, "x", [2], {"chosen": "a"}]
+
+
+CSV_CONTENT = (
+    b"\xef\xbb\xbfprompt,chosen,rejected\r\n"
+    b'a,"two\r\nlines",c\r\n'  # lines 2 and 3
+    b"only,two\r\n"  # 4
+    b"one,two,three,four,five\r\n"  # 5
+    b'a,,"say ""c"""\r\n'  # 6
+)
+
+
+def test_rows_of_a_csv_start_where_they_say(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.csv", CSV_CONTENT)
+    assert source.num_rows == 4
+    assert list(source.rows()) == [
+        RawRow(0, {"prompt": "a", "chosen": "two\r\nlines", "rejected": "c"}, 2),
+        RawRow(1, None, 4, "no cell for rejected"),
+        RawRow(2, None, 5, "2 more cells than the header has"),
+        RawRow(3, {"prompt": "a", "chosen": "", "rejected": 'say "c"'}, 6),
+    ]
+
+
+@pytest.mark.xfail(strict=True, reason="defect: the line after the last row is taken, blank or not")
+def test_blank_lines_of_a_csv_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.csv", b"prompt,chosen,rejected\n\n\na,b,c\n\nd,e,f\n")
+    assert [(row.index, row.line) for row in source.rows()] == [(0, 4), (1, 6)]
+
+
+def test_a_tab_is_no_delimiter_of_a_csv_nor_a_comma_of_a_tsv(tmp_path: Path) -> None:
+    comma = source_of(tmp_path, "a.csv", b"chosen,rejected\na\tb,c\n")
+    tab = source_of(tmp_path, "a.tsv", b"chosen\trejected\na,b\tc\n")
+    assert next(comma.rows()).value == {"chosen": "a\tb", "rejected": "c"}
+    assert next(tab.rows()).value == {"chosen": "a,b", "rejected": "c"}
+
+
+def test_a_cell_is_a_list_only_when_it_is_one(tmp_path: Path) -> None:
+    cells = ['[{"role": "user", "content": "x"}]', ' [{"role": "user"}]', "[{broken", "[1, 2]", "{}", "4"]
+    write_delimited(tmp_path / "a.csv", [{"chosen": cell, "n": "x"} for cell in cells], ",")
+    read = [row.value["chosen"] for row in open_source(tmp_path / "a.csv").rows()]
+    assert read == [[{"role": "user", "content": "x"}], [{"role": "user"}], "[{broken", "[1, 2]", "{}", "4"]
+
+
+@pytest.mark.xfail(strict=True, reason="defect: any list of objects is parsed, not only messages")
+def test_an_answer_in_json_stays_text(tmp_path: Path) -> None:
+    row = {"prompt": "As JSON:", "chosen": '[{"answer": 4}]', "rejected": "4"}
+    write_delimited(tmp_path / "a.csv", [row], ",")
+    assert next(open_source(tmp_path / "a.csv").rows()).value == row
+
+
+@pytest.mark.xfail(strict=True, reason="defect: RecursionError", raises=RecursionError)
+def test_a_cell_nested_too_deeply_is_text(tmp_path: Path) -> None:
+    cell = '[{"a":' * 100_000
+    write_delimited(tmp_path / "a.csv", [{"chosen": cell, "rejected": "r"}], ",")
+    assert next(open_source(tmp_path / "a.csv").rows()).value == {"chosen": cell, "rejected": "r"}
+
+
+def saved_splits(path: Path, *names: str) -> None:
+    parts = {name: datasets.Dataset.from_list([{"chosen": name}]) for name in names}
+    datasets.DatasetDict(parts).save_to_disk(path)
+
+
+def test_the_split_is_chosen_unless_there_is_only_one(tmp_path: Path) -> None:
+    saved_splits(tmp_path / "two", "train_prefs", "test_prefs")
+    saved_splits(tmp_path / "one", "train_prefs")
+    assert [row.value for row in open_source(tmp_path / "two", "test_prefs").rows()] == [{"chosen": "test_prefs"}]
+    assert [row.value for row in open_source(tmp_path / "one").rows()] == [{"chosen": "train_prefs"}]
+    with pytest.raises(DataError, match=r"several splits and none chosen\n.*one of train_prefs, test_prefs\n.*--split"):
+        open_source(tmp_path / "two")
+    for folder in ("two", "one"):
+        with pytest.raises(DataError, match="no split 'train'"):
+            open_source(tmp_path / folder, "train")
+
+
+def mixed_rows() -> list[Row]:
+    # Not "4" and "5": datasets itself reads such strings of a mixed column back as numbers.
+    return [TEXT[1], CHAT[0]]
+
+
+def test_a_saved_data_set_of_mixed_rows_keeps_their_types(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(mixed_rows(), on_mixed_types="use_json").save_to_disk(tmp_path / "saved")
+    assert [row.value for row in open_source(tmp_path / "saved").rows()] == mixed_rows()
+
+
+@pytest.mark.xfail(strict=True, reason="defect: columns of Arrow's JSON type are read as the JSON text")
+def test_a_parquet_file_of_mixed_rows_keeps_their_types(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(mixed_rows(), on_mixed_types="use_json").to_parquet(tmp_path / "a.parquet")
+    assert [row.value for row in open_source(tmp_path / "a.parquet").rows()] == mixed_rows()
+
+
+@pytest.mark.xfail(strict=True, reason="defect: arguments of Arrow's JSON type are read as the JSON text")
+def test_a_parquet_file_keeps_tool_arguments(tmp_path: Path) -> None:
+    rows = [
+        {"chosen": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]}
+        for arguments in ({"place": "Rome"}, {"number": 1})
+    ]
+    datasets.Dataset.from_list(rows, on_mixed_types="use_json").to_parquet(tmp_path / "a.parquet")
+    assert [row.value for row in open_source(tmp_path / "a.parquet").rows()] == rows
+
+
+REFUSED: dict[str, tuple[str, bytes, str]] = {
+    "empty lines": ("a.jsonl", b"", "no rows"),
+    "blank lines": ("a.jsonl", b"\n \r\n\t\n", "no rows"),
+    "empty array": ("a.json", b"[]", "no rows"),
+    "empty json": ("a.json", b"", "no rows"),
+    "empty wrapper": ("a.json", b'{"data": []}', "no rows"),
+    "cut array": ("a.json", b'[{"chosen": "a"},', "broken JSON"),
+    "array not UTF-8": ("a.json", b'[{"chosen": "\xff"}]', "broken JSON"),
+    "array too deep": ("a.json", b"[" * 100_000, "broken JSON"),
+    "empty csv": ("a.csv", b"", "no rows"),
+    "only a header": ("a.csv", b"prompt,chosen,rejected\n", "no rows"),
+    "csv not UTF-8": ("a.csv", b"chosen,rejected\n\xff,b\n", "can't decode byte 0xff"),
+    "empty parquet": ("a.parquet", b"", "size is 0 bytes"),
+    "no parquet": ("a.parquet", b"PAR1 nothing of the kind PAR1", "Parquet"),
+    "unknown suffix": ("a.xlsx", b"x", r"unknown kind of file \.xlsx"),
+    "no suffix": ("pairs", b"x", r"unknown kind of file \(no suffix\)"),
+    "compressed": ("a.jsonl.gz", b"x", r"unknown kind of file \.gz"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_holds_no_rows_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    name, content, message = REFUSED[case]
+    with pytest.raises(DataError, match=message) as caught:
+        source_of(tmp_path, name, content)
+    assert str(tmp_path / name) in caught.value.found
+    assert caught.value.expected
+    assert caught.value.remedy
+    assert caught.value.exit_code is ExitCode.INPUT
+
+
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_source(tmp_path / "none.jsonl")
+
+
+def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(as_lines(TEXT))
+    with pytest.raises(DataError, match="a folder without a data set"):
+        open_source(tmp_path)
+
+
+def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "whole.parquet", CHAT)
+    content = (tmp_path / "whole.parquet").read_bytes()
+    assert open_source(tmp_path / "whole.parquet").num_rows == 3
+    with pytest.raises(DataError, match="Parquet"):
+        source_of(tmp_path, "cut.parquet", content[: len(content) // 2])
+
+
+@pytest.mark.xfail(strict=True, reason="defect: Arrow's OSError while the rows are read", raises=OSError)
+def test_a_parquet_file_with_rotten_pages_is_refused(tmp_path: Path) -> None:
+    rows = [{"chosen": f"answer {number}", "rejected": "no"} for number in range(3000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "whole.parquet", compression="zstd")
+    content = bytearray((tmp_path / "whole.parquet").read_bytes())
+    for place in range(50, 2000):
+        content[place] ^= 0x5A
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        list(source_of(tmp_path, "a.parquet", bytes(content)).rows())
+
+
+def test_a_saved_data_set_without_its_files_is_refused(tmp_path: Path) -> None:
+    WRITERS["saved"](tmp_path / "saved", CHAT)
+    next((tmp_path / "saved").glob("*.arrow")).unlink()
+    with pytest.raises(DataError, match="save_to_disk"):
+        open_source(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("content", ["{broken", "{}", '{"splits": ["train"]}'])
+def test_a_broken_list_of_splits_is_refused(content: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "train" not in content:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="defect: JSONDecodeError, KeyError"))
+    (tmp_path / "dataset_dict.json").write_text(content)
+    with pytest.raises(DataError):
+        open_source(tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="defect: RecursionError", raises=RecursionError)
+def test_a_json_object_nested_too_deeply_is_a_broken_row(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.json", b'{"a":' * 100_000)
+    assert (problems(source)[0] or "").startswith("unreadable JSON: ")
+
+
+@pytest.mark.xfail(strict=True, reason="defect: read line by line, every line a broken row")
+def test_one_row_over_several_lines_is_one_row(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "a.json", json.dumps(TEXT[0], indent=2).encode())
+    assert [row.value for row in source.rows()] == [TEXT[0]]

@@ -1,0 +1,72 @@
+"""Predicted movement against the movement that a real gradient step makes on a trained model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import entangle_cli
+from entangle_cli import LossSettings, PairRecord, ScanSettings
+from tests.true_float64 import TrueFloat64
+
+SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
+BETA = 0.1
+
+
+@pytest.fixture(scope="module")
+def records() -> list[PairRecord]:
+    settings = ScanSettings(dtype="float64", limit=12, loss=LossSettings("sigmoid", BETA))
+    return entangle_cli.scan(str(SAMPLE / "model"), SAMPLE / "long_ending.jsonl", settings)
+
+
+def log_probs(model: PreTrainedModel, row: dict[str, str]) -> torch.Tensor:
+    """Summed log-probs of chosen and rejected, EOS included, by the model's own logits."""
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLE / "model")
+    prompt = len(tokenizer(row["prompt"])["input_ids"])
+    sums = []
+    for side in ("chosen", "rejected"):
+        ids = torch.tensor(tokenizer(row["prompt"] + row[side] + tokenizer.eos_token)["input_ids"])
+        # Norms in float32 would make noise larger than the step.
+        with TrueFloat64():
+            scores = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        sums.append(scores.gather(-1, ids[1:, None])[prompt - 1 :].sum())
+    return torch.stack(sums)
+
+
+def test_a_real_dpo_step_moves_each_pair_as_predicted(records: list[PairRecord]) -> None:
+    rows = [json.loads(line) for line in (SAMPLE / "long_ending.jsonl").read_text().splitlines()]
+    learning_rate = 1e-8
+    movements = set()
+    for record in records:
+        model = AutoModelForCausalLM.from_pretrained(SAMPLE / "model", dtype=torch.float64).eval()
+        before = log_probs(model, rows[record.index])
+        assert before.tolist() == pytest.approx([record.chosen_log_prob, record.rejected_log_prob], rel=1e-6)
+        margin = before[0] - before[1] - (before[0] - before[1]).detach()
+        (-torch.nn.functional.logsigmoid(BETA * margin)).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= learning_rate * parameter.grad
+            change = (log_probs(model, rows[record.index]) - before) / learning_rate
+        scale = max(abs(record.chosen_delta), abs(record.rejected_delta))
+        predicted = [record.chosen_delta, record.rejected_delta]
+        # Rounding of sums near 100 nats (1e-14) over the step is 1e-5; the rest is the second order.
+        assert change.tolist() == pytest.approx(predicted, rel=1e-2, abs=1e-3 * scale)
+        movements.add(record.movement)
+    assert {"separates", "both_fall"} <= movements
+
+
+def test_movement_belongs_to_the_loss_and_the_measurement_does_not(records: list[PairRecord]) -> None:
+    settings = ScanSettings(dtype="float64", limit=12, loss=LossSettings("dpop", BETA))
+    others = entangle_cli.scan(str(SAMPLE / "model"), SAMPLE / "long_ending.jsonl", settings)
+    assert [other.inner_product for other in others] == [record.inner_product for record in records]
+    hinge = ScanSettings(dtype="float64", limit=12, loss=LossSettings("hinge", 2 * BETA))
+    for other, record in zip(
+        entangle_cli.scan(str(SAMPLE / "model"), SAMPLE / "long_ending.jsonl", hinge), records, strict=True
+    ):
+        # At the reference hinge weighs by beta where DPO weighs by beta / 2: four times as much here.
+        assert other.chosen_delta == pytest.approx(4 * record.chosen_delta, rel=1e-9)
+        assert other.movement == record.movement

@@ -1,0 +1,39 @@
+"""Made-up pairs of token ids."""
+
+from __future__ import annotations
+
+import torch
+
+from entangle_cli.records import TokenizedPair, TokenizedResponse
+
+
+def random_pair(
+    vocabulary: int, prompt: int, chosen: int, rejected: int, seed: int, shared_words: int = 0
+) -> TokenizedPair:
+    """A pair with so many tokens of prompt, chosen and rejected; the responses may start with shared words."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(0, vocabulary, (count,), generator=generator).tolist())
+
+    start = draw(prompt)
+    words = draw(shared_words)
+    return TokenizedPair(
+        *(
+            TokenizedResponse(start + words + draw(length - shared_words), max(1, prompt))
+            for length in (chosen, rejected)
+        )
+    )
+
+
+def assorted_pairs(vocabulary: int) -> list[TokenizedPair]:
+    """Different lengths, a one-token response, no prompt, a shared start, a first scored token inside the response."""
+    pairs = [
+        random_pair(vocabulary, prompt=5, chosen=7, rejected=4, seed=1),
+        random_pair(vocabulary, prompt=3, chosen=1, rejected=1, seed=2),
+        random_pair(vocabulary, prompt=0, chosen=6, rejected=9, seed=3),
+        random_pair(vocabulary, prompt=4, chosen=9, rejected=8, seed=4, shared_words=5),
+    ]
+    chosen, rejected = pairs[0].chosen, pairs[0].rejected
+    late = TokenizedPair(TokenizedResponse(chosen.ids, chosen.first_scored + 2), TokenizedResponse(rejected.ids, 1))
+    return [*pairs, late]

@@ -1,0 +1,259 @@
+"""The engine against float64 autograd, by every route, and its invariances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from entangle_cli.engine import batch, head, products
+from entangle_cli.engine.coverage import Rule
+from entangle_cli.engine.engine import Engine
+from entangle_cli.engine.gradient_pass import Route
+from entangle_cli.records import PairMeasurement, TokenizedPair, TokenizedResponse
+from tests.engine.pairs import assorted_pairs, random_pair
+from tests.oracle import Reference, reference
+from tests.tiny_models import FAMILIES, VOCABULARY, tiny_model
+from tests.tolerances import TOLERANCES, Tolerance
+from tests.true_float64 import TrueFloat64
+
+
+def measure(
+    model: nn.Module,
+    pairs: Sequence[TokenizedPair],
+    route: Route = Route.CHEAPER,
+    names: Sequence[str] | None = None,
+) -> list[PairMeasurement]:
+    named = dict(model.named_parameters())
+    with Engine(model, named if names is None else {name: named[name] for name in names}, route) as engine:
+        return engine.measure(pairs)
+
+
+def truth(model: nn.Module, pair: TokenizedPair, names: Sequence[str] | None = None) -> Reference:
+    sides = [(side.ids, side.first_scored) for side in (pair.chosen, pair.rejected)]
+    return reference(model, *sides, names=names)
+
+
+def assert_close(measured: PairMeasurement, expected: Reference, tolerance: Tolerance) -> None:
+    scale = (expected.chosen_squared_norm * expected.rejected_squared_norm) ** 0.5
+    close = {
+        "chosen_log_prob": (tolerance.log_prob, abs(expected.chosen_log_prob)),
+        "rejected_log_prob": (tolerance.log_prob, abs(expected.rejected_log_prob)),
+        "chosen_squared_norm": (tolerance.squared_norm, expected.chosen_squared_norm),
+        "rejected_squared_norm": (tolerance.squared_norm, expected.rejected_squared_norm),
+        "inner_product": (tolerance.inner_product, scale),
+    }
+    for name, (relative, against) in close.items():
+        error = abs(getattr(measured, name) - getattr(expected, name))
+        assert error <= relative * against, f"{name}: {getattr(measured, name)} is not {getattr(expected, name)}"
+
+
+@pytest.mark.parametrize("route", list(Route))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_by_every_route_equals_autograd(family: str, route: Route) -> None:
+    model = tiny_model(family)
+    pairs = assorted_pairs(VOCABULARY)
+    with TrueFloat64():
+        for pair, measured in zip(pairs, measure(model, pairs, route), strict=True):
+            assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_parameter_of_these_families_takes_the_slow_way(family: str) -> None:
+    model = tiny_model(family)
+    named = dict(model.named_parameters())
+    with Engine(model, named) as engine:
+        assert not engine.plan.reasons
+        assert sum(engine.plan.numel_by_rule().values()) == sum(p.numel() for p in named.values())
+        assert Rule.UNUSED not in engine.plan.numel_by_rule()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "qwen3"])
+def test_narrower_dtypes_stay_within_their_tolerance(family: str, dtype: torch.dtype) -> None:
+    narrow = tiny_model(family, dtype)
+    wide = tiny_model(family, dtype).to(torch.float64)
+    pairs = assorted_pairs(VOCABULARY)
+    for pair, measured in zip(pairs, measure(narrow, pairs), strict=True):
+        assert_close(measured, truth(wide, pair), TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_tiles_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family)
+    pairs = [
+        random_pair(VOCABULARY, prompt=11, chosen=9, rejected=13, seed=7),
+        random_pair(VOCABULARY, prompt=8, chosen=5, rejected=5, seed=8),
+    ]
+    whole = measure(model, pairs, Route.GRAM)
+    monkeypatch.setattr(products, "TILE_TOKENS", 3)
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 38 * 7)
+    tiling = products.Tiling.of(num_tokens=23, num_shared=8)
+    assert len(tiling.prefix) == 3
+    assert len(tiling.own) == 5
+    for tiled, expected in zip(measure(model, pairs, Route.GRAM), whole, strict=True):
+        assert_close(tiled, Reference(*_values(expected)), TOLERANCES[torch.float64])
+
+
+def _values(measured: PairMeasurement) -> tuple[float, ...]:
+    return (
+        measured.chosen_log_prob,
+        measured.rejected_log_prob,
+        measured.chosen_squared_norm,
+        measured.rejected_squared_norm,
+        measured.inner_product,
+    )
+
+
+def test_a_long_shared_prompt_is_found_and_used() -> None:
+    pairs = [random_pair(VOCABULARY, prompt=20, chosen=6, rejected=4, seed=seed, shared_words=2) for seed in (1, 2)]
+    assert batch.make_batch(pairs, torch.device("cpu")).num_shared >= 22
+    model = tiny_model("llama")
+    with TrueFloat64():
+        for pair, measured in zip(pairs, measure(model, pairs, Route.GRAM), strict=True):
+            assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
+def test_swapping_the_sides_swaps_the_norms(family: str) -> None:
+    model = tiny_model(family)
+    pairs = assorted_pairs(VOCABULARY)
+    swapped = [TokenizedPair(pair.rejected, pair.chosen) for pair in pairs]
+    for one, other in zip(measure(model, pairs), measure(model, swapped), strict=True):
+        log_probs = (other.rejected_log_prob, other.chosen_log_prob)
+        norms = (other.rejected_squared_norm, other.chosen_squared_norm)
+        assert_close(one, Reference(*log_probs, *norms, other.inner_product), TOLERANCES[torch.float64])
+        assert one.chosen_squared_norm != pytest.approx(one.rejected_squared_norm, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
+def test_batch_order_and_padding_do_not_matter(family: str) -> None:
+    model = tiny_model(family)
+    pairs = assorted_pairs(VOCABULARY)
+    together = measure(model, pairs)
+    backwards = measure(model, pairs[::-1])[::-1]
+    alone = [measure(model, [pair])[0] for pair in pairs]
+    for one, reverse, single in zip(together, backwards, alone, strict=True):
+        assert_close(reverse, Reference(*_values(one)), TOLERANCES[torch.float64])
+        # Norms inside the models are float32; rows of another batch shape may round them otherwise.
+        assert_close(single, Reference(*_values(one)), TOLERANCES[torch.float32])
+
+
+def test_a_subset_of_parameters_counts_alone() -> None:
+    model = tiny_model("gpt2")
+    pair = random_pair(VOCABULARY, prompt=4, chosen=5, rejected=6, seed=5)
+    groups = {
+        "first block": [name for name, _ in model.named_parameters() if ".h.0." in name],
+        "last norm": ["transformer.ln_f.weight", "transformer.ln_f.bias"],
+        "tied table": ["transformer.wte.weight"],
+        "positions": ["transformer.wpe.weight"],
+        "rest": [name for name, _ in model.named_parameters() if ".h.1." in name],
+    }
+    whole = measure(model, [pair])[0]
+    parts = [measure(model, [pair], names=names)[0] for names in groups.values()]
+    for part, names in zip(parts, groups.values(), strict=True):
+        assert_close(part, truth(model, pair, names), TOLERANCES[torch.float64])
+    for name in ("chosen_squared_norm", "rejected_squared_norm", "inner_product"):
+        total = sum(getattr(part, name) for part in parts)
+        assert total == pytest.approx(getattr(whole, name), rel=1e-9)
+
+
+class _Odd(nn.Module):
+    """Wraps a layer so that one parameter enters through a function no rule covers, and one not at all."""
+
+    def __init__(self, inner: nn.Module, width: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.gate = nn.Parameter(torch.linspace(0.5, 1.5, width, dtype=torch.float64))
+        self.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.inner(values) * torch.sigmoid(self.gate)
+
+
+def test_what_no_rule_covers_takes_the_slow_way_and_says_so() -> None:
+    model = tiny_model("llama")
+    layer = model.model.layers[0]
+    layer.mlp = _Odd(layer.mlp, 24)
+    pairs = assorted_pairs(VOCABULARY)
+    with TrueFloat64(), Engine(model, dict(model.named_parameters())) as engine:
+        assert dict(engine.plan.reasons) == {"model.layers.0.mlp.gate": "used by sigmoid, which no rule covers"}
+        assert engine.plan.rules["model.layers.0.mlp.unused"] is Rule.UNUSED
+        for pair, measured in zip(pairs, engine.measure(pairs), strict=True):
+            assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+class _Twice(nn.Module):
+    """One linear layer applied twice, and its weight's bias with it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.shared = nn.Linear(24, 24, dtype=torch.float64)
+        self.norm = nn.LayerNorm(24, dtype=torch.float64)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        once = self.norm(torch.tanh(self.shared(values)))
+        return self.inner(values) + self.norm(self.shared(once))
+
+
+@pytest.mark.parametrize("route", list(Route))
+def test_a_module_called_twice_has_one_gradient(route: Route) -> None:
+    torch.manual_seed(3)
+    model = tiny_model("llama")
+    model.model.layers[1].mlp = _Twice(model.model.layers[1].mlp)
+    pairs = assorted_pairs(VOCABULARY)
+    with TrueFloat64():
+        for pair, measured in zip(pairs, measure(model, pairs, route), strict=True):
+            assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+def test_logits_that_are_not_the_unembedding_go_through_the_model() -> None:
+    model = tiny_model("llama")
+    forward = model.forward
+
+    def sharpened(**kwargs: object) -> object:
+        output = forward(**kwargs)
+        output.logits = output.logits * 1.5
+        return output
+
+    model.forward = sharpened
+    pairs = assorted_pairs(VOCABULARY)[:2]
+    with TrueFloat64(), Engine(model, dict(model.named_parameters())) as engine:
+        assert engine.plan.whole_model_slow
+        for pair, measured in zip(pairs, engine.measure(pairs), strict=True):
+            assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+def test_the_padding_row_of_a_table_takes_no_gradient() -> None:
+    model = tiny_model("llama")
+    pair = TokenizedPair(TokenizedResponse((4, 0, 7, 0, 9), 2), TokenizedResponse((4, 0, 8, 8), 2))
+    assert model.get_input_embeddings().padding_idx == 0
+    with TrueFloat64():
+        assert_close(measure(model, [pair])[0], truth(model, pair), TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_as_it_was(fails: bool) -> None:
+    model = tiny_model("gpt2").train()
+    some = dict(model.named_parameters())
+    some["transformer.wpe.weight"].requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in some.items()}
+    pair = random_pair(VOCABULARY, prompt=3, chosen=3, rejected=3, seed=1)
+    if fails:
+        pair = TokenizedPair(TokenizedResponse((1, VOCABULARY + 5, 2), 1), pair.rejected)
+    with Engine(model, some) as engine:
+        assert not model.training
+        if fails:
+            with pytest.raises(IndexError):
+                engine.measure([pair])
+        else:
+            engine.measure([pair])
+    assert model.training
+    assert {name: parameter.requires_grad for name, parameter in some.items()} == before
+    assert all(parameter.grad is None for parameter in some.values())
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._backward_hooks

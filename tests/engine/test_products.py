@@ -1,0 +1,84 @@
+"""Each product function against the gradients it avoids building."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from entangle_cli.engine import products
+from entangle_cli.engine.products import (
+    InputGrams,
+    Tiling,
+    gram_is_cheaper,
+    gram_products,
+    lookup_products,
+    materialised_products,
+    per_row_sum,
+)
+
+
+def from_gradients(gradients: Tensor) -> Tensor:
+    """Products by definition; rows first."""
+    flat = gradients.flatten(1)
+    chosen, rejected = flat.chunk(2)
+    return torch.stack([(chosen * chosen).sum(1), (rejected * rejected).sum(1), (chosen * rejected).sum(1)])
+
+
+def factors(shared: int, tokens: int = 11) -> tuple[Tensor, Tensor]:
+    """Inputs that the rows of a pair share at first, and output gradients, for three pairs."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, tokens, 4, generator=generator, dtype=torch.float64)
+    inputs[3:, :shared] = inputs[:3, :shared]
+    return inputs, torch.randn(6, tokens, 5, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("tile_tokens", [2, 4, 128])
+@pytest.mark.parametrize("shared", [0, 1, 6, 11])
+def test_both_routes_equal_the_definition(shared: int, tile_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "TILE_TOKENS", tile_tokens)
+    inputs, gradients = factors(shared)
+    expected = from_gradients(torch.einsum("bti,bto->bio", inputs, gradients))
+    torch.testing.assert_close(gram_products(InputGrams(inputs, shared), gradients), expected)
+    torch.testing.assert_close(materialised_products(inputs, gradients), expected)
+
+
+def test_input_grams_are_computed_once_for_all_their_readers() -> None:
+    inputs, gradients = factors(4)
+    grams = InputGrams(inputs, 4)
+    gram_products(grams, gradients)
+    tiles = dict(grams._tiles)
+    gram_products(grams, 2 * gradients)
+    assert all(grams._tiles[key] is tile for key, tile in tiles.items())
+
+
+@pytest.mark.parametrize(("tokens", "shared"), [(1, 0), (7, 7), (300, 130), (513, 0)])
+def test_a_tiling_covers_every_token_once(tokens: int, shared: int) -> None:
+    tiling = Tiling.of(tokens, shared)
+    covered = [place for stretch in tiling.all for place in range(stretch.start, stretch.stop)]
+    assert covered == list(range(tokens))
+    assert all(stretch.stop <= shared for stretch in tiling.prefix)
+
+
+def test_lookups_equal_the_definition_with_repeated_ids() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 5, (6, 9), generator=generator)
+    gradients = torch.randn(6, 9, 4, generator=generator, dtype=torch.float64)
+    tables = torch.zeros(6, 5, 4, dtype=torch.float64)
+    for row in range(6):
+        tables[row].index_add_(0, ids[row], gradients[row])
+    torch.testing.assert_close(lookup_products(ids, gradients), from_gradients(tables))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 1), (1, 4), ()])
+def test_per_row_sums_are_what_autograd_gives_a_broadcast_parameter(shape: tuple[int, ...]) -> None:
+    values = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    for row in range(2):
+        parameter = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+        (parameter * values[row]).sum().backward()
+        torch.testing.assert_close(per_row_sum(values, torch.Size(shape))[row], parameter.grad.flatten())
+
+
+def test_the_cheaper_route_follows_the_number_of_tokens() -> None:
+    assert gram_is_cheaper(num_tokens=64, num_shared=32, num_inputs=2048, num_outputs=5632, num_users=1)
+    assert not gram_is_cheaper(num_tokens=2048, num_shared=0, num_inputs=64, num_outputs=64, num_users=1)

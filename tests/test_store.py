@@ -1,0 +1,99 @@
+"""Runs on disk: what is written is what is read, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from entangle_cli import store
+from entangle_cli.errors import RunError, UsageError
+from entangle_cli.records import PairRecord
+from entangle_cli.store import STORED_FIELDS, RunWriter, columns_of, newest_run, read_run
+
+IDENTITY: dict[str, Any] = {"model": {"name": "m"}, "data": {"name": "d.jsonl"}, "settings": {"dtype": "float32"}}
+
+
+def record(index: int, **values: Any) -> PairRecord:
+    return PairRecord(index=index, pair_id=f"{index:x}", status="ok", **values)
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    records = [
+        record(3, cosine=0.1 + 0.2, inner_product=-1e300, line=4, chosen_truncated=True, format="TRL standard"),
+        record(0, cosine=None, reason="zero_gradient", detail="Über \u202e \x00"),
+    ]
+    writer = RunWriter.open(tmp_path / "run", IDENTITY, {})
+    writer.add(records)
+    writer.finish("complete")
+    run = read_run(tmp_path / "run")
+    assert run.status == "complete"
+    assert list(run.columns) == list(STORED_FIELDS)
+    assert run.columns["index"].tolist() == [0, 3]
+    assert run.columns["cosine"][1] == 0.1 + 0.2
+    assert math.isnan(run.columns["cosine"][0])
+    assert run.columns["detail"].tolist() == ["Über \u202e \x00", None]
+    assert run.columns["chosen_truncated"][1] == 1.0
+    in_memory = columns_of(records)
+    for name in STORED_FIELDS:
+        np.testing.assert_array_equal(in_memory[name], run.columns[name])
+
+
+def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PART_ROWS", 2)
+    writer = RunWriter.open(tmp_path, IDENTITY, {})
+    for index in range(5):
+        writer.add([record(index)])
+    writer.finish("partial")
+    again = RunWriter.open(tmp_path, IDENTITY, {})
+    assert again.done == set(range(5))
+    again.add([record(5)])
+    again.finish("complete")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [part["file"] for part in manifest["parts"]] == [f"part-{number:06d}.parquet" for number in range(4)]
+    assert [part["rows"] for part in manifest["parts"]] == [2, 2, 1, 1]
+    assert read_run(tmp_path).columns["index"].tolist() == list(range(6))
+
+
+def test_a_part_that_no_manifest_lists_does_not_count(tmp_path: Path) -> None:
+    """As after a crash between writing a part and writing the manifest."""
+    writer = RunWriter.open(tmp_path, IDENTITY, {})
+    writer.add([record(0)])
+    writer.finish("partial")
+    part = next((tmp_path / "pairs").glob("*.parquet"))
+    (tmp_path / "pairs" / "part-000001.parquet").write_bytes(part.read_bytes()[:100])
+    (tmp_path / "pairs" / "part-000002.parquet.tmp").write_bytes(b"half")
+    again = RunWriter.open(tmp_path, IDENTITY, {})
+    assert again.done == {0}
+    again.add([record(1)])
+    again.finish("complete")
+    assert read_run(tmp_path).columns["index"].tolist() == [0, 1]
+
+
+def test_stored_rows_are_plain_parquet(tmp_path: Path) -> None:
+    writer = RunWriter.open(tmp_path, IDENTITY, {})
+    writer.add([record(0, cosine=0.5, chosen_tokens=7)])
+    writer.finish("complete")
+    table = pyarrow.parquet.read_table(tmp_path / "pairs" / "part-000000.parquet")
+    row = table.to_pylist()[0]
+    assert (row["cosine"], row["chosen_tokens"], row["rejected_tokens"]) == (0.5, 7, None)
+
+
+def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:
+    RunWriter.open(tmp_path, IDENTITY, {}).finish("partial")
+    other = {**IDENTITY, "settings": {"dtype": "bfloat16"}}
+    with pytest.raises(UsageError, match="settings dtype"):
+        RunWriter.open(tmp_path, other, {})
+
+
+def test_the_newest_run_is_the_one_written_last(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run below"):
+        newest_run(tmp_path)
+    for name in ("b", "a"):
+        RunWriter.open(tmp_path / name, IDENTITY, {}).finish("complete")
+    assert newest_run(tmp_path).name == "a"
