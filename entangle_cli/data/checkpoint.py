@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -20,7 +21,7 @@ from entangle_cli.errors import ModelError, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
-IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".model"}
+IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".model", ".txt"}
 """Files whose content decides what a checkpoint computes, or how its tokenizer reads."""
 
 
@@ -64,6 +65,7 @@ def load_checkpoint(name: str, dtype: str, device: torch.device) -> Checkpoint:
         ModelError: not there, not a causal LM, incomplete, not finite, or without a usable tokenizer.
     """
     folder = _local_folder(name)
+    name = name if folder is None else str(folder)
     with _translated(name):
         config = AutoConfig.from_pretrained(name)
     _refuse_other_models(name, config)
@@ -152,7 +154,7 @@ def _translated(name: str, what: str = "checkpoint") -> Iterator[None]:
     """Errors of the loading libraries as ours; their first line says what was wrong."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
