@@ -412,7 +412,7 @@ def test_the_libraries_are_quiet_inside_only() -> None:
     logging.set_verbosity_info()
     logging.enable_progress_bar()
     try:
-        with pytest.raises(KeyError), quiet_libraries():
+        with pytest.raises(KeyError), quiet_libraries():  # noqa: PT012
             assert logging.get_verbosity() == logging.ERROR
             assert not logging.is_progress_bar_enabled()
             raise KeyError
