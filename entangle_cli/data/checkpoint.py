@@ -43,6 +43,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UsageError: not a device of this machine.
     """
+    if name == "meta":
+        raise UsageError("--device meta: holds no numbers", "auto, cpu, cuda or cuda:N", "name a device that computes")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -67,18 +69,25 @@ def load_checkpoint(name: str, dtype: str, device: torch.device) -> Checkpoint:
     folder = _local_folder(name)
     name = name if folder is None else str(folder)
     with _translated(name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     _refuse_other_models(name, config)
     with _translated(name):
         # With this flag the stubs' single result is really a pair.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True
+            name,
+            config=config,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are in the loading info, and refused by name
+            trust_remote_code=False,
         )
         model, loading = loaded
     _refuse_incomplete(name, loading)
     _refuse_not_finite(name, model)
+    _refuse_seeing_the_future(name, model)
     with _translated(name, what="tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     return Checkpoint(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
@@ -129,7 +138,7 @@ def select_parameters(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]
 
 def _local_folder(name: str) -> Path | None:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         if (path / "adapter_config.json").exists():
             raise ModelError(
                 f"{name} is a PEFT adapter",
@@ -202,6 +211,18 @@ def _refuse_not_finite(name: str, model: nn.Module) -> None:
                 "finite weights",
                 "take an earlier checkpoint; this one cannot be trained further either",
             )
+
+
+@torch.no_grad()
+def _refuse_seeing_the_future(name: str, model: nn.Module) -> None:
+    """Heads of encoders are listed as causal LMs too, but read the tokens that they should predict."""
+    first, other = model.eval()(input_ids=torch.tensor([[0, 1], [0, 2]]), use_cache=False).logits[:, 0].double()
+    if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
+        raise ModelError(
+            f"{name}: its first prediction depends on the token after it, so that it is not a causal language model",
+            "a model whose attention is causal",
+            "name the policy that will be trained, or set is_decoder in config.json if it is meant to be one",
+        )
 
 
 def _identity(name: str, folder: Path | None, config: Any) -> dict[str, Any]:

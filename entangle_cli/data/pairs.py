@@ -70,6 +70,8 @@ def read_pair(row: RawRow) -> PreferencePair | SkippedRow:
         if row.problem is not None:
             raise _Unusable("malformed", row.problem)
         return _pair(row)
+    except RecursionError:
+        return SkippedRow(row.index, row.line, "malformed", "nested too deeply")
     except _Unusable as unusable:
         return SkippedRow(row.index, row.line, unusable.reason, unusable.detail, holds_pair=unusable.holds_pair)
 
@@ -93,7 +95,11 @@ def _pair(row: RawRow) -> PreferencePair:
         prompt, chosen, rejected = extract_prompt(chosen, rejected)
         if isinstance(prompt, list) and not prompt:
             raise _Unusable("malformed", "the two conversations share no first message", holds_pair=True)
-    tools, kwargs = _tools(value.get("tools")), value.get("chat_template_kwargs") or {}
+    tools = _parsed("tools", value.get("tools"))
+    kwargs = _parsed("chat_template_kwargs", value.get("chat_template_kwargs"))
+    if not isinstance(tools, list | None):
+        raise _Unusable("malformed", f'"tools" is a {_kind(tools)}', holds_pair=True)
+    kwargs = {} if kwargs is None else kwargs
     if not isinstance(kwargs, dict):
         raise _Unusable("malformed", f'"chat_template_kwargs" is a {_kind(kwargs)}', holds_pair=True)
     return PreferencePair(
@@ -148,7 +154,8 @@ def _check_messages(name: str, messages: Messages) -> None:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise _Unusable("malformed", f'"{name}" holds something that is no message with a role', holds_pair=True)
         content = message.get("content")
-        if isinstance(content, list) and any(_is_not_text(block) for block in content):
+        blocks = content if isinstance(content, list) else []
+        if not isinstance(content, str | list | None) or any(map(_is_not_text, blocks)):
             raise _Unusable("malformed", f'"{name}" holds content that is not text', holds_pair=True)
 
 
@@ -162,15 +169,14 @@ def _is_empty(answer: Text) -> bool:
     return not answer or not (answer[-1].get("content") or answer[-1].get("tool_calls"))
 
 
-def _tools(tools: Any) -> list[Any] | None:
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except ValueError as error:
-            raise _Unusable("malformed", f'"tools" is not JSON: {error}', holds_pair=True) from error
-    if not isinstance(tools, list | None):
-        raise _Unusable("malformed", f'"tools" is a {_kind(tools)}', holds_pair=True)
-    return tools
+def _parsed(name: str, value: Any) -> Any:
+    """A column of structure; text, as CSV has it, is its JSON, and no text nothing."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value else None
+    except ValueError as error:
+        raise _Unusable("malformed", f'"{name}" is not JSON: {error}', holds_pair=True) from error
 
 
 def extract_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def open_source(path: Path, split: str | None = None) -> RowSource:
             "check the path; data sets on the hub must be downloaded first",
         )
     try:
-        source = _open_folder(path, split) if path.is_dir() else _open_file(path)
+        source = _open_folder(path, split) if path.is_dir() else _open_file(path, split)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}", "a readable file", "check its permissions") from error
     if source.num_rows == 0:
@@ -75,7 +75,17 @@ def open_source(path: Path, split: str | None = None) -> RowSource:
     return source
 
 
-def _open_file(path: Path) -> RowSource:
+def _refuse_split(path: Path, split: str | None) -> None:
+    if split is not None:
+        raise DataError(
+            f"{path}: --split {split}, but it has no splits",
+            "a folder of several splits written by save_to_disk",
+            "leave --split out, or name that folder",
+        )
+
+
+def _open_file(path: Path, split: str | None) -> RowSource:
+    _refuse_split(path, split)
     suffix = path.suffix.lower()
     if suffix in LINE_SUFFIXES:
         return JsonLines(path)
@@ -101,11 +111,12 @@ def _json_object(path: Path) -> RowSource:
     """One JSON object that wraps a list of rows, or else JSON lines under another name."""
     try:
         document = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return JsonLines(path)
     lists = [value for value in document.values() if isinstance(value, list)] if isinstance(document, dict) else []
     wraps_rows = len(lists) == 1 and all(isinstance(row, dict) for row in lists[0])
-    return JsonArray(path) if wraps_rows and "chosen" not in document else JsonLines(path)
+    is_row = isinstance(document, dict) and "chosen" in document
+    return JsonArray(path) if wraps_rows or is_row else JsonLines(path)
 
 
 def file_sha256(path: Path) -> str:
@@ -168,7 +179,7 @@ class JsonArray(RowSource):
                 f"{path}: broken JSON: {error}", "one JSON array of rows", "repair the file, or write JSON lines"
             ) from error
         if isinstance(document, dict):
-            document = next(value for value in document.values() if isinstance(value, list))
+            document = [document] if "chosen" in document else next(v for v in document.values() if isinstance(v, list))
         self._rows = document
         self.num_rows = len(document)
 
@@ -198,28 +209,33 @@ class Delimited(RowSource):
     def rows(self) -> Iterator[RawRow]:
         """All rows; the line is the one on which the row starts."""
         with self.path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=self._delimiter)
-            start = 2
-            for index, cells in enumerate(reader):
-                yield self._row(index, start, cells)
-                start = reader.line_num + 1
+            reader = csv.reader(file, delimiter=self._delimiter)
+            header = next(reader, [])
+            index, end = 0, reader.line_num
+            for cells in reader:
+                start, end = end + 1, reader.line_num
+                if cells:  # a blank line is no row
+                    yield self._row(index, start, header, cells)
+                    index += 1
 
     @staticmethod
-    def _row(index: int, line: int, cells: dict[Any, Any]) -> RawRow:
-        if None in cells:
-            return RawRow(index, None, line, f"{len(cells[None])} more cells than the header has")
-        if missing := [name for name, cell in cells.items() if cell is None]:
+    def _row(index: int, line: int, header: list[str], cells: list[str]) -> RawRow:
+        if len(cells) > len(header):
+            return RawRow(index, None, line, f"{len(cells) - len(header)} more cells than the header has")
+        if missing := header[len(cells) :]:
             return RawRow(index, None, line, f"no cell for {', '.join(missing)}")
-        return RawRow(index, {name: _list_or_text(cell) for name, cell in cells.items()}, line)
+        return RawRow(index, {name: _messages_or_text(cell) for name, cell in zip(header, cells, strict=True)}, line)
 
 
-def _list_or_text(cell: str) -> Any:
-    if cell.lstrip().startswith("[{"):
-        try:
-            return json.loads(cell)
-        except ValueError:
-            return cell
-    return cell
+def _messages_or_text(cell: str) -> Any:
+    """Only messages are parsed: an answer may be JSON itself."""
+    if not cell.lstrip().startswith("[{"):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    return value if all(isinstance(item, dict) and "role" in item for item in value) else cell
 
 
 class Parquet(RowSource):
@@ -243,15 +259,35 @@ class Parquet(RowSource):
         import pyarrow.parquet
 
         index = 0
-        for batch in pyarrow.parquet.ParquetFile(self.path).iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                yield RawRow(index, value)
-                index += 1
+        try:
+            file = pyarrow.parquet.ParquetFile(self.path)
+            decode = _json_decoder(file.schema_arrow)
+            for batch in file.iter_batches(batch_size=1024):
+                for value in batch.to_pylist():
+                    yield RawRow(index, decode(value))
+                    index += 1
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self.path}, after row {index}: {error}",
+                "a whole Parquet file",
+                "check that it was copied completely",
+            ) from error
+
+
+def _json_decoder(schema: Any) -> Callable[[Any], Any]:
+    """Parses what `datasets` writes as Arrow's JSON type, which pyarrow gives as text."""
+    if "extension<arrow.json>" not in schema.to_string(truncate_metadata=True, show_schema_metadata=False):
+        return lambda value: value
+    import datasets
+
+    decode: Callable[[Any], Any] = datasets.Features.from_arrow_schema(schema).decode_example
+    return decode
 
 
 def _open_folder(path: Path, split: str | None) -> RowSource:
     if (path / "dataset_dict.json").exists():
         return SavedDataset(_split_folder(path, split))
+    _refuse_split(path, split)
     if (path / "state.json").exists():
         return SavedDataset(path)
     raise DataError(
@@ -262,7 +298,12 @@ def _open_folder(path: Path, split: str | None) -> RowSource:
 
 
 def _split_folder(path: Path, split: str | None) -> Path:
-    splits: list[str] = json.loads((path / "dataset_dict.json").read_text())["splits"]
+    try:
+        splits: list[str] = json.loads((path / "dataset_dict.json").read_text())["splits"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: dataset_dict.json names no splits", "a folder written by datasets' save_to_disk", "write it again"
+        ) from error
     chosen = split or (splits[0] if len(splits) == 1 else None)
     if chosen is None or chosen not in splits:
         raise DataError(

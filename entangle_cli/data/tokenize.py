@@ -33,6 +33,8 @@ class TokenSettings:
     truncation: Truncation = Truncation.KEEP_START
     position_limit: int | None = None
     """Positions that the model has embeddings for; None where positions are computed."""
+    num_embeddings: int | None = None
+    """Tokens that the model has embeddings for; None for as many as the tokenizer has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,10 @@ def tokenize_pair(
     except _TemplateError as error:
         return SkippedRow(pair.index, pair.line, "malformed", str(error), pair.pair_id)
     shared = min(_common_prefix(prompt_ids, chosen_ids), _common_prefix(prompt_ids, rejected_ids))
+    largest = max([*prompt_ids, *chosen_ids, *rejected_ids], default=0)
+    if settings.num_embeddings is not None and largest >= settings.num_embeddings:
+        detail = f"token {largest} of the tokenizer, the model has embeddings for {settings.num_embeddings}"
+        return SkippedRow(pair.index, pair.line, "malformed", detail, pair.pair_id)
     limit = settings.max_length
     if limit is not None and settings.truncation is Truncation.KEEP_START and shared >= limit:
         detail = f"the prompt has {shared} tokens, --max-length is {limit}"
@@ -105,7 +111,10 @@ def _three_tokenisations(
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text=text)["input_ids"])
+    try:
+        return list(tokenizer(text=text)["input_ids"])
+    except TypeError as error:  # a lone surrogate is no text that could be encoded
+        raise _TemplateError(f"the tokenizer refuses the text: {error}") from error
 
 
 def _conversation_ids(
@@ -118,7 +127,10 @@ def _conversation_ids(
         encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **settings)
     except Exception as error:  # templates are programs: they raise whatever they like
         raise _TemplateError(f"the chat template refuses the conversation: {error}") from error
-    return list(encoded["input_ids"])
+    ids = list(encoded["input_ids"])
+    if not all(isinstance(token, int) for token in ids):
+        raise _TemplateError("the chat template arguments change the form of the token ids")
+    return ids
 
 
 def _common_prefix(ids: list[int], other: list[int]) -> int:

@@ -72,7 +72,12 @@ class Scan:
         self._engine = engine
         self._settings = settings
         self._selected = _selected_rows(source.num_rows, settings)
-        self._tokens = TokenSettings(settings.max_length, Truncation(settings.truncation), checkpoint.position_limit)
+        self._tokens = TokenSettings(
+            settings.max_length,
+            Truncation(settings.truncation),
+            checkpoint.position_limit,
+            getattr(checkpoint.model.get_input_embeddings(), "num_embeddings", None),
+        )
         tokenizer = checkpoint.tokenizer
         self.identity = _identity(source, checkpoint, settings)
         self.about = {

@@ -207,7 +207,6 @@ def test_a_json_file_is_an_array_or_lines_by_its_content(lead: bytes, tmp_path: 
 def test_one_row_that_holds_lists_is_not_taken_for_a_wrapper(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": [{"role": "assistant", "content": "c"}], "rejected": "r"}
     source = source_of(tmp_path, "a.json", json.dumps(row).encode())
-    assert source.kind == "JSON lines"
     assert [row.value for row in source.rows()] == [row]
 
 
@@ -236,7 +235,6 @@ def test_rows_of_a_csv_start_where_they_say(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the line after the last row is taken, blank or not")
 def test_blank_lines_of_a_csv_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
     source = source_of(tmp_path, "a.csv", b"prompt,chosen,rejected\n\n\na,b,c\n\nd,e,f\n")
     assert [(row.index, row.line) for row in source.rows()] == [(0, 4), (1, 6)]
@@ -256,14 +254,12 @@ def test_a_cell_is_a_list_only_when_it_is_one(tmp_path: Path) -> None:
     assert read == [[{"role": "user", "content": "x"}], [{"role": "user"}], "[{broken", "[1, 2]", "{}", "4"]
 
 
-@pytest.mark.xfail(strict=True, reason="defect: any list of objects is parsed, not only messages")
 def test_an_answer_in_json_stays_text(tmp_path: Path) -> None:
     row = {"prompt": "As JSON:", "chosen": '[{"answer": 4}]', "rejected": "4"}
     write_delimited(tmp_path / "a.csv", [row], ",")
     assert next(open_source(tmp_path / "a.csv").rows()).value == row
 
 
-@pytest.mark.xfail(strict=True, reason="defect: RecursionError", raises=RecursionError)
 def test_a_cell_nested_too_deeply_is_text(tmp_path: Path) -> None:
     cell = '[{"a":' * 100_000
     write_delimited(tmp_path / "a.csv", [{"chosen": cell, "rejected": "r"}], ",")
@@ -297,13 +293,11 @@ def test_a_saved_data_set_of_mixed_rows_keeps_their_types(tmp_path: Path) -> Non
     assert [row.value for row in open_source(tmp_path / "saved").rows()] == mixed_rows()
 
 
-@pytest.mark.xfail(strict=True, reason="defect: columns of Arrow's JSON type are read as the JSON text")
 def test_a_parquet_file_of_mixed_rows_keeps_their_types(tmp_path: Path) -> None:
     datasets.Dataset.from_list(mixed_rows(), on_mixed_types="use_json").to_parquet(tmp_path / "a.parquet")
     assert [row.value for row in open_source(tmp_path / "a.parquet").rows()] == mixed_rows()
 
 
-@pytest.mark.xfail(strict=True, reason="defect: arguments of Arrow's JSON type are read as the JSON text")
 def test_a_parquet_file_keeps_tool_arguments(tmp_path: Path) -> None:
     rows = [
         {"chosen": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]}
@@ -363,7 +357,6 @@ def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
         source_of(tmp_path, "cut.parquet", content[: len(content) // 2])
 
 
-@pytest.mark.xfail(strict=True, reason="defect: Arrow's OSError while the rows are read", raises=OSError)
 def test_a_parquet_file_with_rotten_pages_is_refused(tmp_path: Path) -> None:
     rows = [{"chosen": f"answer {number}", "rejected": "no"} for number in range(3000)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "whole.parquet", compression="zstd")
@@ -382,21 +375,24 @@ def test_a_saved_data_set_without_its_files_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{broken", "{}", '{"splits": ["train"]}'])
-def test_a_broken_list_of_splits_is_refused(content: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if "train" not in content:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="defect: JSONDecodeError, KeyError"))
+def test_a_broken_list_of_splits_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text(content)
     with pytest.raises(DataError):
         open_source(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="defect: RecursionError", raises=RecursionError)
 def test_a_json_object_nested_too_deeply_is_a_broken_row(tmp_path: Path) -> None:
     source = source_of(tmp_path, "a.json", b'{"a":' * 100_000)
     assert (problems(source)[0] or "").startswith("unreadable JSON: ")
 
 
-@pytest.mark.xfail(strict=True, reason="defect: read line by line, every line a broken row")
 def test_one_row_over_several_lines_is_one_row(tmp_path: Path) -> None:
     source = source_of(tmp_path, "a.json", json.dumps(TEXT[0], indent=2).encode())
     assert [row.value for row in source.rows()] == [TEXT[0]]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_a_split_that_cannot_be_is_refused_instead_of_ignored(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"chosen": "a", "rejected": "b"}\n')
+    with pytest.raises(DataError, match="--split train, but it has no splits"):
+        open_source(tmp_path / name, split="train")

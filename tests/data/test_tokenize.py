@@ -156,7 +156,6 @@ def test_keep_start_cuts_the_end_and_drops_what_has_no_room_to_answer(limit: int
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.xfail(reason="known defect, see the README's limits", strict=False)
 def test_keep_end_cuts_the_start_of_each_response_on_its_own(limit: int) -> None:
     row = texts(words(4), " sky", " is the is")
     whole = tokenized(row).pair
@@ -213,7 +212,6 @@ def test_what_the_library_refuses_is_malformed(more: Row) -> None:
     assert detail.startswith("the chat template refuses the conversation: ")
 
 
-@pytest.mark.xfail(strict=True, reason="defect: TypeError of the tokenizer", raises=TypeError)
 def test_half_a_character_is_malformed() -> None:
     """JSON may hold a lone surrogate, which is no text that could be encoded."""
     row = json.loads('{"prompt": "2+2=", "chosen": "4 \\ud83d", "rejected": "5"}')
@@ -221,7 +219,6 @@ def test_half_a_character_is_malformed() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["pt", "np"])
-@pytest.mark.xfail(strict=True, reason="defect: ids that are no list of numbers")
 def test_template_arguments_that_change_the_type_of_the_ids_are_malformed(wanted: str) -> None:
     row = chat("Hi", "Hello, how can I help?", "Go", chat_template_kwargs={"return_tensors": wanted})
     assert skipped(row)[0] == "malformed"
@@ -272,14 +269,15 @@ def test_a_model_of_few_positions_measures_what_fits(tmp_path: Path) -> None:
     assert records[1].chosen_log_prob == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="defect: IndexError in the embedding, an assertion on CUDA", raises=IndexError)
-def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
+def test_a_token_that_the_model_has_no_embedding_for_spoils_its_row_only(tmp_path: Path) -> None:
+    """Many fine-tuned checkpoints have a tokenizer with more tokens than the model, which the data rarely holds."""
     tokenizer = small_tokenizer()
     model = tiny_llama(tokenizer)
     tokenizer.add_tokens(["<|new|>"])
     folder = saved_model(tmp_path / "model", model, tokenizer)
-    with pytest.raises(ModelError):
-        scanned(folder, [texts("a", "<|new|>", "b")])
+    records = scanned(folder, [texts("a", "<|new|>", "b"), texts("a", "b", "c")])
+    assert [record.status for record in records] == ["skipped", "ok"]
+    assert "360" in (records[0].detail or "")
 
 
 TEXTS = st.text(alphabet="The skyblu.,\n é🙂", min_size=1, max_size=20)
