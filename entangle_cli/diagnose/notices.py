@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from entangle_cli.data.pairs import PairFormat
 from entangle_cli.records import Notice
-
-TRANSCRIPT_FORMAT = "hh-rlhf transcript, read as TRL reads it"
 
 
 def run_notices(manifest: Mapping[str, Any], columns: Mapping[str, Any]) -> list[Notice]:
     """Notices in the order of their weight; none when there is nothing to say."""
     notices = []
-    if count := int(np.count_nonzero(columns["format"] == TRANSCRIPT_FORMAT)):
+    if count := int(np.count_nonzero(columns["format"] == PairFormat.TRANSCRIPT.value)):
         notices.append(
             Notice(
                 "W-TRANSCRIPT",

@@ -46,6 +46,10 @@ doubled use makes.
 """
 
 
+CAUSAL_SHARE = 0.01
+"""Share of the agreement within which a causal model's log-probs in parts must add up: only their rounding differs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Every parameter asked for, under exactly one rule."""
@@ -83,8 +87,8 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
         model: frozen.
         dtype: what the model computes in; sets the agreement demanded.
     Raises:
-        ModelError: the model's log-probs on the probe are not finite.
-    Cost: four forwards and three backwards of a few tokens, memory of the largest single parameter's gradient.
+        ModelError: the model's log-probs on the probe are not finite, or depend on later tokens.
+    Cost: a few forwards and three backwards of a few tokens, memory of the largest single parameter's gradient.
     """
     device = head.weight_VD.device
     probe = _probe_pair(head.weight_VD.shape[0])
@@ -170,6 +174,7 @@ def _checked(
             "finite numbers",
             "check the checkpoint for NaN or infinite weights, or choose a wider --dtype",
         )
+    _refuse_seeing_the_future(model, probe.chosen, reference_log_probs[0], tolerance)
     for ours, reference in zip(measured.log_probs_B.tolist(), reference_log_probs, strict=True):
         if abs(ours - reference) > tolerance * max(1.0, abs(reference)):
             return _all_slow(plan.numel, "the model's logits are not its unembedding of the last hidden states")
@@ -182,6 +187,26 @@ def _checked(
         if not _agree(values, by_autograd[name], totals, tolerance):
             disagreeing[name] = "an unseen function: the probe disagrees with autograd"
     return plan.with_slow(disagreeing) if disagreeing else plan
+
+
+def _refuse_seeing_the_future(
+    model: nn.Module, response: TokenizedResponse, whole_log_prob: float, tolerance: float
+) -> None:
+    """Refuse a model whose predictions depend on later tokens, as heads on bidirectional encoders do.
+
+    In a causal model the log-prob of a response is that of its start, read without the rest, plus that of the rest.
+    """
+    middle = (response.first_scored + len(response.ids)) // 2
+    start = TokenizedResponse(response.ids[:middle], response.first_scored)
+    rest = TokenizedResponse(response.ids, middle)
+    with torch.no_grad():
+        in_parts = float(response_log_prob(model, start)) + float(response_log_prob(model, rest))
+    if abs(in_parts - whole_log_prob) > tolerance * CAUSAL_SHARE * max(1.0, abs(whole_log_prob)):
+        raise ModelError(
+            f"{type(model).__name__}: the probability of a token depends on the tokens after it",
+            "a causal language model",
+            "name the policy that will be trained, or set is_decoder in config.json if it is meant to be one",
+        )
 
 
 def _reference_products(

@@ -20,7 +20,6 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
-    BertLMHeadModel,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -189,13 +188,6 @@ def test_a_model_of_another_kind_is_refused_by_name(name: str, tmp_path: Path) -
 def test_an_encoder_decoder_is_refused_without_its_architecture(tmp_path: Path) -> None:
     T5Config(vocab_size=360, d_model=16).save_pretrained(tmp_path)
     assert refusal(tmp_path) == f"{tmp_path} is t5, not a causal language model"
-
-
-def test_a_head_on_a_model_that_sees_the_future_is_refused(tmp_path: Path) -> None:
-    """BertLMHeadModel is listed as a causal LM, but is one only when its config says `is_decoder`."""
-    causal = save(BertLMHeadModel(BertConfig(**SMALL, is_decoder=True)), tmp_path / "causal")
-    assert load(causal).model.config.is_decoder
-    assert "causal" in refusal(save(BertLMHeadModel(BertConfig(**SMALL)), tmp_path / "other"))
 
 
 def test_a_missing_weight_is_refused_by_name(copied: Path) -> None:
