@@ -38,9 +38,8 @@ def scan(
         if output is None:
             columns = columns_of([record for records in ready.records() for record in records])
         else:
-            writer = open_run(Path(output), ready.identity, ready.about)
-            for records in ready.records(frozenset(writer.done)):
-                writer.add(records)
-            writer.finish("complete")
+            with open_run(Path(output), ready.identity, ready.about) as writer:
+                for records in ready.records(frozenset(writer.done)):
+                    writer.add(records)
             columns = dict(read_run(writer.folder).columns)
     return [PairRecord(**row) for row in rows(with_movements(columns, settings.loss, settings.dtype))]

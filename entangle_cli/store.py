@@ -14,7 +14,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -53,6 +54,8 @@ SCHEMA_OF_PARTS = pyarrow.schema([(name, _arrow_type(name)) for name in STORED_F
 
 class RunWriter:
     """A run that is being written, or that goes on.
+
+    A context manager: on leaving, the run is complete, or partial where an exception ends it.
 
     Attributes:
         folder: where it is.
@@ -113,6 +116,13 @@ class RunWriter:
         writer.flush()
         return writer
 
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        self._manifest["status"] = "complete" if kind is None else "partial"
+        self.flush()
+
     def add(self, records: Sequence[PairRecord]) -> None:
         """Take records; every so often they become a part.
 
@@ -129,22 +139,11 @@ class RunWriter:
         Raises:
             UnfinishedError: see `add`.
         """
-        try:
+        with _writing(self.folder):
             if self._pending:
                 self._write_part()
             self._write_manifest()
-        except OSError as error:
-            raise UnfinishedError(
-                f"{self.folder}: {error.strerror or error}",
-                "room and permission to write the run",
-                "make room and give the same command again; it goes on from the last part",
-            ) from error
         self._last_part = time.monotonic()
-
-    def finish(self, status: str) -> None:
-        """Write everything, with the run's final status: `complete` or `partial`."""
-        self._manifest["status"] = status
-        self.flush()
 
     def _write_part(self) -> None:
         parts = self._manifest["parts"]
@@ -164,6 +163,29 @@ class RunWriter:
         self._manifest["updated"] = _now()
         self._manifest["seconds"] = self._seconds_before + time.monotonic() - self._started
         write_json(self.folder / "manifest.json", self._manifest)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Errors of the file system as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise UnfinishedError(
+            f"{folder}: {error.strerror or error}",
+            "room and permission to write the run",
+            "make room and give the same command again; it goes on from the last part",
+        ) from error
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write a run's aggregates.
+
+    Raises:
+        UnfinishedError: they cannot be written, as on a full disk.
+    """
+    with _writing(folder):
+        write_json(folder / "summary.json", summary)
 
 
 def open_run(folder: Path | None, identity: Mapping[str, Any], about: Mapping[str, Any]) -> RunWriter:

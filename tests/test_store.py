@@ -28,9 +28,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         record(3, cosine=0.1 + 0.2, inner_product=-1e300, line=4, chosen_truncated=True, format="TRL standard"),
         record(0, cosine=None, reason="zero_gradient", detail="Über \u202e \x00"),
     ]
-    writer = RunWriter.open(tmp_path / "run", IDENTITY, {})
-    writer.add(records)
-    writer.finish("complete")
+    with RunWriter.open(tmp_path / "run", IDENTITY, {}) as writer:
+        writer.add(records)
     run = read_run(tmp_path / "run")
     assert run.status == "complete"
     assert list(run.columns) == list(STORED_FIELDS)
@@ -46,14 +45,19 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "PART_ROWS", 2)
-    writer = RunWriter.open(tmp_path, IDENTITY, {})
-    for index in range(5):
-        writer.add([record(index)])
-    writer.finish("partial")
-    again = RunWriter.open(tmp_path, IDENTITY, {})
-    assert again.done == set(range(5))
-    again.add([record(5)])
-    again.finish("complete")
+
+    def written_until_interrupted() -> None:
+        with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+            for index in range(5):
+                writer.add([record(index)])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        written_until_interrupted()
+    assert read_run(tmp_path).status == "partial"
+    with RunWriter.open(tmp_path, IDENTITY, {}) as again:
+        assert again.done == set(range(5))
+        again.add([record(5)])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert [part["file"] for part in manifest["parts"]] == [f"part-{number:06d}.parquet" for number in range(4)]
     assert [part["rows"] for part in manifest["parts"]] == [2, 2, 1, 1]
@@ -62,30 +66,27 @@ def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_part_that_no_manifest_lists_does_not_count(tmp_path: Path) -> None:
     """As after a crash between writing a part and writing the manifest."""
-    writer = RunWriter.open(tmp_path, IDENTITY, {})
-    writer.add([record(0)])
-    writer.finish("partial")
+    with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+        writer.add([record(0)])
     part = next((tmp_path / "pairs").glob("*.parquet"))
     (tmp_path / "pairs" / "part-000001.parquet").write_bytes(part.read_bytes()[:100])
     (tmp_path / "pairs" / "part-000002.parquet.tmp").write_bytes(b"half")
-    again = RunWriter.open(tmp_path, IDENTITY, {})
-    assert again.done == {0}
-    again.add([record(1)])
-    again.finish("complete")
+    with RunWriter.open(tmp_path, IDENTITY, {}) as again:
+        assert again.done == {0}
+        again.add([record(1)])
     assert read_run(tmp_path).columns["index"].tolist() == [0, 1]
 
 
 def test_stored_rows_are_plain_parquet(tmp_path: Path) -> None:
-    writer = RunWriter.open(tmp_path, IDENTITY, {})
-    writer.add([record(0, cosine=0.5, chosen_tokens=7)])
-    writer.finish("complete")
+    with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+        writer.add([record(0, cosine=0.5, chosen_tokens=7)])
     table = pyarrow.parquet.read_table(tmp_path / "pairs" / "part-000000.parquet")
     row = table.to_pylist()[0]
     assert (row["cosine"], row["chosen_tokens"], row["rejected_tokens"]) == (0.5, 7, None)
 
 
 def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:
-    RunWriter.open(tmp_path, IDENTITY, {}).finish("partial")
+    RunWriter.open(tmp_path, IDENTITY, {})
     other = {**IDENTITY, "settings": {"dtype": "bfloat16"}}
     with pytest.raises(UsageError, match="settings dtype"):
         RunWriter.open(tmp_path, other, {})
@@ -95,5 +96,5 @@ def test_the_newest_run_is_the_one_written_last(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run below"):
         newest_run(tmp_path)
     for name in ("b", "a"):
-        RunWriter.open(tmp_path / name, IDENTITY, {}).finish("complete")
+        RunWriter.open(tmp_path / name, IDENTITY, {})
     assert newest_run(tmp_path).name == "a"

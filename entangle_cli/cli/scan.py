@@ -124,20 +124,17 @@ def _measure_all(ready: Scan, writer: RunWriter, *, quiet: bool) -> None:
     from entangle_cli.cli.progress import progress
 
     try:
-        with progress(ready.plan.num_selected, len(writer.done), quiet=quiet) as advance:
+        with writer, progress(ready.plan.num_selected, len(writer.done), quiet=quiet) as advance:
             for records in ready.records(frozenset(writer.done)):
                 writer.add(records)
                 advance(num_rows=len(records))
-    except BaseException as error:
-        writer.finish("partial")
-        if isinstance(error, KeyboardInterrupt):
-            print(
-                f"interrupted: {len(writer.done):,} of {ready.plan.num_selected:,} rows are in {writer.folder}; "
-                "the same command goes on from there",
-                file=sys.stderr,
-            )
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {len(writer.done):,} of {ready.plan.num_selected:,} rows are in {writer.folder}; "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
         raise
-    writer.finish("complete")
 
 
 def _show_result(
@@ -145,10 +142,10 @@ def _show_result(
 ) -> int:
     from entangle_cli.cli.judged import read_judged, show_gate
     from entangle_cli.report.terminal import console_for
-    from entangle_cli.store import write_json
+    from entangle_cli.store import write_summary
 
     judged = read_judged(folder, settings.loss.name, settings.loss.beta)
-    write_json(folder / "summary.json", judged.summary)
+    write_summary(folder, judged.summary)
     if json_file is not None:
         _write_document(json_file, judged)
     console = console_for(sys.stdout)

@@ -25,7 +25,7 @@ from entangle_cli.engine.products import (
     per_row_sum,
     vector_products,
 )
-from entangle_cli.engine.recorder import Consume, Recorder, Use, UseKind
+from entangle_cli.engine.recorder import Consume, Recorder, Unrecognised, Use, UseKind
 
 
 class Route(str, Enum):
@@ -112,8 +112,12 @@ def record_forward(
     """
     num_rows, num_tokens = batch.ids_BT.shape
     recorder = Recorder(names, (num_rows, num_tokens), head.weight_VD, consume)
-    with torch.enable_grad(), recorder:
-        model(input_ids=batch.ids_BT, use_cache=False)
+    try:
+        with torch.enable_grad(), recorder:
+            model(input_ids=batch.ids_BT, use_cache=False)
+    except Unrecognised as error:
+        # Other uses fall back inside the recorder; only an unembedding of something else than every position ends here.
+        raise HeadNotFound from error
     if recorder.hidden is None:
         raise HeadNotFound
     return recorder

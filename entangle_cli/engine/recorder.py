@@ -144,7 +144,11 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _cut_off(self, hidden: Tensor) -> Tensor:
-        """Keep the unembedding's input; the model gets a row of zeros a sequence instead of its logits."""
+        """Keep the unembedding's input; the model gets a row of zeros a sequence instead of its logits.
+
+        Raises:
+            Unrecognised: the input is not every position, or the unembedding was applied before.
+        """
         if self.hidden is not None or hidden.numel() != self._num_rows * self._num_tokens * hidden.shape[-1]:
             raise Unrecognised
         self.hidden = hidden.reshape(self._num_rows, self._num_tokens, hidden.shape[-1])

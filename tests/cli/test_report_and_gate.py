@@ -61,9 +61,8 @@ def write_run(records: list[PairRecord], folder: str = "run") -> Path:
         "tokenizer": {"eos_token": "</s>"},
         "environment": {"device": "cpu"},
     }
-    writer = RunWriter.open(Path(folder), identity, about)
-    writer.add(records)
-    writer.finish("complete")
+    with RunWriter.open(Path(folder), identity, about) as writer:
+        writer.add(records)
     return writer.folder
 
 

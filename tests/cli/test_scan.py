@@ -187,6 +187,22 @@ def test_a_full_disk_ends_with_4_and_the_run_goes_on(entangle: Entangle, monkeyp
     assert entangle("scan", MODEL, LONG, "--limit", "3", "-o", "run", "-q").code == 0
 
 
+def test_a_disk_that_fills_up_at_the_summary_is_told_in_three_lines(
+    entangle: Entangle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store.write_atomically
+
+    def full_for_the_summary(path: Path, content: bytes) -> None:
+        if path.name == "summary.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(store, "write_atomically", full_for_the_summary)
+    assert_refused(
+        entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run"), 4, "No space left on device", "make room"
+    )
+
+
 def assert_refused(outcome: Any, code: int, *words: str) -> None:
     assert outcome.code == code, outcome.err
     message = outcome.err[outcome.err.index("error:") :]

@@ -227,6 +227,29 @@ def test_logits_that_are_not_the_unembedding_go_through_the_model() -> None:
             assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
 
 
+def test_an_unembedding_of_the_last_positions_only_goes_through_the_model() -> None:
+    """As in a model that keeps only some logits: the head cannot be cut off there."""
+    model = tiny_model("llama")
+    head = model.lm_head
+    model.lm_head = _HeadTwice(head)
+    model.get_output_embeddings = lambda: head
+    pair = random_pair(VOCABULARY, prompt=4, chosen=5, rejected=6, seed=5)
+    with TrueFloat64(), Engine(model, dict(model.named_parameters())) as engine:
+        assert engine.plan.whole_model_slow
+        assert_close(engine.measure([pair])[0], truth(model, pair), TOLERANCES[torch.float64])
+
+
+class _HeadTwice(nn.Module):
+    """Applies the unembedding to the last position first, and then to all."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.inner(values) + 0.0 * self.inner(values[:, -1:])
+
+
 def test_the_padding_row_of_a_table_takes_no_gradient() -> None:
     model = tiny_model("llama")
     pair = TokenizedPair(TokenizedResponse((4, 0, 7, 0, 9), 2), TokenizedResponse((4, 0, 8, 8), 2))
