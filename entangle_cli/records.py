@@ -48,8 +48,10 @@ class ScanSettings:
     max_length: int | None = 1024
     """Tokens of prompt and response together; None for no limit."""
     truncation: str = "keep_start"
-    parameters: str = "all"
-    """`all`, or a regular expression on parameter names."""
+    parameters: str | None = None
+    """`all`, `adapter`, or a regular expression on parameter names; None for an adapter's where there is one."""
+    base_model: str | None = None
+    """Base of an adapter; None for the one its config names."""
     limit: int | None = None
     """Only the first rows."""
     sample: int | None = None
@@ -61,7 +63,7 @@ class ScanSettings:
     """Weighs the gradients afterwards; what is measured does not depend on it."""
     device: str = "auto"
     batch_tokens: int | None = None
-    """Tokens of a batch, padding included; None for the device's default."""
+    """Tokens of a batch, padding included; None for what is fast and fits into memory."""
     strict: bool = False
     """Whether the first row that cannot be measured ends the scan."""
 
@@ -86,6 +88,21 @@ class ScanPlan:
     device: str
     dtype: str
     batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanEstimate:
+    """What a scan will take, from two batches of its first window that were measured."""
+
+    pair_seconds: float
+    """Of a pair in the batch of median length."""
+    total_seconds: float
+    """Of all selected rows, if they are like the first ones."""
+    weight_bytes: int
+    peak_bytes: int | None
+    """Largest size of the process or the device's memory in use, in the batch of the longest pairs; None if unknown."""
+    longest_tokens: int
+    """Tokens of the longest sequence seen."""
 
 
 @dataclass(frozen=True, slots=True)

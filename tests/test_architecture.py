@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 ONLY_IN = {
-    "torch": {"engine", "data.checkpoint", "diagnose.scan"},
+    "torch": {"engine", "data.checkpoint", "diagnose"},
+    "peft": {"data.adapter"},
     "transformers": {"data"},
     "datasets": {"data"},
     "typer": {"cli"},

@@ -26,5 +26,5 @@ class TrueFloat64(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-CASTS = {torch.Tensor.float, torch.Tensor.to}
+CASTS = {torch.Tensor.float, torch.Tensor.to, torch.Tensor.type}
 DTYPE_ARGUMENTS = {torch.nn.functional.softmax, torch.softmax}

@@ -58,15 +58,23 @@ def scan(
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
     split: Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default by device.")
+        int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default: what is fast and fits.")
     ] = None,
     parameters: Annotated[
-        str, typer.Option(help="Parameters that count: all, or a regular expression on their names.")
-    ] = "all",
+        str | None,
+        typer.Option(
+            help="Parameters that count: all, adapter, or a regular expression on their names; "
+            "default: an adapter's where MODEL is one, else all."
+        ),
+    ] = None,
+    base_model: Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")] = None,
     loss: LossName = "sigmoid",
     beta: Beta = 0.1,
     fail_if: FailIf = None,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first row that cannot be measured.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, the memory and the time it will take, and stop.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only a gate's verdict and errors.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -82,6 +90,7 @@ def scan(
         max_length=max_length or None,
         truncation=truncation.value,
         parameters=parameters,
+        base_model=base_model,
         limit=limit,
         sample=sample,
         seed=seed,
@@ -91,6 +100,9 @@ def scan(
         batch_tokens=batch_tokens,
         strict=strict,
     )
+    if dry_run:
+        _print_estimate(model, data, settings)
+        return
     folder = _scan_into_run(model, data, settings, output, quiet=quiet)
     raise typer.Exit(_show_result(folder, settings, json_file, rules, quiet=quiet))
 
@@ -100,6 +112,15 @@ def _refuse_unwritable(json_file: Path | None) -> None:
         raise UsageError(
             f"--json {json_file}: no such folder", "a file in a folder that exists", "make the folder first"
         )
+
+
+def _print_estimate(model: str, data: Path, settings: ScanSettings) -> None:
+    from entangle_cli.diagnose.scan import open_scan
+    from entangle_cli.report.terminal import console_for, plan_lines
+
+    console = console_for(sys.stdout)
+    with open_scan(model, data, settings) as ready:
+        console.print(plan_lines(ready.plan, ready.estimate()))
 
 
 def _scan_into_run(model: str, data: Path, settings: ScanSettings, output: Path | None, *, quiet: bool) -> Path:

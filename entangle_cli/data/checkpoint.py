@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from entangle_cli.data.adapter import base_of, is_adapter, with_adapter
 from entangle_cli.data.rows import file_sha256
 from entangle_cli.errors import ModelError, UsageError
 
@@ -35,6 +36,8 @@ class Checkpoint:
     """JSON-able: name, and the SHA-256 of each file or the hub's commit."""
     position_limit: int | None
     """Sequence positions that have learned embeddings; None where positions are computed."""
+    adapter_parameters: frozenset[str] = frozenset()
+    """Names of the parameters that an adapter trains; empty for a plain checkpoint."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -55,16 +58,64 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_checkpoint(name: str, dtype: str, device: torch.device) -> Checkpoint:
-    """Load a causal LM for measuring.
+def load_checkpoint(name: str, dtype: str, device: torch.device, base_model: str | None = None) -> Checkpoint:
+    """Load a causal LM for measuring, or a PEFT adapter on its base.
 
     Args:
         name: a folder, or a name on the hub; what looks like a path is never asked for on the hub.
         dtype: a key of `DTYPES`; what the weights are loaded as and computed in.
+        base_model: an adapter's base, where its config names another or none.
     Raises:
         ModelError: not there, not a causal LM, incomplete, not finite, or without a usable tokenizer.
+        UsageError: a base for what is no adapter.
     """
     folder = _local_folder(name)
+    if folder is not None and is_adapter(folder):
+        return _load_adapter(folder, base_model or base_of(folder), dtype, device)
+    if base_model is not None:
+        raise UsageError(
+            f"--base-model {base_model}: {name} is a whole checkpoint", "a PEFT adapter as MODEL", "leave it out"
+        )
+    model, config = _load_model(name, folder, dtype)
+    return Checkpoint(
+        model=_placed(model, device),
+        tokenizer=_load_tokenizer(name if folder is None else str(folder)),
+        identity=_identity(name, folder, config),
+        position_limit=_position_limit(config),
+    )
+
+
+def _placed(model: nn.Module, device: torch.device) -> PreTrainedModel:
+    placed = model.to(device).eval()
+    assert isinstance(placed, PreTrainedModel)
+    return placed
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    model.to(dtype)
+
+
+def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device) -> Checkpoint:
+    folder = _local_folder(base)
+    if folder is not None and is_adapter(folder):
+        raise ModelError(f"{base} is itself an adapter", "a whole checkpoint as base", "merge the first adapter")
+    plain, config = _load_model(base, folder, dtype)
+    model, adapter_parameters = with_adapter(plain, adapter)
+    if dtype != "bfloat16":
+        # Under bfloat16 PEFT keeps adapters in float32, in training too.
+        _cast(model, DTYPES[dtype])
+    _refuse_not_finite(str(adapter), model)
+    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
+    return Checkpoint(
+        model=_placed(model, device),
+        tokenizer=_load_tokenizer(str(adapter) if has_tokenizer else base),
+        identity={**_identity(str(adapter), adapter, config), "base": _identity(base, folder, config)},
+        position_limit=_position_limit(config),
+        adapter_parameters=adapter_parameters,
+    )
+
+
+def _load_model(name: str, folder: Path | None, dtype: str) -> tuple[PreTrainedModel, Any]:
     name = name if folder is None else str(folder)
     with _translated(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -83,14 +134,13 @@ def load_checkpoint(name: str, dtype: str, device: torch.device) -> Checkpoint:
         model, loading = loaded
     _refuse_incomplete(name, loading)
     _refuse_not_finite(name, model)
+    return model, config
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     with _translated(name, what="tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    return Checkpoint(
-        model=model.to(device).eval(),
-        tokenizer=tokenizer,
-        identity=_identity(name, folder, config),
-        position_limit=_position_limit(config),
-    )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return tokenizer
 
 
 @contextmanager
@@ -108,15 +158,40 @@ def quiet_libraries() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def select_parameters(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
-    """The parameters that count: `all`, or those whose name a regular expression finds.
+def default_parameters(checkpoint: Checkpoint) -> str:
+    """Which parameters count where nobody says: an adapter's, of a plain checkpoint all."""
+    return "adapter" if checkpoint.adapter_parameters else "all"
+
+
+def select_parameters(checkpoint: Checkpoint, pattern: str) -> dict[str, nn.Parameter]:
+    """The parameters that count: `all`, `adapter`, or those whose name a regular expression finds.
 
     Raises:
-        UsageError: not a regular expression, or one that finds nothing.
+        UsageError: not a regular expression, one that finds nothing, no adapter, or weights that have no gradient.
     """
-    named = dict(model.named_parameters())
+    named = dict(checkpoint.model.named_parameters())
+    found = _selected(named, checkpoint.adapter_parameters, pattern)
+    quantised = [name for name, parameter in found.items() if not parameter.is_floating_point()]
+    if quantised:
+        raise UsageError(
+            f"--parameters {pattern}: {len(quantised)} are quantised, the first {quantised[0]}",
+            "parameters that have gradients, such as an adapter's",
+            "name an adapter folder as MODEL, or a checkpoint that is not quantised",
+        )
+    return found
+
+
+def _selected(
+    named: dict[str, nn.Parameter], adapter_parameters: frozenset[str], pattern: str
+) -> dict[str, nn.Parameter]:
     if pattern == "all":
         return named
+    if pattern == "adapter":
+        if not adapter_parameters:
+            raise UsageError(
+                "--parameters adapter: the model is a whole checkpoint", "all, or a regular expression", "leave it out"
+            )
+        return {name: parameter for name, parameter in named.items() if name in adapter_parameters}
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -136,13 +211,7 @@ def select_parameters(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]
 def _local_folder(name: str) -> Path | None:
     path = Path(name).expanduser()
     if name and path.is_dir():
-        if (path / "adapter_config.json").exists():
-            raise ModelError(
-                f"{name} is a PEFT adapter",
-                "a whole checkpoint",
-                "merge it into its base (merge_and_unload) and save that",
-            )
-        if not (path / "config.json").exists():
+        if not (path / "config.json").exists() and not is_adapter(path):
             raise ModelError(
                 f"{name}: no config.json", "a Hugging Face checkpoint folder", "name the folder that holds config.json"
             )
@@ -219,6 +288,9 @@ def _identity(name: str, folder: Path | None, config: Any) -> dict[str, Any]:
 
 def _position_limit(config: Any) -> int | None:
     text = config.get_text_config()
+    if text.model_type == "mpt":
+        # Its linear biases come from a table of this length.
+        return int(text.max_seq_len)
     computed = getattr(text, "rope_parameters", None) or getattr(text, "alibi", False)
     return None if computed else getattr(text, "max_position_embeddings", None)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from math import isfinite, sqrt
@@ -17,6 +18,7 @@ import torch
 from entangle_cli.data.checkpoint import (
     Checkpoint,
     choose_device,
+    default_parameters,
     library_versions,
     load_checkpoint,
     quiet_libraries,
@@ -31,19 +33,19 @@ from entangle_cli.data.tokenize import (
     Truncation,
     tokenize_pair,
 )
+from entangle_cli.diagnose.budget import batch_tokens
+from entangle_cli.diagnose.estimate import estimate
 from entangle_cli.diagnose.movements import DerivedFields, derived_fields
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import DataError, UnfinishedError
-from entangle_cli.records import PairMeasurement, PairRecord, ScanPlan, ScanSettings, Status
+from entangle_cli.records import PairMeasurement, PairRecord, ScanEstimate, ScanPlan, ScanSettings, Status
 
 WINDOW_ROWS = 512
 """Rows among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
 
 PEEKED_ROWS = 200
 """Rows looked at before the start, to say what was recognised."""
-
-DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +101,34 @@ class Scan:
             UnfinishedError: one pair alone does not fit into memory.
         """
         rows = (row for row in self._source.rows() if row.index in self._selected)
-        while window := list(islice(rows, WINDOW_ROWS)):
-            yield from self._window_records(window, done)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="entangle-data") as background:
+            coming = background.submit(self._next_window, rows)
+            while window := coming.result():
+                coming = background.submit(self._next_window, rows)
+                yield from self._window_records(window, done)
 
-    def _window_records(self, window: Sequence[RawRow], done: Container[int]) -> Iterator[list[PairRecord]]:
-        skipped, prepared = [], []
-        for row in window:
-            result = self._prepare(row)
-            if isinstance(result, SkippedRow):
-                self._refuse_if_strict(result)
-                skipped.append(result)
-            else:
-                prepared.append(result)
+    def _next_window(self, rows: Iterator[RawRow]) -> list[_Prepared | SkippedRow]:
+        """The next rows, tokenised."""
+        return [self._prepare(row) for row in islice(rows, WINDOW_ROWS)]
+
+    def estimate(self) -> ScanEstimate:
+        """Measure two batches of the first rows, and say what the whole scan will take.
+
+        Raises:
+            DataError: none of the first rows can be measured.
+        """
+        window = self._next_window(row for row in self._source.rows() if row.index in self._selected)
+        pairs = [row.tokens.pair for row in window if isinstance(row, _Prepared)]
+        batches = [[pairs[place] for place in batch] for batch in plan_batches(pairs, self.plan.batch_tokens)]
+        return estimate(self._engine.measure, batches, len(window), self.plan.num_selected, self._checkpoint.model)
+
+    def _window_records(
+        self, window: Sequence[_Prepared | SkippedRow], done: Container[int]
+    ) -> Iterator[list[PairRecord]]:
+        skipped = [row for row in window if isinstance(row, SkippedRow)]
+        prepared = [row for row in window if isinstance(row, _Prepared)]
+        for row in skipped:
+            self._refuse_if_strict(row)
         if records := [_skipped_record(row) for row in skipped if row.index not in done]:
             yield records
         for batch in plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens):
@@ -169,8 +187,10 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
     formats = _peeked_formats(source)
     device = choose_device(settings.device)
     with quiet_libraries():
-        checkpoint = load_checkpoint(model, settings.dtype, device)
-        parameters = select_parameters(checkpoint.model, settings.parameters)
+        checkpoint = load_checkpoint(model, settings.dtype, device, settings.base_model)
+        pattern = settings.parameters or default_parameters(checkpoint)
+        settings = replace(settings, parameters=pattern)
+        parameters = select_parameters(checkpoint, pattern)
         with Engine(checkpoint.model, parameters) as engine:
             plan = _plan(model, source, formats, checkpoint, engine, settings, device)
             yield Scan(source, checkpoint, engine, settings, plan)
@@ -199,7 +219,7 @@ def _plan(
         slow_parameters=dict(engine.plan.reasons),
         device=str(device),
         dtype=settings.dtype,
-        batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS.get(device.type, 2048),
+        batch_tokens=settings.batch_tokens or batch_tokens(device, engine.plan.bytes_per_token),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from entangle_cli.engine.once import TokenLayout
 from entangle_cli.records import TokenizedPair
 
 
@@ -30,6 +31,8 @@ class Batch:
     """int64: id of the scored token."""
     slices: tuple[slice, ...]
     """Per row, its stretch of the N scored positions."""
+    layout: TokenLayout
+    """Which positions a linear layer must compute."""
     num_shared: int
     """S: leading positions at which the two rows of every pair hold the same tokens."""
 
@@ -75,6 +78,9 @@ def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
         positions.extend(position - 1 for position in scored)
         targets.extend(response.ids[position] for position in scored)
 
+    shared = [num_shared_tokens(pair) for pair in pairs]
+    lengths = [len(response.ids) - 1 for response in responses]
+
     def on_device(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
 
@@ -84,7 +90,8 @@ def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
         positions_N=on_device(positions),
         targets_N=on_device(targets),
         slices=tuple(slices),
-        num_shared=min(num_shared_tokens(pair) for pair in pairs),
+        layout=TokenLayout.of(lengths, shared, num_positions).to(device),
+        num_shared=min(shared),
     )
 
 

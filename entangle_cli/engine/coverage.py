@@ -20,6 +20,7 @@ from entangle_cli.engine.gradient_pass import (
     run_pass,
 )
 from entangle_cli.engine.head import Unembedding
+from entangle_cli.engine.memory import KeptBytes
 from entangle_cli.engine.per_response import response_log_prob, squared_gradient_norms
 from entangle_cli.engine.recorder import Recorder, Use, UseKind
 from entangle_cli.errors import ModelError
@@ -30,6 +31,7 @@ class Rule(str, Enum):
     """How a parameter's products are formed."""
 
     LINEAR = "linear"
+    ROUTED = "expert"
     LOOKUP = "embedding"
     VECTOR = "scale or bias"
     UNEMBEDDING = "unembedding"
@@ -58,6 +60,8 @@ class Plan:
     numel: Mapping[str, int]
     reasons: Mapping[str, str]
     """Why a parameter takes the slow way."""
+    bytes_per_token: int = 0
+    """What a batch keeps for its backward pass, for each of its tokens; 0 if unknown."""
     whole_model_slow: bool = False
     """The model's logits are not its unembedding of hidden states: everything goes through its own logits."""
 
@@ -96,11 +100,12 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
     numel = {name: parameter.numel() for name, parameter in parameters.items()}
     names = {id(parameter): name for name, parameter in parameters.items()}
     try:
-        recorder = record_forward(model, head, batch, names, _ignore)
+        with KeptBytes(model) as kept:
+            recorder = record_forward(model, head, batch, names, _ignore, kept.add)
     except HeadNotFound:
         return _all_slow(numel, "the unembedding is not applied as a linear layer")
     rules, reasons = _rules(recorder, head, parameters)
-    plan = Plan(rules, numel, reasons)
+    plan = Plan(rules, numel, reasons, bytes_per_token=kept.total // batch.ids_BT.numel())
     watched = {key: name for key, name in names.items() if name not in plan.slow}
     try:
         measured = run_pass(model, head, batch, watched)
@@ -150,6 +155,7 @@ def _rules(
 RULE_OF_KINDS = {
     frozenset(): Rule.UNUSED,
     frozenset({UseKind.LINEAR}): Rule.LINEAR,
+    frozenset({UseKind.ROUTED}): Rule.ROUTED,
     frozenset({UseKind.LOOKUP}): Rule.LOOKUP,
     frozenset({UseKind.VECTOR}): Rule.VECTOR,
     frozenset({UseKind.UNEMBEDDING}): Rule.UNEMBEDDING,
@@ -201,6 +207,8 @@ def _refuse_seeing_the_future(
     rest = TokenizedResponse(response.ids, middle)
     with torch.no_grad():
         in_parts = float(response_log_prob(model, start)) + float(response_log_prob(model, rest))
+    # Float64 models compute norms, rotations and scans in float32.
+    tolerance = max(tolerance, AGREEMENT[torch.float32])
     if abs(in_parts - whole_log_prob) > tolerance * CAUSAL_SHARE * max(1.0, abs(whole_log_prob)):
         raise ModelError(
             f"{type(model).__name__}: the probability of a token depends on the tokens after it",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from entangle_cli.engine.batch import make_batch
 from entangle_cli.engine.coverage import Plan, make_plan
 from entangle_cli.engine.gradient_pass import PassResult, Route, UnrecognisedUse, run_pass
-from entangle_cli.engine.model import find_unembedding, frozen
+from entangle_cli.engine.model import experts_one_by_one, find_unembedding, frozen
 from entangle_cli.engine.per_response import measure_responses
 from entangle_cli.records import PairMeasurement, TokenizedPair
 
@@ -41,6 +41,7 @@ class Engine:
     def __enter__(self) -> Engine:
         with ExitStack() as stack:
             stack.enter_context(frozen(self._model))
+            stack.enter_context(experts_one_by_one(self._model))
             self.plan = make_plan(self._model, self._head, self._parameters, self._head.weight_VD.dtype)
             self._stack = stack.pop_all()
         return self

@@ -6,7 +6,7 @@ moment its output gradient exists, and its factors are let go.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,6 +23,7 @@ from entangle_cli.engine.products import (
     lookup_products,
     materialised_products,
     per_row_sum,
+    routed_products,
     vector_products,
 )
 from entangle_cli.engine.recorder import Consume, Recorder, Unrecognised, Use, UseKind
@@ -103,7 +104,12 @@ def run_pass(
 
 
 def record_forward(
-    model: nn.Module, head: Unembedding, batch: Batch, names: Mapping[int, str], consume: Consume
+    model: nn.Module,
+    head: Unembedding,
+    batch: Batch,
+    names: Mapping[int, str],
+    consume: Consume,
+    note_kept: Callable[[Tensor], None] | None = None,
 ) -> Recorder:
     """Run the model on a batch under a recorder.
 
@@ -111,7 +117,7 @@ def record_forward(
         HeadNotFound: the unembedding was not seen.
     """
     num_rows, num_tokens = batch.ids_BT.shape
-    recorder = Recorder(names, (num_rows, num_tokens), head.weight_VD, consume)
+    recorder = Recorder(names, (num_rows, num_tokens), head.weight_VD, consume, batch.layout, note_kept)
     try:
         with torch.enable_grad(), recorder:
             model(input_ids=batch.ids_BT, use_cache=False)
@@ -134,11 +140,11 @@ class _ProductSum:
         self._weight_name = names.get(id(head.weight_VD))
         self._bias_name = None if head.bias_V is None else names.get(id(head.bias_V))
         self._grams: dict[int, InputGrams] = {}
-        self._waiting: dict[str, list[tuple[Use, Tensor]]] = {}
+        self._waiting: dict[tuple[str, int | None], list[tuple[Use, Tensor]]] = {}
 
     def start(self, recorder: Recorder, head_pass: HeadPass) -> None:
         """Take note of what the forward recorded, and of the head's own products."""
-        self._num_uses = {name: len(kinds) for name, kinds in recorder.kinds.items()}
+        self._num_uses = dict(recorder.num_uses)
         self._num_readers = dict(recorder.num_readers)
         self._readers_left = dict(recorder.num_readers)
         self._head_pass = head_pass
@@ -149,10 +155,10 @@ class _ProductSum:
 
     def consume(self, use: Use, gradient: Tensor) -> None:
         """Called by the recorder's hooks, in backward order."""
-        uses = self._waiting.setdefault(use.name, [])
+        uses = self._waiting.setdefault(use.key, [])
         uses.append((use, gradient))
-        if len(uses) == self._num_uses[use.name]:
-            self._add(self._waiting.pop(use.name))
+        if len(uses) == self._num_uses[use.key]:
+            self._add(self._waiting.pop(use.key))
 
     def finish(self) -> None:
         """Add parameters some of whose uses the backward pass never reached: those have no gradient."""
@@ -164,11 +170,13 @@ class _ProductSum:
         match use.kind:
             case UseKind.LINEAR:
                 products = self._linear(uses)
+            case UseKind.ROUTED:
+                products = routed_products(*joined(uses), self._batch.ids_BT.shape[0])
             case UseKind.LOOKUP:
                 products = self._lookup(uses)
             case _:
-                products = vector_products(sum_of_vectors(uses))
-        # The head's own products are there already when its weight is also an embedding.
+                products = vector_products(sum_of_vectors(uses, self._batch.ids_BT.shape[0]))
+        # Other slices of the parameter have products of their own; so has the head, whose weight may be an embedding.
         known = self.totals.get(use.name)
         self.totals[use.name] = products if known is None else known + products
 
@@ -237,12 +245,23 @@ def without_constant_id(use: Use, gradient_BTD: Tensor) -> Tensor:
     return gradient_BTD.masked_fill((left_tensor(use) == use.constant_id).unsqueeze(-1), 0.0)
 
 
-def sum_of_vectors(uses: Collection[tuple[Use, Tensor]]) -> Tensor:
+def joined(uses: Collection[tuple[Use, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, gradients and batch rows of routed uses, all their tokens one after the other."""
+    inputs_nI = torch.cat([left_tensor(use) for use, _ in uses])
+    gradient_nO = torch.cat([gradient for _, gradient in uses])
+    return inputs_nI, gradient_nO, torch.cat([use.rows for use, _ in uses if use.rows is not None])
+
+
+def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tensor:
     """Gradient of a scale or bias, row by row, summed over its uses, [B, numel]."""
-    return torch.stack([_vector(use, gradient) for use, gradient in uses]).sum(0)
+    return torch.stack([_vector(use, gradient, num_rows) for use, gradient in uses]).sum(0)
 
 
-def _vector(use: Use, gradient: Tensor) -> Tensor:
+def _vector(use: Use, gradient: Tensor, num_rows: int) -> Tensor:
     factor = use.left() if callable(use.left) else use.left
     values = at_least_float32(gradient)
-    return per_row_sum(values if factor is None else values * factor.reshape(gradient.shape), use.shape)
+    values = values if factor is None else values * factor.reshape(gradient.shape)
+    if use.rows is None:
+        return per_row_sum(values, use.shape)
+    per_token = per_row_sum(values, use.shape)
+    return per_token.new_zeros(num_rows, per_token.shape[1]).index_add_(0, use.rows, per_token)

@@ -21,6 +21,9 @@ from entangle_cli.engine.products import at_least_float32
 CHUNK_BYTES = 64 * 2**20
 """Bytes of one chunk of logits in float32."""
 
+SYMMETRIC_TILE = 64
+"""Rows of a tile of a symmetric gram: small enough to skip most of its lower half."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unembedding:
@@ -187,9 +190,16 @@ def _add_columns(
     sweep.pull_ND += (exp_NC.to(head.weight_VD.dtype) @ head.weight_VD[columns]).to(sweep.pull_ND.dtype)
     for (chosen, rejected), (both_chosen, both_rejected, mixed) in zip(pairs, sweep.grams, strict=False):
         chosen_RC, rejected_RC = exp_NC[chosen], exp_NC[rejected]
-        both_chosen.addmm_(chosen_RC, chosen_RC.T)
-        both_rejected.addmm_(rejected_RC, rejected_RC.T)
+        _add_upper_half(both_chosen, chosen_RC)
+        _add_upper_half(both_rejected, rejected_RC)
         mixed.addmm_(chosen_RC, rejected_RC.T)
+
+
+def _add_upper_half(gram_RR: Tensor, rows_RC: Tensor) -> None:
+    """Add rows' products with one another on and above the diagonal, and some below it."""
+    for start in range(0, rows_RC.shape[0], SYMMETRIC_TILE):
+        tile_tC = rows_RC[start : start + SYMMETRIC_TILE]
+        gram_RR[start : start + SYMMETRIC_TILE, start:].addmm_(tile_tC, rows_RC[start:].T)
 
 
 def _with_products(
@@ -200,7 +210,8 @@ def _with_products(
 ) -> HeadPass:
     hidden_ND = at_least_float32(head_pass.hidden_ND)
     weight, bias = [], []
-    for (chosen, rejected), pair_grams in zip(pairs, grams, strict=True):
+    for (chosen, rejected), (both_chosen, both_rejected, mixed) in zip(pairs, grams, strict=True):
+        pair_grams = [_mirrored(both_chosen), _mirrored(both_rejected), mixed]
         sides = [(chosen, chosen), (rejected, rejected), (chosen, rejected)]
         for (left, right), gram in zip(sides, pair_grams, strict=True):
             residual_gram = _residual_gram(head_pass, head, left, right, gram)
@@ -212,6 +223,11 @@ def _with_products(
         weight_products=torch.stack(weight).reshape(len(pairs), 3).T,
         bias_products=torch.stack(bias).reshape(len(pairs), 3).T,
     )
+
+
+def _mirrored(upper_RR: Tensor) -> Tensor:
+    """A symmetric matrix from the half that is there."""
+    return upper_RR.triu() + upper_RR.triu(1).T
 
 
 def _residual_gram(head_pass: HeadPass, head: Unembedding, left: slice, right: slice, gram: Tensor) -> Tensor:

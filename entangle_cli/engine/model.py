@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,19 +36,39 @@ def find_unembedding(model: nn.Module) -> Unembedding:
         weight_VD=weight,
         bias_V=getattr(layer, "bias", None),
         scale=_logit_scale(config),
-        softcap=getattr(config, "final_logit_softcapping", None),
+        softcap=_first_of(config, ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")),
     )
 
 
 def _logit_scale(config: Any) -> float:
     """The factor on the logits under the names that the architectures use: Cohere, Muse, Falcon-H1; Granite divides."""
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if (scale := getattr(config, name, None)) is not None:
-            return float(scale)
+    scale = _first_of(config, ("logit_scale", "output_multiplier", "lm_head_multiplier"))
+    if scale is not None:
+        return scale
     scaling = getattr(config, "logits_scaling", None)
     if scaling is None:
         return 1.0
     return float(scaling) if getattr(config, "model_type", "") == "hyperclovax" else 1.0 / float(scaling)
+
+
+def _first_of(config: Any, names: Sequence[str]) -> float | None:
+    """The first of some settings that a config has."""
+    return next((float(value) for name in names if (value := getattr(config, name, None)) is not None), None)
+
+
+@contextmanager
+def experts_one_by_one(model: nn.Module) -> Iterator[None]:
+    """Inside, mixture-of-experts layers call each expert as a layer of its own, which shows whose tokens it gets."""
+    any_model: Any = model
+    if not hasattr(model, "set_experts_implementation"):
+        yield
+        return
+    before = any_model.get_experts_implementation()
+    any_model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        any_model.set_experts_implementation(before)
 
 
 @contextmanager

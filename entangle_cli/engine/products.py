@@ -148,6 +148,36 @@ def materialised_products(input_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
     return products
 
 
+def routed_products(input_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor, num_rows: int) -> Tensor:
+    """Products of a weight's gradients from n tokens gathered from all over the batch, by the gram route.
+
+    Every token meets every other; sorting the results by the tokens' rows r, as H' M H with M the
+    gram and H[t, r] = [token t is in row r], picks out a pair's own.
+
+    Args:
+        rows_n: batch row of each token, int64.
+        num_rows: B.
+    Precision: grams in float32 (float64 for float64), sums over tokens in float64.
+    Cost: 2 n^2 (I + O) flops; memory of `ROUTED_TILE_TOKENS` * n.
+    """
+    inputs, gradients = at_least_float32(input_nI), at_least_float32(gradient_nO)
+    members_nB = torch.zeros(rows_n.numel(), num_rows, dtype=torch.float64, device=rows_n.device)
+    members_nB.scatter_(1, rows_n.unsqueeze(1), 1.0)
+    by_rows_BB = members_nB.new_zeros(num_rows, num_rows)
+    for start in range(0, rows_n.numel(), ROUTED_TILE_TOKENS):
+        tile = slice(start, start + ROUTED_TILE_TOKENS)
+        weighted_tn = gradients[tile] @ gradients.T
+        weighted_tn *= inputs[tile] @ inputs.T
+        by_rows_BB += members_nB[tile].T @ (weighted_tn.double() @ members_nB)
+    num_pairs = num_rows // 2
+    both_chosen, both_rejected = by_rows_BB.diagonal()[:num_pairs], by_rows_BB.diagonal()[num_pairs:]
+    return torch.stack([both_chosen, both_rejected, by_rows_BB.diagonal(num_pairs)])
+
+
+ROUTED_TILE_TOKENS = 1024
+"""Bounds the memory of `routed_products`."""
+
+
 def matrix_products(chosen: Tensor, rejected: Tensor) -> Tensor:
     """Products of gradients held as matrices [..., rows, columns].
 
@@ -218,6 +248,8 @@ def per_row_sum(values: Tensor, shape: torch.Size) -> Tensor:
     Broadcasting sums the gradient over the dimensions that the parameter lacks, and over those in which it has
     size 1; the row dimension is kept.
     """
+    if len(shape) == values.dim():
+        shape = shape[1:]
     padding = (1,) * (values.dim() - 1 - len(shape))
     summed = at_least_float32(values).sum_to_size(values.shape[0], *padding, *shape)
     return summed.reshape(values.shape[0], -1)

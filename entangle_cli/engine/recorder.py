@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -20,12 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from entangle_cli.engine.once import TokenLayout, linear_once
+from entangle_cli.engine.routing import GatheredRows
+
 
 class UseKind(str, Enum):
     """How a parameter enters the computation, and so which product its gradient needs."""
 
     LINEAR = "linear"
     """y = x W or x W': the gradient is a sum of outer products of inputs and output gradients."""
+    ROUTED = "routed"
+    """A linear layer on tokens gathered from anywhere in the batch, as an expert's: the same sum over its tokens."""
     LOOKUP = "lookup"
     """y = W[ids]."""
     VECTOR = "vector"
@@ -42,12 +47,29 @@ class Use:
     kind: UseKind
     shape: torch.Size
     left: Tensor | Callable[[], Tensor] | None
-    """LINEAR: inputs [B, T, I], one object for all weights that read it. LOOKUP: ids [B, T]. VECTOR: the factor that
-    a scale multiplies [B, ...], or a function that gives it; None for a bias."""
+    """LINEAR: inputs [B, T, I], one object for all weights that read it. ROUTED: inputs [n, I]. LOOKUP: ids [B, T].
+    VECTOR: the factor that a scale multiplies [B, ...], or a function that gives it; None for a bias."""
     lines_up: bool = True
     """LINEAR: whether dimension 1 of `left` is the batch's token positions, so that shared prefixes line up."""
     constant_id: int | None = None
     """LOOKUP: the id whose row takes no gradient (`padding_idx`)."""
+    rows: Tensor | None = None
+    """ROUTED, and VECTOR beside it: the batch row of each of the n gathered tokens."""
+    part: int | None = None
+    """Index of the slice of the parameter that is used, an expert's; None for the whole parameter."""
+
+    outputs_first: bool = False
+    """LINEAR, ROUTED: the parameter is [O, I] rather than [I, O]."""
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What must agree between two uses for their factors to be put side by side."""
+        return (self.shape, self.outputs_first) if self.kind in {UseKind.LINEAR, UseKind.ROUTED} else ()
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What has one gradient: the parameter, or a slice of it."""
+        return self.name, self.part
 
 
 class Unrecognised(Exception):
@@ -55,6 +77,18 @@ class Unrecognised(Exception):
 
 
 Consume = Callable[[Use, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stand:
+    """A tensor that has the gradient of a parameter, or of a slice of one."""
+
+    tensor: Tensor
+    name: str
+    part: int | None = None
+    is_transposed: bool = False
+    is_reshaped: bool = False
+    """Its elements are those of the parameter in their order, its shape is another."""
 
 
 class Recorder(TorchFunctionMode):
@@ -65,9 +99,12 @@ class Recorder(TorchFunctionMode):
         batch_shape: (B, T) of the ids.
         unembedding: the model's output embedding weight; its linear call is cut off and its input kept.
         consume: called in the backward pass with each use and the gradient at its result, rows first.
+        note_kept: called with every tensor that is kept for the backward pass.
+        layout: lets linear layers skip padding and the second copy of shared prompts; None computes everything.
 
     Attributes:
         kinds: parameter name to the kinds of its recognised uses, in forward order.
+        num_uses: number of recognised uses by `Use.key`.
         num_readers: id of each linear input to the number of weights that read it.
         unrecognised: parameter name to the function that used it in a way no rule covers.
         hidden: input of the unembedding [B, T, D], with its graph.
@@ -79,9 +116,12 @@ class Recorder(TorchFunctionMode):
         batch_shape: tuple[int, int],
         unembedding: Tensor,
         consume: Consume,
+        layout: TokenLayout | None = None,
+        note_kept: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
         self.kinds: dict[str, list[UseKind]] = {}
+        self.num_uses: Counter[tuple[str, int | None]] = Counter()
         self.num_readers: Counter[int] = Counter()
         self.unrecognised: dict[str, str] = {}
         self.hidden: Tensor | None = None
@@ -89,9 +129,14 @@ class Recorder(TorchFunctionMode):
         self._num_rows, self._num_tokens = batch_shape
         self._unembedding = unembedding
         self._consume = consume
-        # Tensors equal to a parameter up to dtype or an added constant (Gemma's 1 + w): same gradient.
-        self._aliases: dict[int, tuple[Tensor, str]] = {}
+        self._layout = layout
+        # Tensors equal to a parameter, or to a slice of one, up to dtype, transposition or an added constant
+        # (Gemma's 1 + w): same gradient.
+        self._stands: dict[int, _Stand] = {}
+        self._gathered = GatheredRows(*batch_shape)
         self._inputs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._forms: dict[tuple[str, int | None], tuple[Any, ...]] = {}
+        self._note_kept = note_kept
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -99,12 +144,21 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear and _argument(args, kwargs, 1, "weight") is self._unembedding:
             return self._cut_off(_argument(args, kwargs, 0, "input"))
+        result = self._call(func, args, kwargs)
+        self._gathered.follow(func, args, kwargs, result)
+        return result
+
+    def _call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         used = self._watched(args, kwargs)
-        if not used:
+        if not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        if func in CASTS or (func is torch.Tensor.add and _is_number(args[-1])):
-            return self._alias(func(*args, **kwargs), args[0])
+        if not used:
+            return self._once(func, args, kwargs)
+        if func in CASTS and self._known(args[0]) is None:
+            return func(*args, **kwargs)  # borrows a parameter's dtype
         try:
+            if (stand := self._stand(func, args)) is not None:
+                return self._noted(func(*args, **kwargs), stand)
             rule = RULES.get(func)
             if rule is None:
                 raise Unrecognised
@@ -118,29 +172,49 @@ class Recorder(TorchFunctionMode):
 
     def __exit__(self, *exception: Any) -> None:
         TorchFunctionMode.__exit__(self, *exception)
-        self._aliases.clear()
+        self._stands.clear()
+        self._gathered.clear()
         self._inputs.clear()
 
-    def _name_of(self, value: Any) -> str | None:
-        """The watched parameter that `value` is or stands for."""
+    def _known(self, value: Any) -> _Stand | None:
+        """The watched parameter, or slice of one, that `value` is or stands for."""
         if not isinstance(value, Tensor):
             return None
-        alias = self._aliases.get(id(value))
-        return alias[1] if alias is not None else self._names.get(id(value))
+        stand = self._stands.get(id(value))
+        if stand is not None:
+            return stand
+        name = self._names.get(id(value))
+        return None if name is None else _Stand(value, name)
 
     def _watched(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[str]:
         found = []
         for value in (*args, *kwargs.values()):
             for item in value if isinstance(value, list | tuple) else (value,):
-                if (name := self._name_of(item)) is not None:
-                    found.append(name)
+                if (known := self._known(item)) is not None:
+                    found.append(known.name)
         return found
 
-    def _alias(self, result: Tensor, source: Tensor) -> Tensor:
-        """Note that `result` has the gradient of `source`, if that is a parameter (a cast may only borrow a dtype)."""
-        name = self._name_of(source)
-        if name is not None and id(result) not in self._names:
-            self._aliases[id(result)] = (result, name)
+    def _stand(self, func: Any, args: Sequence[Any]) -> _Stand | None:
+        """What the result of `func` stands for, if it is a parameter in another dress."""
+        source = self._known(args[0]) if args else None
+        if source is None:
+            return None
+        if func in CASTS or (func is torch.Tensor.add and _is_number(args[-1])):
+            return source
+        if func in TRANSPOSITIONS and source.tensor.dim() == 2 and not source.is_reshaped:
+            return replace(source, is_transposed=not source.is_transposed)
+        if func in RESHAPES or (func is torch.Tensor.__getitem__ and _only_adds_dimensions(args[1])):
+            return None if source.is_transposed else replace(source, is_reshaped=True)
+        if func is torch.Tensor.__getitem__ and source.part is None and source.tensor.dim() >= 2:
+            index = args[1]
+            if isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0 and index.dtype == torch.long):
+                return replace(source, part=int(index))
+        return None
+
+    def _noted(self, result: Tensor, stand: _Stand) -> Tensor:
+        """`result`, remembered to stand for a parameter."""
+        if id(result) not in self._names:
+            self._stands[id(result)] = replace(stand, tensor=result)
         return result
 
     def _cut_off(self, hidden: Tensor) -> Tensor:
@@ -157,21 +231,32 @@ class Recorder(TorchFunctionMode):
     def _report(self, result: Tensor, uses: Sequence[Use]) -> Tensor:
         """Have `consume` called for `uses` with the gradient at `result`, which starts a graph if none exists yet."""
         for use in uses:
-            self.kinds.setdefault(use.name, []).append(use.kind)
-            if use.kind is UseKind.LINEAR:
-                self.num_readers[id(use.left)] += 1
+            self._count(use)
         if not result.requires_grad:
             result.requires_grad_()
         pending = list(uses)
 
         def on_gradient(gradient: Tensor) -> None:
             # The graph keeps this function until the pass ends; popping lets go of the inputs now.
-            gradient = self._rows_first(gradient)
+            if any(use.rows is None for use in pending):
+                gradient = self._rows_first(gradient)
             while pending:
                 self._consume(pending.pop(), gradient)
 
         result.register_hook(on_gradient)
         return result
+
+    def _count(self, use: Use) -> None:
+        self.kinds.setdefault(use.name, []).append(use.kind)
+        self.num_uses[use.key] += 1
+        if self._forms.setdefault(use.key, use.form) != use.form:
+            self.unrecognised[use.name] = "layers that take it in different shapes"
+        if self._note_kept is not None and isinstance(use.left, Tensor):
+            self._note_kept(use.left)
+        if use.kind is UseKind.LINEAR:
+            self.num_readers[id(use.left)] += 1
+        if use.part is not None and (use.name, None) in self.num_uses:
+            self.unrecognised[use.name] = "a layer that takes it whole and another that takes a slice"
 
     def _rows_first(self, values: Tensor) -> Tensor:
         """A view [B, ..., I] of values that keep the rows first, or that flatten rows and positions into one."""
@@ -188,40 +273,98 @@ class Recorder(TorchFunctionMode):
             self._inputs[id(values)] = (values, rows.reshape(self._num_rows, -1, rows.shape[-1]))
         return self._inputs[id(values)][1]
 
-    def _linear_use(self, weight: Tensor, inputs: Tensor) -> list[Use]:
-        name = self._names.get(id(weight))
-        if name is None:
+    def _linear_use(self, weight: Tensor, inputs: Tensor, *, outputs_first: bool) -> list[Use]:
+        known = self._known(weight)
+        if known is None:
             return []
-        lines_up = self._rows_first(inputs).shape[1:-1] == (self._num_tokens,)
-        return [Use(name, UseKind.LINEAR, weight.shape, self._shared_input(inputs), lines_up=lines_up)]
+        if weight.dim() != 2:
+            raise Unrecognised
+        rows = self._gathered.of(inputs)
+        use = Use(
+            known.name,
+            UseKind.LINEAR if rows is None else UseKind.ROUTED,
+            weight.T.shape if known.is_transposed else weight.shape,
+            self._shared_input(inputs) if rows is None else inputs.detach(),
+            rows=rows,
+            part=known.part,
+            outputs_first=outputs_first != known.is_transposed,
+        )
+        if rows is not None:
+            return [use]
+        return [replace(use, lines_up=self._rows_first(inputs).shape[1:-1] == (self._num_tokens,))]
 
-    def _vector_use(self, value: Any, factor: Tensor | Callable[[], Tensor] | None) -> list[Use]:
-        name = self._name_of(value)
-        return [] if name is None else [Use(name, UseKind.VECTOR, value.shape, factor)]
+    def _vector_use(self, value: Any, values: Tensor, factor: Tensor | Callable[[], Tensor] | None = None) -> list[Use]:
+        """The use of a scale or bias beside `values`, which tell whose tokens they are."""
+        known = self._known(value)
+        if known is None:
+            return []
+        if known.is_transposed:
+            raise Unrecognised
+        rows = self._gathered.of(values)
+        return [Use(known.name, UseKind.VECTOR, value.shape, factor, rows=rows, part=known.part)]
 
     def linear(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """F.linear(input, weight, bias)."""
         inputs, weight, bias = (
             _argument(args, kwargs, place, name) for place, name in enumerate(("input", "weight", "bias"))
         )
-        self._refuse_alias(weight)
-        uses = self._linear_use(weight, inputs) + self._vector_use(bias, None)
-        return self._report(func(*args, **kwargs), uses)
+        return self._multiply(func, args, kwargs, inputs, weight, bias)
 
     def addmm(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """torch.addmm(bias, inputs, weight), as transformers' Conv1D calls it."""
         if kwargs or len(args) != 3:
             raise Unrecognised
         bias, inputs, weight = args
-        self._refuse_alias(weight, inputs)
-        uses = self._linear_use(weight, inputs) + self._vector_use(bias, None)
-        return self._report(func(*args), uses)
+        return self._multiply(func, args, kwargs, inputs, weight, bias)
+
+    def matmul(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """inputs @ weight."""
+        inputs, weight = args
+        return self._multiply(func, args, kwargs, inputs, weight, None)
+
+    def _multiply(
+        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], inputs: Tensor, weight: Tensor, bias: Any
+    ) -> Tensor:
+        if self._known(inputs) is not None:
+            raise Unrecognised
+        uses = self._linear_use(weight, inputs, outputs_first=func is F.linear) + self._vector_use(bias, inputs)
+        return self._report(self._once(func, args, kwargs), uses)
+
+    def _once(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The function's result; that of a linear layer on the batch's positions without what need not be computed."""
+        if self._layout is not None and not kwargs:
+            if func is F.linear:
+                inputs, weight, *bias = args
+                weight = weight.T
+            elif func is torch.addmm and len(args) == 3:
+                *bias, inputs, weight = args
+            else:
+                return func(*args, **kwargs)
+            constants = [value for value in (weight, *bias) if value is not None]
+            if (
+                self._is_by_position(inputs)
+                and not any(value.requires_grad for value in constants)
+                and self._layout.pays(*weight.shape)
+            ):
+                return linear_once(inputs, weight, bias[0] if bias else None, self._layout)
+        return func(*args, **kwargs)
+
+    def _is_by_position(self, values: Tensor) -> bool:
+        """Whether `values` are [B, T, I] or [B * T, I] in the batch's own order."""
+        if values.dim() == 3:
+            return values.shape[:2] == (self._num_rows, self._num_tokens)
+        return (
+            values.dim() == 2
+            and values.shape[0] == self._num_rows * self._num_tokens
+            and self._gathered.of(values) is None
+        )
 
     def embedding(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """F.embedding(ids, weight, ...): ids that the rows share are looked up once a row, so gradients stay apart."""
         ids, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        name = self._names.get(id(weight))
-        if name is None or self._renormalises(args, kwargs):
+        known = self._known(weight)
+        rearranged = known is None or known.part is not None or known.is_transposed or known.is_reshaped
+        if known is None or rearranged or self._renormalises(args, kwargs):
             raise Unrecognised
         if ids.shape in ((self._num_tokens,), (1, self._num_tokens)):
             ids = ids.reshape(1, -1).expand(self._num_rows, -1)
@@ -229,7 +372,8 @@ class Recorder(TorchFunctionMode):
             raise Unrecognised
         constant = _argument(args, kwargs, 2, "padding_idx")
         constant = constant if constant is None else constant % weight.shape[0]
-        return self._report(func(ids, weight), [Use(name, UseKind.LOOKUP, weight.shape, ids, constant_id=constant)])
+        use = Use(known.name, UseKind.LOOKUP, weight.shape, ids, constant_id=constant)
+        return self._report(func(ids, weight), [use])
 
     @staticmethod
     def _renormalises(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -245,11 +389,12 @@ class Recorder(TorchFunctionMode):
             _argument(args, kwargs, places.get(name, len(args)), name)
             for name in ("input", "normalized_shape", "weight", "bias", "eps")
         )
-        self._refuse_alias(inputs)
-        rows = self._rows_first(inputs).detach()
+        if self._known(inputs) is not None:
+            raise Unrecognised
+        rows = self._entries(inputs)
         settings = {} if eps is None else {"eps": eps}
-        uses = self._vector_use(weight, lambda: func(rows, shape, **settings))
-        return self._report(func(*args, **kwargs), uses + self._vector_use(bias, None))
+        uses = self._vector_use(weight, inputs, lambda: func(rows, shape, **settings))
+        return self._report(func(*args, **kwargs), uses + self._vector_use(bias, inputs))
 
     def scale(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """parameter * values, either way round."""
@@ -262,27 +407,43 @@ class Recorder(TorchFunctionMode):
     def _elementwise(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, is_scale: bool) -> Tensor:
         if kwargs or len(args) != 2:
             raise Unrecognised
-        (parameter, values) = args if self._name_of(args[0]) is not None else reversed(args)
-        self._refuse_alias(values, aliases_too=True)
-        if not isinstance(values, Tensor) or parameter.dim() >= values.dim():
+        (parameter, values) = args if self._known(args[0]) is not None else reversed(args)
+        if self._known(values) is not None:
             raise Unrecognised
-        rows = self._rows_first(values).detach()
+        if not isinstance(values, Tensor) or not _broadcasts_over_rows(parameter, values):
+            raise Unrecognised
+        factor = self._entries(values)
         result = func(*args)
         if result.shape != values.shape:
             raise Unrecognised
-        return self._report(result, self._vector_use(parameter, rows if is_scale else None))
+        return self._report(result, self._vector_use(parameter, values, factor if is_scale else None))
 
-    def _refuse_alias(self, *values: Any, aliases_too: bool = False) -> None:
-        """Weights must be used as they are, and the other operand must not be a parameter itself."""
-        for value in values:
-            if isinstance(value, Tensor) and id(value) in self._aliases:
-                raise Unrecognised
-            if aliases_too and self._name_of(value) is not None:
-                raise Unrecognised
+    def expand(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """parameter.expand(...): a copy for every row, as attention sinks and learned queries have."""
+        result = func(*args, **kwargs)
+        parameter = args[0]
+        if result.shape[0] != self._num_rows or not _broadcasts_over_rows(parameter, result):
+            raise Unrecognised
+        return self._report(result, self._vector_use(parameter, result))
+
+    def _entries(self, values: Tensor) -> Tensor:
+        """Detached: gathered values as they are, others with the rows first."""
+        return (values if self._gathered.of(values) is not None else self._rows_first(values)).detach()
 
 
 def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
     return args[place] if place < len(args) else kwargs.get(name)
+
+
+def _broadcasts_over_rows(parameter: Tensor, values: Tensor) -> bool:
+    """Whether the first dimension of `values` is one that the parameter lacks."""
+    return parameter.dim() < values.dim() or (parameter.dim() == values.dim() and parameter.shape[0] == 1)
+
+
+def _only_adds_dimensions(index: Any) -> bool:
+    """Whether indexing gives every element in its order, as [None, :, None] does."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or (isinstance(part, slice) and part == slice(None)) for part in parts)
 
 
 def _is_number(value: Any) -> bool:
@@ -299,14 +460,35 @@ NORM_ARGUMENTS = {
     F.rms_norm: ("input", "normalized_shape", "weight", "eps"),
 }
 
-CASTS = {torch.Tensor.float, torch.Tensor.double, torch.Tensor.to, torch.Tensor.type_as}
+TRANSPOSITIONS = {
+    torch.Tensor.t,
+    torch.t,
+    torch.Tensor.transpose,
+    *(getattr(torch.Tensor, name).__get__ for name in ("T", "mT")),
+}
+
+RESHAPES = {
+    torch.Tensor.reshape,
+    torch.Tensor.view,
+    torch.Tensor.squeeze,
+    torch.Tensor.unsqueeze,
+    torch.unsqueeze,
+    torch.squeeze,
+    torch.Tensor.flatten,
+}
+
+CASTS = {torch.Tensor.float, torch.Tensor.double, torch.Tensor.to, torch.Tensor.type, torch.Tensor.type_as}
 
 RULES: Mapping[Any, Callable[[Recorder, Any, Sequence[Any], Mapping[str, Any]], Tensor]] = {
     F.linear: Recorder.linear,
     torch.addmm: Recorder.addmm,
+    torch.Tensor.matmul: Recorder.matmul,
+    torch.Tensor.__matmul__: Recorder.matmul,
+    torch.matmul: Recorder.matmul,
     F.embedding: Recorder.embedding,
     F.layer_norm: Recorder.norm,
     F.rms_norm: Recorder.norm,
+    torch.Tensor.expand: Recorder.expand,
     torch.Tensor.mul: Recorder.scale,
     torch.mul: Recorder.scale,
     torch.Tensor.add: Recorder.shift,

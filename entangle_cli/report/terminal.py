@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import IO, Any
 
-from rich import box
+from rich import box, filesize
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records import LossSettings, Notice, Run, ScanPlan
+from entangle_cli.records import LossSettings, Notice, Run, ScanEstimate, ScanPlan
 from entangle_cli.report.escape import for_terminal
 
 PLAIN_WIDTH = 120
@@ -32,8 +33,8 @@ def console_for(stream: IO[str]) -> Console:
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
-def plan_lines(plan: ScanPlan) -> RenderableType:
-    """What a scan recognised and will do."""
+def plan_lines(plan: ScanPlan, estimate: ScanEstimate | None = None) -> RenderableType:
+    """What a scan recognised and will do, and what it will take where that was measured."""
     selected = f"{plan.num_selected:,} of {plan.num_rows:,} rows" if plan.num_selected != plan.num_rows else ""
     rules = ", ".join(f"{rule} {count:,}" for rule, count in plan.numel_by_rule.items())
     table = _two_columns()
@@ -50,7 +51,28 @@ def plan_lines(plan: ScanPlan) -> RenderableType:
     for name, reason in list(plan.slow_parameters.items())[:5]:
         table.add_row("  slow", Text(for_terminal(f"{name}: {reason}")))
     table.add_row("batches", Text(f"up to {plan.batch_tokens:,} tokens, rows sorted by length"))
+    if estimate is not None:
+        _add_estimate(table, plan, estimate)
     return table
+
+
+def _add_estimate(table: Table, plan: ScanPlan, estimate: ScanEstimate) -> None:
+    peak = "unknown" if estimate.peak_bytes is None else filesize.decimal(estimate.peak_bytes)
+    table.add_row(
+        "memory",
+        Text(
+            f"{peak} at most, with pairs of up to {estimate.longest_tokens:,} tokens; "
+            f"weights {filesize.decimal(estimate.weight_bytes)}"
+        ),
+    )
+    duration = timedelta(seconds=round(estimate.total_seconds))
+    table.add_row(
+        "time",
+        Text(
+            f"about {duration} for {plan.num_selected:,} rows, {1 / estimate.pair_seconds:.3g} pairs/s; "
+            "loading not counted"
+        ),
+    )
 
 
 def _two_columns() -> Table:

@@ -11,7 +11,7 @@ SURFACE = {
     "scan": {
         "MODEL", "DATA", "--output", "-o", "--json", "--dtype", "--device", "--max-length", "--truncation", "--limit",
         "--sample", "--seed", "--split", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
-        "--quiet", "-q",
+        "--quiet", "-q", "--base-model", "--dry-run",
     },
     "report": {"[RUN]", "--format", "--loss", "--beta"},
     "gate": {"[RUN]", "--fail-if", "--loss", "--beta"},

@@ -335,3 +335,17 @@ def test_the_default_folder_is_found_again(entangle: Entangle) -> None:
     assert "goes on after 2 rows" in entangle("scan", MODEL, LONG, "--limit", "2").err
     assert entangle("report").code == 0
     assert len(list(Path("entangle-runs").iterdir())) == 1
+
+
+def test_a_dry_run_says_what_it_will_take_and_writes_nothing(entangle: Entangle) -> None:
+    outcome = entangle("scan", MODEL, LONG, "--dry-run", "--sample", "40")
+    assert outcome.code == 0
+    assert "951,424 of 951,424" in outcome.out
+    memory, duration = outcome.out.splitlines()[-2:]
+    assert "weights 3.8 MB" in memory
+    assert "for 40 rows" in duration
+    assert not Path("entangle-runs").exists()
+
+
+def test_a_dry_run_without_a_pair_that_fits_is_refused(entangle: Entangle) -> None:
+    assert_refused(entangle("scan", MODEL, LONG, "--dry-run", "--max-length", "2"), 3, "none of the first")

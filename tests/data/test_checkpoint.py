@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -235,13 +234,6 @@ def test_only_pickled_weights_are_refused(copied: Path) -> None:
     assert "model.safetensors" in refusal(copied)
 
 
-def test_an_adapter_is_refused_by_its_kind(tmp_path: Path) -> None:
-    config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
-    peft.get_peft_model(tiny_llama(small_tokenizer()), config).save_pretrained(tmp_path)
-    small_tokenizer().save_pretrained(tmp_path)
-    assert refusal(tmp_path) == f"{tmp_path} is a PEFT adapter"
-
-
 @pytest.mark.parametrize("content", [None, "{broken", '{"x": 1}'])
 def test_a_checkpoint_without_a_tokenizer_is_refused(content: str | None, copied: Path) -> None:
     if content is None:
@@ -307,8 +299,8 @@ def test_the_identity_changes_with_the_merges_of_an_old_tokenizer(copied: Path) 
     assert before.identity != after.identity
 
 
-LIMITED = {"gpt2": 128, "opt": 128}
-"""Families of tiny_models with a learned table of positions; the rest compute theirs."""
+LIMITED = dict.fromkeys(("gpt2", "opt", "gpt-j", "gpt-neo", "gpt-bigcode", "codegen", "mpt"), 128)
+"""Families of tiny_models with a table of positions; the rest compute theirs."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -319,7 +311,7 @@ def test_the_position_limit_is_where_the_model_breaks(family: str, tmp_path: Pat
     longer = torch.ones(1, 129, dtype=torch.long)
     with torch.no_grad():
         if family in LIMITED:
-            with pytest.raises(IndexError):
+            with pytest.raises((IndexError, RuntimeError)):
                 checkpoint.model(input_ids=longer)
             longer = longer[:, :128]
         assert torch.isfinite(checkpoint.model(input_ids=longer).logits).all()
@@ -328,6 +320,10 @@ def test_the_position_limit_is_where_the_model_breaks(family: str, tmp_path: Pat
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
     return tiny_llama(small_tokenizer())
+
+
+def plain(model: PreTrainedModel) -> Checkpoint:
+    return Checkpoint(model, small_tokenizer(), {}, None)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +340,7 @@ def model() -> PreTrainedModel:
 )
 def test_parameters_are_found_anywhere_in_their_name(model: PreTrainedModel, pattern: str, num_found: int) -> None:
     named = dict(model.named_parameters())
-    found = select_parameters(model, pattern)
+    found = select_parameters(plain(model), pattern)
     assert len(found) == num_found
     assert all(parameter is named[name] for name, parameter in found.items())
     assert list(found) == [name for name in named if name in found]
@@ -352,7 +348,7 @@ def test_parameters_are_found_anywhere_in_their_name(model: PreTrainedModel, pat
 
 def test_an_expression_that_finds_nothing_says_what_there_is(model: PreTrainedModel) -> None:
     with pytest.raises(UsageError) as caught:
-        select_parameters(model, "h.0.attn")
+        select_parameters(plain(model), "h.0.attn")
     assert caught.value.found == "--parameters 'h.0.attn' finds none of 21 parameters"
     assert "model.embed_tokens.weight" in caught.value.expected
     assert caught.value.exit_code is ExitCode.USAGE
@@ -361,7 +357,7 @@ def test_an_expression_that_finds_nothing_says_what_there_is(model: PreTrainedMo
 @pytest.mark.parametrize("pattern", ["(", "*", "[a"])
 def test_a_broken_expression_is_refused(model: PreTrainedModel, pattern: str) -> None:
     with pytest.raises(UsageError, match="a regular expression"):
-        select_parameters(model, pattern)
+        select_parameters(plain(model), pattern)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:63", "nonsense", "", "cpu:x"])

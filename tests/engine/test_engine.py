@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from entangle_cli.engine import batch, head, products
+from entangle_cli.engine import batch, head, once, products
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.gradient_pass import Route
 from entangle_cli.records import PairMeasurement, TokenizedPair, TokenizedResponse
 from tests.engine.pairs import assorted_pairs, random_pair
 from tests.oracle import Reference, reference
-from tests.tiny_models import FAMILIES, VOCABULARY, tiny_model
+from tests.tiny_models import FAMILIES, PARTLY_SLOW_FAMILIES, VOCABULARY, tiny_model
 from tests.tolerances import TOLERANCES, Tolerance
 from tests.true_float64 import TrueFloat64
 
@@ -58,6 +58,27 @@ def test_every_family_by_every_route_equals_autograd(family: str, route: Route) 
     with TrueFloat64():
         for pair, measured in zip(pairs, measure(model, pairs, route), strict=True):
             assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *PARTLY_SLOW_FAMILIES])
+def test_every_family_equals_autograd_where_layers_run_once_a_token(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(once, "COPY_FLOPS", 0.0)
+    model = tiny_model(family)
+    pairs = [random_pair(VOCABULARY, prompt=7, chosen=5, rejected=4, seed=3), *assorted_pairs(VOCABULARY)]
+    with TrueFloat64():
+        for pair, measured in zip(pairs, measure(model, pairs), strict=True):
+            assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("family", PARTLY_SLOW_FAMILIES)
+def test_what_takes_the_slow_way_is_named(family: str) -> None:
+    model = tiny_model(family)
+    with Engine(model, dict(model.named_parameters())) as engine:
+        assert engine.plan.reasons
+        assert not engine.plan.whole_model_slow
+        assert set(engine.plan.rules) == {name for name, _ in model.named_parameters()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

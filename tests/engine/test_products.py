@@ -82,3 +82,19 @@ def test_per_row_sums_are_what_autograd_gives_a_broadcast_parameter(shape: tuple
 def test_the_cheaper_route_follows_the_number_of_tokens() -> None:
     assert gram_is_cheaper(num_tokens=64, num_shared=32, num_inputs=2048, num_outputs=5632, num_users=1)
     assert not gram_is_cheaper(num_tokens=2048, num_shared=0, num_inputs=64, num_outputs=64, num_users=1)
+
+
+@pytest.mark.parametrize("tile", [1024, 5])
+def test_routed_products_are_those_of_each_rows_own_tokens(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "ROUTED_TILE_TOKENS", tile)
+    generator = torch.Generator().manual_seed(0)
+    rows_n = torch.randint(0, 6, (17,), generator=generator)
+    rows_n[rows_n == 4] = 1  # the second pair's rejected row has no token here
+    input_nI = torch.randn(17, 4, generator=generator, dtype=torch.float64)
+    gradient_nO = torch.randn(17, 3, generator=generator, dtype=torch.float64)
+    whole_BIO = torch.zeros(6, 4, 3, dtype=torch.float64)
+    for row, values, gradient in zip(rows_n.tolist(), input_nI, gradient_nO, strict=True):
+        whole_BIO[row] += torch.outer(values, gradient)
+    measured = products.routed_products(input_nI, gradient_nO, rows_n, num_rows=6)
+    assert torch.allclose(measured, from_gradients(whole_BIO), rtol=1e-12, atol=1e-12)
+    assert measured[1, 1] == 0.0

@@ -1,0 +1,95 @@
+"""A PEFT adapter: which base it belongs to, and the base with the adapter in place."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from entangle_cli.errors import ModelError
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter rather than a whole checkpoint."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def base_of(folder: Path) -> str:
+    """Name of the base checkpoint that an adapter was trained on.
+
+    Raises:
+        ModelError: the adapter does not say.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = config.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{folder}/adapter_config.json cannot be read: {error}", "a PEFT adapter's config", "restore the file"
+        ) from error
+    if not isinstance(base, str) or not base:
+        raise ModelError(
+            f"{folder}/adapter_config.json names no base checkpoint",
+            "base_model_name_or_path",
+            "name the base with --base-model",
+        )
+    return base
+
+
+def with_adapter(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The base with an adapter's layers put into it, and the names of the parameters that the adapter trains.
+
+    Raises:
+        ModelError: peft is not installed, or the adapter does not fit or is of a kind that is not layers.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ModelError(
+            f"{folder} is a PEFT adapter, and peft is not installed",
+            "the package peft",
+            "pip install 'entangle-cli[peft]', or merge the adapter into its base",
+        ) from error
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{folder}: no adapter_model.safetensors", "adapter weights in safetensors", "save the adapter again"
+        )
+    adapted: Any = _loaded(peft, base, folder)
+    whole: Any = adapted.get_base_model()
+    assert isinstance(whole, PreTrainedModel)
+    return whole, frozenset(name for name, parameter in whole.named_parameters() if parameter.requires_grad)
+
+
+def _refuse_prompts(folder: Path, config: Any) -> None:
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"{folder} is a {config.peft_type.value} adapter, which adds tokens instead of layers",
+            "an adapter of layers, such as LoRA",
+            "measure the base, or train a LoRA adapter",
+        )
+
+
+def _loaded(peft: Any, base: PreTrainedModel, folder: Path) -> Any:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            _refuse_prompts(folder, peft.PeftConfig.from_pretrained(str(folder)))
+            adapted = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+        except (ValueError, KeyError, TypeError, RuntimeError, OSError, ImportError) as error:
+            raise ModelError(
+                f"{folder}: the adapter does not fit its base: {str(error).splitlines()[0]}",
+                "an adapter of this base checkpoint",
+                "name the right base with --base-model",
+            ) from error
+    for warning in caught:
+        # PEFT only warns, and would leave those layers at their initial values.
+        if "missing adapter keys" in str(warning.message):
+            raise ModelError(
+                f"{folder}: {str(warning.message).splitlines()[0][:300]}",
+                "a weight for every adapter layer; random ones would be measured instead",
+                "complete the adapter, or name the right base with --base-model",
+            )
+    return adapted

@@ -1,0 +1,59 @@
+"""How many tokens a batch may have: what is fast, or what fits into the memory that is free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+FASTEST_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Larger batches gain no speed: measured on a CPU, assumed on CUDA."""
+
+SMALLEST_TOKENS = 256
+
+USABLE_SHARE = 0.5
+"""Of free memory. The rest is for gradients, tiles, fragmentation, and what other programs will take."""
+
+
+def batch_tokens(device: torch.device, bytes_per_token: int) -> int:
+    """The token budget of a batch, a power of two times `SMALLEST_TOKENS` so that little changes do not change it.
+
+    Args:
+        bytes_per_token: what a forward pass keeps for its backward.
+    """
+    fastest = FASTEST_TOKENS.get(device.type, FASTEST_TOKENS["cpu"])
+    free = _free_bytes(device)
+    if free is None or bytes_per_token == 0:
+        return fastest
+    fitting = free * USABLE_SHARE / bytes_per_token
+    tokens = SMALLEST_TOKENS
+    while 2 * tokens <= min(fitting, fastest):
+        tokens *= 2
+    return tokens
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Free memory of a device or of this host, within its control group; None where neither tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    sizes = [size for size in (_host_bytes(Path("/proc/meminfo")), _group_bytes(Path("/sys/fs/cgroup"))) if size]
+    return min(sizes, default=None)
+
+
+def _host_bytes(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _group_bytes(group: Path) -> int | None:
+    """What a control group may still take; cached file pages are given back when asked for."""
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        current = int((group / "memory.current").read_text(encoding="ascii"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        return limit - current + int(statistics["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return None

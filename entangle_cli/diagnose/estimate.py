@@ -1,0 +1,75 @@
+"""What a scan will take: two batches of its first window, measured."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from entangle_cli.errors import DataError
+from entangle_cli.records import ScanEstimate, TokenizedPair
+
+Measure = Callable[[Sequence[TokenizedPair]], object]
+
+
+def estimate(
+    measure: Measure,
+    batches: Sequence[Sequence[TokenizedPair]],
+    window_rows: int,
+    num_selected: int,
+    model: torch.nn.Module,
+) -> ScanEstimate:
+    """Time of the batch of median length and memory of the longest, carried over to all rows by tokens.
+
+    Args:
+        measure: measures one batch.
+        batches: those of the first window, longest first.
+        window_rows: rows of that window, skipped ones included.
+        num_selected: rows of the whole scan.
+    Raises:
+        DataError: no row of the window can be measured.
+    """
+    if not batches:
+        raise DataError(
+            f"none of the first {window_rows:,} rows can be measured",
+            "at least one pair that fits the model and --max-length",
+            "run entangle scan with --limit to see the reasons",
+        )
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    measure(batches[0])
+    peak_bytes = _peak_bytes(device)
+    typical = batches[len(batches) // 2]
+    start = time.perf_counter()
+    measure(typical)
+    seconds = time.perf_counter() - start
+    window_seconds = seconds / _padded_tokens(typical) * sum(map(_padded_tokens, batches))
+    return ScanEstimate(
+        pair_seconds=seconds / len(typical),
+        total_seconds=window_seconds * num_selected / window_rows,
+        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        peak_bytes=peak_bytes,
+        longest_tokens=_longest(batches[0]),
+    )
+
+
+def _longest(pairs: Sequence[TokenizedPair]) -> int:
+    return max(len(side.ids) for pair in pairs for side in (pair.chosen, pair.rejected))
+
+
+def _padded_tokens(pairs: Sequence[TokenizedPair]) -> int:
+    return 2 * len(pairs) * _longest(pairs)
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
