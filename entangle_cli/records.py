@@ -64,6 +64,8 @@ class ScanSettings:
     device: str = "auto"
     batch_tokens: int | None = None
     """Tokens of a batch, padding included; None for what is fast and fits into memory."""
+    activation_checkpointing: bool = False
+    """Whether layers are computed again in the backward pass instead of being kept."""
     strict: bool = False
     """Whether the first row that cannot be measured ends the scan."""
 

@@ -60,6 +60,10 @@ def scan(
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default: what is fast and fits.")
     ] = None,
+    activation_checkpointing: Annotated[
+        bool,
+        typer.Option("--activation-checkpointing", help="Less memory for more time, as in training; for long answers."),
+    ] = False,
     parameters: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +102,7 @@ def scan(
         loss=LossSettings(loss, beta),
         device=device,
         batch_tokens=batch_tokens,
+        activation_checkpointing=activation_checkpointing,
         strict=strict,
     )
     if dry_run:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from math import isfinite, sqrt
@@ -120,7 +121,8 @@ class Scan:
         window = self._next_window(row for row in self._source.rows() if row.index in self._selected)
         pairs = [row.tokens.pair for row in window if isinstance(row, _Prepared)]
         batches = [[pairs[place] for place in batch] for batch in plan_batches(pairs, self.plan.batch_tokens)]
-        return estimate(self._engine.measure, batches, len(window), self.plan.num_selected, self._checkpoint.model)
+        measure = partial(self._engine.measure, recompute=self._settings.activation_checkpointing)
+        return estimate(measure, batches, len(window), self.plan.num_selected, self._checkpoint.model)
 
     def _window_records(
         self, window: Sequence[_Prepared | SkippedRow], done: Container[int]
@@ -133,7 +135,7 @@ class Scan:
             yield records
         for batch in plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens):
             if missing := [prepared[place] for place in batch if prepared[place].pair.index not in done]:
-                yield self._measure(missing)
+                yield self._measure(missing, recompute=self._settings.activation_checkpointing)
 
     def _prepare(self, row: RawRow) -> _Prepared | SkippedRow:
         pair = read_pair(row)
@@ -151,10 +153,10 @@ class Scan:
                 "repair the row, or leave --strict out to skip and count such rows",
             )
 
-    def _measure(self, rows: Sequence[_Prepared]) -> list[PairRecord]:
-        """Measure a batch; when memory runs out, its two halves one after the other."""
+    def _measure(self, rows: Sequence[_Prepared], *, recompute: bool) -> list[PairRecord]:
+        """Measure a batch; when memory runs out, its halves one after the other, and a pair alone by recomputing."""
         try:
-            measurements = self._engine.measure([row.tokens.pair for row in rows])
+            measurements = self._engine.measure([row.tokens.pair for row in rows], recompute=recompute)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -164,6 +166,8 @@ class Scan:
             return [_record(*row) for row in zip(rows, measurements, derived, strict=True)]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if len(rows) == 1 and not recompute:
+            return self._measure(rows, recompute=True)
         if len(rows) == 1:
             raise UnfinishedError(
                 f"out of memory on row {rows[0].pair.index} alone",
@@ -171,7 +175,7 @@ class Scan:
                 "lower --max-length, use --dtype bfloat16, or a larger device; the same command goes on from here",
             )
         half = len(rows) // 2
-        return self._measure(rows[:half]) + self._measure(rows[half:])
+        return self._measure(rows[:half], recompute=recompute) + self._measure(rows[half:], recompute=recompute)
 
 
 @contextmanager

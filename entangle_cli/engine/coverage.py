@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import torch
@@ -62,6 +62,8 @@ class Plan:
     """Why a parameter takes the slow way."""
     bytes_per_token: int = 0
     """What a batch keeps for its backward pass, for each of its tokens; 0 if unknown."""
+    repeated: Mapping[tuple[str, int | None], int] = field(default_factory=dict)
+    """Number of uses of each parameter, or slice of one, that the probe saw used more than once."""
     whole_model_slow: bool = False
     """The model's logits are not its unembedding of hidden states: everything goes through its own logits."""
 
@@ -105,7 +107,13 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
     except HeadNotFound:
         return _all_slow(numel, "the unembedding is not applied as a linear layer")
     rules, reasons = _rules(recorder, head, parameters)
-    plan = Plan(rules, numel, reasons, bytes_per_token=kept.total // batch.ids_BT.numel())
+    plan = Plan(
+        rules,
+        numel,
+        reasons,
+        bytes_per_token=kept.total // batch.ids_BT.numel(),
+        repeated={key: count for key, count in recorder.num_uses.items() if count > 1},
+    )
     watched = {key: name for key, name in names.items() if name not in plan.slow}
     try:
         measured = run_pass(model, head, batch, watched)

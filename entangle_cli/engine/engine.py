@@ -31,7 +31,12 @@ class Engine:
 
     plan: Plan
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], route: Route = Route.CHEAPER) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        route: Route = Route.CHEAPER,
+    ) -> None:
         self._model = model
         self._parameters = dict(parameters)
         self._route = route
@@ -54,25 +59,30 @@ class Engine:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def measure(self, pairs: Sequence[TokenizedPair]) -> list[PairMeasurement]:
-        """Measure pairs in one batch; each needs at least one scored token a response."""
-        results = self._results(pairs)
+    def measure(self, pairs: Sequence[TokenizedPair], *, recompute: bool = False) -> list[PairMeasurement]:
+        """Measure pairs in one batch; each needs at least one scored token a response.
+
+        Args:
+            recompute: layers are computed again in the backward pass instead of being kept: less memory, more time.
+        """
+        results = self._results(pairs, recompute=recompute)
         # `products` sums a handful of numbers a parameter: one transfer for the whole batch.
         total = torch.stack([product for result in results for product in result.products.values()]).sum(0)
         return _measurements(results[0].log_probs_B, total)
 
-    def _results(self, pairs: Sequence[TokenizedPair]) -> list[PassResult]:
+    def _results(self, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PassResult]:
         slow = {name: self._parameters[name] for name in self._parameters if name in self.plan.slow}
         if self.plan.whole_model_slow:
             return [measure_responses(self._model, pairs, slow)]
         watched = {id(parameter): name for name, parameter in self._parameters.items() if name not in slow}
         batch = make_batch(pairs, self._head.weight_VD.device)
         try:
-            results = [run_pass(self._model, self._head, batch, watched, self._route)]
+            repeated = self.plan.repeated if recompute else None
+            results = [run_pass(self._model, self._head, batch, watched, self._route, repeated)]
         except UnrecognisedUse as unrecognised:
             # Seen now though not by the probe, as an expert that it was not routed to.
             self.plan = self.plan.with_slow(unrecognised.functions)
-            return self._results(pairs)
+            return self._results(pairs, recompute=recompute)
         if slow:
             results.append(measure_responses(self._model, pairs, slow))
         return results

@@ -6,7 +6,9 @@ moment its output gradient exists, and its factors are let go.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 
@@ -26,7 +28,8 @@ from entangle_cli.engine.products import (
     routed_products,
     vector_products,
 )
-from entangle_cli.engine.recorder import Consume, Recorder, Unrecognised, Use, UseKind
+from entangle_cli.engine.recompute import recomputed_layers
+from entangle_cli.engine.recorder import Consume, LinearInput, Recorder, Unrecognised, Use, UseKind
 
 
 class Route(str, Enum):
@@ -69,6 +72,7 @@ def run_pass(
     batch: Batch,
     names: Mapping[int, str],
     route: Route = Route.CHEAPER,
+    repeated: Mapping[tuple[str, int | None], int] | None = None,
 ) -> PassResult:
     """Log-probs of every row and products of every watched parameter.
 
@@ -76,12 +80,14 @@ def run_pass(
         model: frozen (see `model.frozen`).
         names: id of each watched parameter to its name.
         route: forces a route for linear weights; results agree whichever is taken.
+        repeated: if given, layers are computed again in the backward pass instead of being kept; how often each
+            parameter (or slice) is used that is used more than once, since its layers are then seen one by one.
     Raises:
         UnrecognisedUse: a watched parameter was used in a way no rule covers.
         HeadNotFound: the unembedding was not seen.
     """
-    products = _ProductSum(batch, head, names, route)
-    recorder = record_forward(model, head, batch, names, products.consume)
+    products = _ProductSum(batch, head, names, route, repeated or {})
+    recorder = record_forward(model, head, batch, names, products.consume, recompute=repeated is not None)
     if recorder.unrecognised:
         raise UnrecognisedUse(recorder.unrecognised)
     hidden_BTD = recorder.hidden
@@ -99,6 +105,8 @@ def run_pass(
         seed_BTD[batch.rows_N, batch.positions_N] = head_pass.seed_ND
         torch.autograd.backward(hidden_BTD, seed_BTD)
     products.finish()
+    if recorder.unrecognised:
+        raise UnrecognisedUse(recorder.unrecognised)
     log_probs_B = torch.stack([head_pass.log_probs_N[scored].sum() for scored in batch.slices])
     return PassResult(log_probs_B, products.totals)
 
@@ -110,6 +118,8 @@ def record_forward(
     names: Mapping[int, str],
     consume: Consume,
     note_kept: Callable[[Tensor], None] | None = None,
+    *,
+    recompute: bool = False,
 ) -> Recorder:
     """Run the model on a batch under a recorder.
 
@@ -119,7 +129,8 @@ def record_forward(
     num_rows, num_tokens = batch.ids_BT.shape
     recorder = Recorder(names, (num_rows, num_tokens), head.weight_VD, consume, batch.layout, note_kept)
     try:
-        with torch.enable_grad(), recorder:
+        layers = recomputed_layers(model, recorder) if recompute else nullcontext()
+        with torch.enable_grad(), layers, recorder:
             model(input_ids=batch.ids_BT, use_cache=False)
     except Unrecognised as error:
         # Other uses fall back inside the recorder; only an unembedding of something else than every position ends here.
@@ -132,21 +143,28 @@ def record_forward(
 class _ProductSum:
     """Forms products from uses as their gradients arrive; a parameter used more than once waits for its last use."""
 
-    def __init__(self, batch: Batch, head: Unembedding, names: Mapping[int, str], route: Route) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        head: Unembedding,
+        names: Mapping[int, str],
+        route: Route,
+        repeated: Mapping[tuple[str, int | None], int],
+    ) -> None:
         self.totals: dict[str, Tensor] = {}
         self._batch = batch
         self._head = head
         self._route = route
+        self._repeated = repeated
         self._weight_name = names.get(id(head.weight_VD))
         self._bias_name = None if head.bias_V is None else names.get(id(head.bias_V))
-        self._grams: dict[int, InputGrams] = {}
+        self._grams: dict[LinearInput, InputGrams] = {}
+        self._readers_done: Counter[LinearInput] = Counter()
         self._waiting: dict[tuple[str, int | None], list[tuple[Use, Tensor]]] = {}
 
     def start(self, recorder: Recorder, head_pass: HeadPass) -> None:
         """Take note of what the forward recorded, and of the head's own products."""
-        self._num_uses = dict(recorder.num_uses)
-        self._num_readers = dict(recorder.num_readers)
-        self._readers_left = dict(recorder.num_readers)
+        self._num_uses = recorder.num_uses
         self._head_pass = head_pass
         if self._weight_name is not None and head_pass.weight_products is not None:
             self.totals[self._weight_name] = head_pass.weight_products
@@ -157,7 +175,7 @@ class _ProductSum:
         """Called by the recorder's hooks, in backward order."""
         uses = self._waiting.setdefault(use.key, [])
         uses.append((use, gradient))
-        if len(uses) == self._num_uses[use.key]:
+        if len(uses) == max(self._num_uses[use.key], self._repeated.get(use.key, 0)):
             self._add(self._waiting.pop(use.key))
 
     def finish(self) -> None:
@@ -183,38 +201,36 @@ class _ProductSum:
     def _linear(self, uses: list[tuple[Use, Tensor]]) -> Tensor:
         if len(uses) > 1:
             # One gradient, summed over the uses: the same as one use with all their tokens in a row.
-            inputs_BTI = torch.cat([left_tensor(use) for use, _ in uses], dim=1)
+            inputs_BTI = torch.cat([linear_input(use).values_BTI for use, _ in uses], dim=1)
             gradient_BTO = torch.cat([as_matrix_rows(gradient) for _, gradient in uses], dim=1)
-            return self._one_linear(inputs_BTI, gradient_BTO, 0, None)
+            return self._one_linear(LinearInput(inputs_BTI, num_readers=1), gradient_BTO, 0)
         use, gradient = uses[0]
         num_shared = self._batch.num_shared if use.lines_up else 0
-        return self._one_linear(left_tensor(use), as_matrix_rows(gradient), num_shared, id(use.left))
+        return self._one_linear(linear_input(use), as_matrix_rows(gradient), num_shared)
 
-    def _one_linear(self, inputs_BTI: Tensor, gradient_BTO: Tensor, num_shared: int, key: int | None) -> Tensor:
-        num_readers = 1 if key is None else self._num_readers[key]
+    def _one_linear(self, inputs: LinearInput, gradient_BTO: Tensor, num_shared: int) -> Tensor:
+        inputs_BTI = inputs.values_BTI
         use_gram = self._route is Route.GRAM or (
             self._route is Route.CHEAPER
             and gram_is_cheaper(
-                inputs_BTI.shape[1], num_shared, inputs_BTI.shape[2], gradient_BTO.shape[2], num_readers
+                inputs_BTI.shape[1], num_shared, inputs_BTI.shape[2], gradient_BTO.shape[2], inputs.num_readers
             )
         )
         if not use_gram:
-            self._release(key)
+            self._release(inputs)
             return materialised_products(inputs_BTI, gradient_BTO)
-        grams = self._grams.get(key) if key is not None else None
+        grams = self._grams.get(inputs)
         if grams is None:
-            grams = InputGrams(inputs_BTI, num_shared)
-        if key is not None:
-            self._grams[key] = grams
-        self._release(key)
+            grams = self._grams[inputs] = InputGrams(inputs_BTI, num_shared)
+        self._release(inputs)
         return gram_products(grams, gradient_BTO)
 
-    def _release(self, key: int | None) -> None:
+    def _release(self, inputs: LinearInput) -> None:
         """One reader of a linear input is done; the last one frees its grams."""
-        if key is not None:
-            self._readers_left[key] -= 1
-            if self._readers_left[key] == 0:
-                self._grams.pop(key, None)
+        self._readers_done[inputs] += 1
+        if self._readers_done[inputs] == inputs.num_readers:
+            self._grams.pop(inputs, None)
+            del self._readers_done[inputs]
 
     def _lookup(self, uses: list[tuple[Use, Tensor]]) -> Tensor:
         ids_BT = torch.cat([left_tensor(use) for use, _ in uses], dim=1)
@@ -227,8 +243,14 @@ class _ProductSum:
         return products
 
 
+def linear_input(use: Use) -> LinearInput:
+    """The left factor of a linear use."""
+    assert isinstance(use.left, LinearInput)
+    return use.left
+
+
 def left_tensor(use: Use) -> Tensor:
-    """The left factor of a linear use or a lookup."""
+    """The left factor of a routed use or a lookup."""
     assert isinstance(use.left, Tensor)
     return use.left
 
@@ -259,6 +281,7 @@ def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tenso
 
 def _vector(use: Use, gradient: Tensor, num_rows: int) -> Tensor:
     factor = use.left() if callable(use.left) else use.left
+    assert not isinstance(factor, LinearInput)
     values = at_least_float32(gradient)
     values = values if factor is None else values * factor.reshape(gradient.shape)
     if use.rows is None:

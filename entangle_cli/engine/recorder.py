@@ -39,6 +39,16 @@ class UseKind(str, Enum):
     """The last linear layer, which `head` evaluates in chunks."""
 
 
+@dataclass(slots=True, eq=False)
+class LinearInput:
+    """What one or more linear layers read."""
+
+    values_BTI: Tensor
+    """Detached, all positions of a row in one dimension."""
+    num_readers: int = 0
+    """Watched weights that read it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Use:
     """One use of a parameter in the forward pass."""
@@ -46,8 +56,8 @@ class Use:
     name: str
     kind: UseKind
     shape: torch.Size
-    left: Tensor | Callable[[], Tensor] | None
-    """LINEAR: inputs [B, T, I], one object for all weights that read it. ROUTED: inputs [n, I]. LOOKUP: ids [B, T].
+    left: LinearInput | Tensor | Callable[[], Tensor] | None
+    """LINEAR: the inputs, one object for all weights that read them. ROUTED: inputs [n, I]. LOOKUP: ids [B, T].
     VECTOR: the factor that a scale multiplies [B, ...], or a function that gives it; None for a bias."""
     lines_up: bool = True
     """LINEAR: whether dimension 1 of `left` is the batch's token positions, so that shared prefixes line up."""
@@ -105,7 +115,6 @@ class Recorder(TorchFunctionMode):
     Attributes:
         kinds: parameter name to the kinds of its recognised uses, in forward order.
         num_uses: number of recognised uses by `Use.key`.
-        num_readers: id of each linear input to the number of weights that read it.
         unrecognised: parameter name to the function that used it in a way no rule covers.
         hidden: input of the unembedding [B, T, D], with its graph.
     """
@@ -122,7 +131,6 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.kinds: dict[str, list[UseKind]] = {}
         self.num_uses: Counter[tuple[str, int | None]] = Counter()
-        self.num_readers: Counter[int] = Counter()
         self.unrecognised: dict[str, str] = {}
         self.hidden: Tensor | None = None
         self._names = names
@@ -134,7 +142,7 @@ class Recorder(TorchFunctionMode):
         # (Gemma's 1 + w): same gradient.
         self._stands: dict[int, _Stand] = {}
         self._gathered = GatheredRows(*batch_shape)
-        self._inputs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._inputs: dict[int, tuple[Tensor, LinearInput]] = {}
         self._forms: dict[tuple[str, int | None], tuple[Any, ...]] = {}
         self._note_kept = note_kept
 
@@ -251,10 +259,12 @@ class Recorder(TorchFunctionMode):
         self.num_uses[use.key] += 1
         if self._forms.setdefault(use.key, use.form) != use.form:
             self.unrecognised[use.name] = "layers that take it in different shapes"
-        if self._note_kept is not None and isinstance(use.left, Tensor):
-            self._note_kept(use.left)
-        if use.kind is UseKind.LINEAR:
-            self.num_readers[id(use.left)] += 1
+        kept = use.left
+        if isinstance(kept, LinearInput):
+            kept.num_readers += 1
+            kept = kept.values_BTI
+        if self._note_kept is not None and isinstance(kept, Tensor):
+            self._note_kept(kept)
         if use.part is not None and (use.name, None) in self.num_uses:
             self.unrecognised[use.name] = "a layer that takes it whole and another that takes a slice"
 
@@ -266,11 +276,11 @@ class Recorder(TorchFunctionMode):
             return values.view(self._num_rows, self._num_tokens, values.shape[1])
         raise Unrecognised
 
-    def _shared_input(self, values: Tensor) -> Tensor:
-        """The detached [B, T, I] view of a linear layer's input: one object for all layers that read one tensor."""
+    def _shared_input(self, values: Tensor) -> LinearInput:
+        """A linear layer's input: one object for all layers that read one tensor."""
         if id(values) not in self._inputs:
             rows = self._rows_first(values).detach()
-            self._inputs[id(values)] = (values, rows.reshape(self._num_rows, -1, rows.shape[-1]))
+            self._inputs[id(values)] = (values, LinearInput(rows.reshape(self._num_rows, -1, rows.shape[-1])))
         return self._inputs[id(values)][1]
 
     def _linear_use(self, weight: Tensor, inputs: Tensor, *, outputs_first: bool) -> list[Use]:

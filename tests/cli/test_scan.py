@@ -101,16 +101,18 @@ class _Interrupting:
         self.error = error
         self.real = Engine.measure
 
-    def __call__(self, engine: Engine, pairs: Sequence[TokenizedPair]) -> list[PairMeasurement]:
+    def __call__(self, engine: Engine, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PairMeasurement]:
         if not self.left:
             raise self.error
         self.left -= 1
-        return self.real(engine, pairs)
+        return self.real(engine, pairs, recompute=recompute)
 
 
 def _broken(monkeypatch: pytest.MonkeyPatch, batches: int, error: BaseException) -> None:
     interrupting = _Interrupting(batches, error)
-    monkeypatch.setattr(Engine, "measure", lambda engine, pairs: interrupting(engine, pairs))
+    monkeypatch.setattr(
+        Engine, "measure", lambda engine, pairs, *, recompute=False: interrupting(engine, pairs, recompute=recompute)
+    )
 
 
 SMALL_BATCHES = ("--limit", "9", "--batch-tokens", "150")
@@ -146,17 +148,21 @@ def test_an_unexpected_error_is_no_failed_gate(entangle: Entangle, monkeypatch: 
     assert "Traceback" in entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run", "--debug").err
 
 
-def test_out_of_memory_halves_the_batch_without_losing_a_pair(
-    entangle: Entangle, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [2, 0])
+def test_out_of_memory_halves_the_batch_and_then_recomputes_without_losing_a_pair(
+    most: int, entangle: Entangle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a device that takes two pairs, or one only where its layers are computed again."""
     entangle("scan", MODEL, LONG, "--limit", "9", "-o", "whole", "--json", "whole.json", "-q")
     real, sizes = Engine.measure, []
 
-    def small_device(engine: Engine, pairs: Sequence[TokenizedPair]) -> list[PairMeasurement]:
+    def small_device(
+        engine: Engine, pairs: Sequence[TokenizedPair], *, recompute: bool = False
+    ) -> list[PairMeasurement]:
         sizes.append(len(pairs))
-        if len(pairs) > 2:
+        if len(pairs) > max(most, int(recompute)):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(engine, pairs)
+        return real(engine, pairs, recompute=recompute)
 
     monkeypatch.setattr(Engine, "measure", small_device)
     assert entangle("scan", MODEL, LONG, "--limit", "9", "-o", "run", "--json", "run.json", "-q").code == 0

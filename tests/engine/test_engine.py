@@ -72,6 +72,31 @@ def test_every_family_equals_autograd_where_layers_run_once_a_token(
             assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, *PARTLY_SLOW_FAMILIES])
+def test_computing_layers_again_changes_nothing(family: str) -> None:
+    """Beside the engine as it is compared with autograd elsewhere: a mode like TrueFloat64 is off in a backward."""
+    model = tiny_model(family)
+    pairs = assorted_pairs(VOCABULARY)
+    expected = measure(model, pairs)
+    forwards = [module.forward for module in model.modules()]
+    with Engine(model, dict(model.named_parameters())) as engine:
+        results = engine.measure(pairs, recompute=True)
+    for measured, kept in zip(results, expected, strict=True):
+        assert_close(measured, Reference(*_values(kept)), TOLERANCES[torch.float64])
+    assert [module.forward for module in model.modules()] == forwards
+
+
+def test_layers_are_really_computed_again() -> None:
+    model = tiny_model("llama")
+    calls: list[bool] = []
+    model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    pairs = assorted_pairs(VOCABULARY)
+    with Engine(model, dict(model.named_parameters())) as engine:
+        calls.clear()
+        engine.measure(pairs, recompute=True)
+    assert calls == [False, True]
+
+
 @pytest.mark.parametrize("family", PARTLY_SLOW_FAMILIES)
 def test_what_takes_the_slow_way_is_named(family: str) -> None:
     model = tiny_model(family)
