@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 class Dtype(str, Enum):
-    """Dtypes of the weights. float16 is left out: response gradients overflow its range."""
+    """Dtypes of the weights; float16 is here to be refused with its reason."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT64 = "float64"
+    FLOAT16 = "float16"
 
 
 class TruncationOption(str, Enum):

@@ -40,6 +40,22 @@ class Checkpoint:
     """Names of the parameters that an adapter trains; empty for a plain checkpoint."""
 
 
+def check_dtype(name: str) -> None:
+    """Refuse a dtype that cannot be measured in.
+
+    Raises:
+        UsageError: float16, or no dtype at all.
+    """
+    if name == "float16":
+        raise UsageError(
+            "--dtype float16: the gradient of a summed log-prob leaves its range, which ends at 65,504",
+            "float32, bfloat16 or float64",
+            "choose bfloat16, which takes as much memory and time",
+        )
+    if name not in DTYPES:
+        raise UsageError(f"dtype {name!r}", "float32, bfloat16 or float64", "choose one of these")
+
+
 def choose_device(name: str) -> torch.device:
     """The device of an option: `auto` is CUDA when there is one.
 

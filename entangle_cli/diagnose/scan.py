@@ -18,6 +18,7 @@ import torch
 
 from entangle_cli.data.checkpoint import (
     Checkpoint,
+    check_dtype,
     choose_device,
     default_parameters,
     library_versions,
@@ -187,6 +188,7 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
         ModelError: the checkpoint cannot be used.
         UsageError: a setting that does not fit the machine or the model.
     """
+    check_dtype(settings.dtype)
     source = open_source(data, settings.split)
     formats = _peeked_formats(source)
     device = choose_device(settings.device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from entangle_cli.engine.once import TokenLayout
+from entangle_cli.engine.once import TokenLayout, to_device
 from entangle_cli.records import TokenizedPair
 
 
@@ -81,14 +81,11 @@ def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
     shared = [num_shared_tokens(pair) for pair in pairs]
     lengths = [len(response.ids) - 1 for response in responses]
 
-    def on_device(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
-
     return Batch(
-        ids_BT=ids_BT.to(device, non_blocking=True),
-        rows_N=on_device(rows),
-        positions_N=on_device(positions),
-        targets_N=on_device(targets),
+        ids_BT=to_device(ids_BT, device),
+        rows_N=to_device(torch.tensor(rows), device),
+        positions_N=to_device(torch.tensor(positions), device),
+        targets_N=to_device(torch.tensor(targets), device),
         slices=tuple(slices),
         layout=TokenLayout.of(lengths, shared, num_positions).to(device),
         num_shared=min(shared),

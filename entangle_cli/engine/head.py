@@ -24,6 +24,9 @@ CHUNK_BYTES = 64 * 2**20
 SYMMETRIC_TILE = 64
 """Rows of a tile of a symmetric gram: small enough to skip most of its lower half."""
 
+PRODUCT_BLOCK = 8 * SYMMETRIC_TILE
+"""Rows of a gram that are turned into products at a time; bounds the memory of long responses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unembedding:
@@ -208,26 +211,50 @@ def _with_products(
     pairs: Sequence[tuple[slice, slice]],
     grams: Sequence[tuple[Tensor, Tensor, Tensor]],
 ) -> HeadPass:
-    hidden_ND = at_least_float32(head_pass.hidden_ND)
-    weight, bias = [], []
+    totals = []
     for (chosen, rejected), (both_chosen, both_rejected, mixed) in zip(pairs, grams, strict=True):
-        pair_grams = [_mirrored(both_chosen), _mirrored(both_rejected), mixed]
-        sides = [(chosen, chosen), (rejected, rejected), (chosen, rejected)]
-        for (left, right), gram in zip(sides, pair_grams, strict=True):
-            residual_gram = _residual_gram(head_pass, head, left, right, gram)
-            bias.append(residual_gram.sum(-1).sum(dtype=torch.float64))
-            input_gram = hidden_ND[left] @ hidden_ND[right].T
-            weight.append((residual_gram * input_gram).sum(-1).sum(dtype=torch.float64))
-    return replace(
-        head_pass,
-        weight_products=torch.stack(weight).reshape(len(pairs), 3).T,
-        bias_products=torch.stack(bias).reshape(len(pairs), 3).T,
-    )
+        totals += [
+            _symmetric_products(head_pass, head, chosen, both_chosen),
+            _symmetric_products(head_pass, head, rejected, both_rejected),
+            _mixed_products(head_pass, head, chosen, rejected, mixed),
+        ]
+    weight, bias = torch.stack(totals).reshape(len(pairs), 3, 2).permute(2, 1, 0)
+    return replace(head_pass, weight_products=weight, bias_products=bias)
 
 
-def _mirrored(upper_RR: Tensor) -> Tensor:
-    """A symmetric matrix from the half that is there."""
-    return upper_RR.triu() + upper_RR.triu(1).T
+def _symmetric_products(head_pass: HeadPass, head: Unembedding, rows: slice, upper_RR: Tensor) -> Tensor:
+    """Squared norms of the weight's and the bias's gradient, [2], from the upper half of a side's gram."""
+    total = upper_RR.new_zeros(2, dtype=torch.float64)
+    for start, stop in _product_blocks(rows):
+        block = slice(rows.start + start, rows.start + stop)
+        below = slice(rows.start + stop, rows.stop)
+        square_tt = upper_RR[start:stop, start:stop]
+        mirrored_tt = square_tt.triu() + square_tt.triu(1).T
+        total += _block_products(head_pass, head, block, block, mirrored_tt)
+        total += 2 * _block_products(head_pass, head, block, below, upper_RR[start:stop, stop:])
+    return total
+
+
+def _mixed_products(head_pass: HeadPass, head: Unembedding, left: slice, right: slice, gram: Tensor) -> Tensor:
+    """Inner products of the weight's and the bias's gradients of two rows, [2]."""
+    total = gram.new_zeros(2, dtype=torch.float64)
+    for start, stop in _product_blocks(left):
+        block = slice(left.start + start, left.start + stop)
+        total += _block_products(head_pass, head, block, right, gram[start:stop])
+    return total
+
+
+def _product_blocks(rows: slice) -> list[tuple[int, int]]:
+    length = rows.stop - rows.start
+    return [(start, min(start + PRODUCT_BLOCK, length)) for start in range(0, length, PRODUCT_BLOCK)]
+
+
+def _block_products(head_pass: HeadPass, head: Unembedding, left: slice, right: slice, gram: Tensor) -> Tensor:
+    residual_gram = _residual_gram(head_pass, head, left, right, gram)
+    hidden_ND = head_pass.hidden_ND
+    input_gram = at_least_float32(hidden_ND[left]) @ at_least_float32(hidden_ND[right]).T
+    bias = residual_gram.sum(-1).sum(dtype=torch.float64)
+    return torch.stack([(residual_gram * input_gram).sum(-1).sum(dtype=torch.float64), bias])
 
 
 def _residual_gram(head_pass: HeadPass, head: Unembedding, left: slice, right: slice, gram: Tensor) -> Tensor:

@@ -53,15 +53,18 @@ class TokenLayout:
 
     def to(self, device: torch.device) -> TokenLayout:
         """The same layout on a device."""
-        return TokenLayout(
-            *(part.to(device, non_blocking=True) for part in (self.computed_U, self.source_N, self.real_M))
-        )
+        return TokenLayout(*(to_device(part, device) for part in (self.computed_U, self.source_N, self.real_M)))
 
     def pays(self, num_inputs: int, num_outputs: int) -> bool:
         """Whether computing only what is needed saves more than the copies cost."""
         num_positions, num_computed = self.source_N.numel(), self.computed_U.numel()
         saved = 2 * (num_positions - num_computed) * num_inputs * num_outputs
         return saved > COPY_FLOPS * (num_computed * num_inputs + num_positions * num_outputs)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device; to CUDA from pinned memory, so that the host does not wait for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def linear_once(inputs: Tensor, weight_IO: Tensor, bias_O: Tensor | None, layout: TokenLayout) -> Tensor:

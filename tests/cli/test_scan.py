@@ -355,3 +355,7 @@ def test_a_dry_run_says_what_it_will_take_and_writes_nothing(entangle: Entangle)
 
 def test_a_dry_run_without_a_pair_that_fits_is_refused(entangle: Entangle) -> None:
     assert_refused(entangle("scan", MODEL, LONG, "--dry-run", "--max-length", "2"), 3, "none of the first")
+
+
+def test_float16_is_refused_with_its_reason(entangle: Entangle) -> None:
+    assert_refused(entangle("scan", MODEL, LONG, "--dtype", "float16"), 2, "float16", "65,504", "choose bfloat16")

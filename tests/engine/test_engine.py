@@ -136,6 +136,8 @@ def test_tiles_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: py
     whole = measure(model, pairs, Route.GRAM)
     monkeypatch.setattr(products, "TILE_TOKENS", 3)
     monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 38 * 7)
+    monkeypatch.setattr(head, "SYMMETRIC_TILE", 2)
+    monkeypatch.setattr(head, "PRODUCT_BLOCK", 4)
     tiling = products.Tiling.of(num_tokens=23, num_shared=8)
     assert len(tiling.prefix) == 3
     assert len(tiling.own) == 5
