@@ -62,6 +62,8 @@ class ScanSettings:
     loss: LossSettings = LossSettings()
     """Weighs the gradients afterwards; what is measured does not depend on it."""
     device: str = "auto"
+    device_map: str | None = None
+    """How accelerate spreads the model over devices, as transformers' `device_map`; None for one device."""
     batch_tokens: int | None = None
     """Tokens of a batch, padding included; None for what is fast and fits into memory."""
     activation_checkpointing: bool = False

@@ -48,6 +48,9 @@ def scan(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the run document to this file.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="What the weights are loaded as and computed in.")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread the model over several devices: auto, balanced or sequential.")
+    ] = None,
     max_length: Annotated[
         int, typer.Option(min=0, help="Tokens of prompt and response together, as in TRL; 0 for no limit.")
     ] = 1024,
@@ -102,6 +105,7 @@ def scan(
         split=split,
         loss=LossSettings(loss, beta),
         device=device,
+        device_map=device_map,
         batch_tokens=batch_tokens,
         activation_checkpointing=activation_checkpointing,
         strict=strict,

@@ -56,12 +56,23 @@ def check_dtype(name: str) -> None:
         raise UsageError(f"dtype {name!r}", "float32, bfloat16 or float64", "choose one of these")
 
 
-def choose_device(name: str) -> torch.device:
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def choose_device(name: str, device_map: str | None = None) -> torch.device:
     """The device of an option: `auto` is CUDA when there is one.
 
+    Args:
+        device_map: a name of `DEVICE_MAPS`, which decides instead, or None.
     Raises:
-        UsageError: not a device of this machine.
+        UsageError: not a device of this machine, or a device and a map at once.
     """
+    if device_map is not None and (device_map not in DEVICE_MAPS or name != "auto"):
+        raise UsageError(
+            f"--device-map {device_map} with --device {name}",
+            f"one of {', '.join(DEVICE_MAPS)}, and no --device",
+            "leave one of them out",
+        )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -74,35 +85,38 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_checkpoint(name: str, dtype: str, device: torch.device, base_model: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    name: str, dtype: str, device: torch.device, base_model: str | None = None, device_map: str | None = None
+) -> Checkpoint:
     """Load a causal LM for measuring, or a PEFT adapter on its base.
 
     Args:
         name: a folder, or a name on the hub; what looks like a path is never asked for on the hub.
         dtype: a key of `DTYPES`; what the weights are loaded as and computed in.
         base_model: an adapter's base, where its config names another or none.
+        device_map: spreads the weights over devices (a name of `DEVICE_MAPS`) instead of putting them on `device`.
     Raises:
         ModelError: not there, not a causal LM, incomplete, not finite, or without a usable tokenizer.
         UsageError: a base for what is no adapter.
     """
     folder = _local_folder(name)
     if folder is not None and is_adapter(folder):
-        return _load_adapter(folder, base_model or base_of(folder), dtype, device)
+        return _load_adapter(folder, base_model or base_of(folder), dtype, device, device_map)
     if base_model is not None:
         raise UsageError(
             f"--base-model {base_model}: {name} is a whole checkpoint", "a PEFT adapter as MODEL", "leave it out"
         )
-    model, config = _load_model(name, folder, dtype)
+    model, config = _load_model(name, folder, dtype, device_map)
     return Checkpoint(
-        model=_placed(model, device),
+        model=_placed(model, device, device_map),
         tokenizer=_load_tokenizer(name if folder is None else str(folder)),
         identity=_identity(name, folder, config),
         position_limit=_position_limit(config),
     )
 
 
-def _placed(model: nn.Module, device: torch.device) -> PreTrainedModel:
-    placed = model.to(device).eval()
+def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> PreTrainedModel:
+    placed = (model if device_map is not None else model.to(device)).eval()
     assert isinstance(placed, PreTrainedModel)
     return placed
 
@@ -111,11 +125,11 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     model.to(dtype)
 
 
-def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device) -> Checkpoint:
+def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device, device_map: str | None) -> Checkpoint:
     folder = _local_folder(base)
     if folder is not None and is_adapter(folder):
         raise ModelError(f"{base} is itself an adapter", "a whole checkpoint as base", "merge the first adapter")
-    plain, config = _load_model(base, folder, dtype)
+    plain, config = _load_model(base, folder, dtype, device_map)
     model, adapter_parameters = with_adapter(plain, adapter)
     if dtype != "bfloat16":
         # Under bfloat16 PEFT keeps adapters in float32, in training too.
@@ -123,7 +137,7 @@ def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device) ->
     _refuse_not_finite(str(adapter), model)
     has_tokenizer = (adapter / "tokenizer_config.json").is_file()
     return Checkpoint(
-        model=_placed(model, device),
+        model=_placed(model, device, device_map),
         tokenizer=_load_tokenizer(str(adapter) if has_tokenizer else base),
         identity={**_identity(str(adapter), adapter, config), "base": _identity(base, folder, config)},
         position_limit=_position_limit(config),
@@ -131,7 +145,7 @@ def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device) ->
     )
 
 
-def _load_model(name: str, folder: Path | None, dtype: str) -> tuple[PreTrainedModel, Any]:
+def _load_model(name: str, folder: Path | None, dtype: str, device_map: str | None) -> tuple[PreTrainedModel, Any]:
     name = name if folder is None else str(folder)
     with _translated(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -146,8 +160,10 @@ def _load_model(name: str, folder: Path | None, dtype: str) -> tuple[PreTrainedM
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are in the loading info, and refused by name
             trust_remote_code=False,
+            device_map=device_map,
         )
         model, loading = loaded
+    _refuse_offloaded(name, model)
     _refuse_incomplete(name, loading)
     _refuse_not_finite(name, model)
     return model, config
@@ -270,6 +286,17 @@ def _refuse_other_models(name: str, config: Any) -> None:
             f"{name} is {found}, not a causal language model",
             "a checkpoint of a ...ForCausalLM architecture",
             "name the policy that will be trained; encoders, reward and embedding models have no response log-probs",
+        )
+
+
+def _refuse_offloaded(name: str, model: nn.Module) -> None:
+    """Weights that are fetched layer by layer are not there when the gradient comes back."""
+    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ModelError(
+            f"{name} does not fit on the devices: parts would be kept on {', '.join(sorted(places & {'cpu', 'disk'}))}",
+            "devices that hold every weight",
+            "use more devices, or --dtype bfloat16",
         )
 
 

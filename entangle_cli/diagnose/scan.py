@@ -191,9 +191,9 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
     check_dtype(settings.dtype)
     source = open_source(data, settings.split)
     formats = _peeked_formats(source)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, settings.device_map)
     with quiet_libraries():
-        checkpoint = load_checkpoint(model, settings.dtype, device, settings.base_model)
+        checkpoint = load_checkpoint(model, settings.dtype, device, settings.base_model, settings.device_map)
         pattern = settings.parameters or default_parameters(checkpoint)
         settings = replace(settings, parameters=pattern)
         parameters = select_parameters(checkpoint, pattern)

@@ -155,6 +155,8 @@ class _ProductSum:
         self._batch = batch
         self._head = head
         self._route = route
+        # A model may be spread over several devices; its products meet at the head.
+        self._device = head.weight_VD.device
         self._repeated = repeated
         self._weight_name = names.get(id(head.weight_VD))
         self._bias_name = None if head.bias_V is None else names.get(id(head.bias_V))
@@ -195,6 +197,7 @@ class _ProductSum:
             case _:
                 products = vector_products(sum_of_vectors(uses, self._batch.ids_BT.shape[0]))
         # Other slices of the parameter have products of their own; so has the head, whose weight may be an embedding.
+        products = products.to(self._device)
         known = self.totals.get(use.name)
         self.totals[use.name] = products if known is None else known + products
 

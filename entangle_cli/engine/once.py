@@ -64,7 +64,11 @@ class TokenLayout:
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """A copy on a device; to CUDA from pinned memory, so that the host does not wait for it."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    return (
+        values.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda" and values.is_cpu
+        else values.to(device)
+    )
 
 
 def linear_once(inputs: Tensor, weight_IO: Tensor, bias_O: Tensor | None, layout: TokenLayout) -> Tensor:

@@ -137,7 +137,8 @@ class Recorder(TorchFunctionMode):
         self._num_rows, self._num_tokens = batch_shape
         self._unembedding = unembedding
         self._consume = consume
-        self._layout = layout
+        # One a device, for models that are spread over several.
+        self._layouts = {} if layout is None else {layout.computed_U.device: layout}
         # Tensors equal to a parameter, or to a slice of one, up to dtype, transposition or an added constant
         # (Gemma's 1 + w): same gradient.
         self._stands: dict[int, _Stand] = {}
@@ -342,7 +343,7 @@ class Recorder(TorchFunctionMode):
 
     def _once(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The function's result; that of a linear layer on the batch's positions without what need not be computed."""
-        if self._layout is not None and not kwargs:
+        if self._layouts and not kwargs:
             if func is F.linear:
                 inputs, weight, *bias = args
                 weight = weight.T
@@ -354,10 +355,15 @@ class Recorder(TorchFunctionMode):
             if (
                 self._is_by_position(inputs)
                 and not any(value.requires_grad for value in constants)
-                and self._layout.pays(*weight.shape)
+                and self._layout(inputs.device).pays(*weight.shape)
             ):
-                return linear_once(inputs, weight, bias[0] if bias else None, self._layout)
+                return linear_once(inputs, weight, bias[0] if bias else None, self._layout(inputs.device))
         return func(*args, **kwargs)
+
+    def _layout(self, device: torch.device) -> TokenLayout:
+        if device not in self._layouts:
+            self._layouts[device] = next(iter(self._layouts.values())).to(device)
+        return self._layouts[device]
 
     def _is_by_position(self, values: Tensor) -> bool:
         """Whether `values` are [B, T, I] or [B * T, I] in the batch's own order."""

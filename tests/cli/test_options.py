@@ -12,7 +12,7 @@ SURFACE = {
         "MODEL", "DATA", "--output", "-o", "--json", "--dtype", "--device", "--max-length", "--truncation", "--limit",
         "--sample", "--seed", "--split", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
         "--quiet", "-q", "--base-model", "--dry-run",
-        "--activation-checkpointing",
+        "--activation-checkpointing", "--device-map",
     },
     "report": {"[RUN]", "--format", "--loss", "--beta"},
     "gate": {"[RUN]", "--fail-if", "--loss", "--beta"},

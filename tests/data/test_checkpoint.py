@@ -403,3 +403,22 @@ def test_an_empty_name_is_not_the_present_folder(copied: Path, monkeypatch: pyte
     monkeypatch.chdir(copied)
     with pytest.raises(ModelError, match="no such folder"):
         load_checkpoint("", "float32", CPU)
+
+
+def test_a_device_map_and_a_device_are_refused_together() -> None:
+    for name, device_map in (("cpu", "auto"), ("auto", "somewhere")):
+        with pytest.raises(UsageError, match="--device-map"):
+            choose_device(name, device_map)
+
+
+def test_a_device_map_loads_the_same_model(saved: Path) -> None:
+    plain = load(saved).model
+    with quiet_libraries():
+        mapped = load_checkpoint(str(saved), "float32", CPU, device_map="auto").model
+    for left, right in zip(plain.parameters(), mapped.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_offloaded_weights_are_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlamaForCausalLM, "hf_device_map", {"model": 0, "lm_head": "cpu"}, raising=False)
+    assert "parts would be kept on cpu" in refusal(saved)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import nn
 
 from entangle_cli.engine import batch, head, once, products
@@ -328,3 +329,16 @@ def test_the_model_is_left_as_it_was(fails: bool) -> None:
     for module in model.modules():
         assert not module._forward_hooks
         assert not module._backward_hooks
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_dispatched_model_is_measured_through_its_hooks(recompute: bool) -> None:
+    """As `device_map` leaves it; here every part is on one device, but moved there by accelerate's hooks."""
+    model = tiny_model("gpt2")
+    pairs = assorted_pairs(VOCABULARY)
+    expected = measure(model, pairs)
+    dispatched = dispatch_model(model, dict.fromkeys(["transformer", "lm_head"], "cpu"), force_hooks=True)
+    with Engine(dispatched, dict(dispatched.named_parameters())) as engine:
+        assert not engine.plan.reasons
+        for ours, plain in zip(engine.measure(pairs, recompute=recompute), expected, strict=True):
+            assert_close(ours, Reference(*_values(plain)), TOLERANCES[torch.float64])
