@@ -67,7 +67,6 @@ class Use:
     """ROUTED, and VECTOR beside it: the batch row of each of the n gathered tokens."""
     part: int | None = None
     """Index of the slice of the parameter that is used, an expert's; None for the whole parameter."""
-
     outputs_first: bool = False
     """LINEAR, ROUTED: the parameter is [O, I] rather than [I, O]."""
 
@@ -109,8 +108,8 @@ class Recorder(TorchFunctionMode):
         batch_shape: (B, T) of the ids.
         unembedding: the model's output embedding weight; its linear call is cut off and its input kept.
         consume: called in the backward pass with each use and the gradient at its result, rows first.
-        note_kept: called with every tensor that is kept for the backward pass.
         layout: lets linear layers skip padding and the second copy of shared prompts; None computes everything.
+        note_kept: called with every tensor that is kept for the backward pass.
 
     Attributes:
         kinds: parameter name to the kinds of its recognised uses, in forward order.
@@ -145,6 +144,7 @@ class Recorder(TorchFunctionMode):
         self._gathered = GatheredRows(*batch_shape)
         self._inputs: dict[int, tuple[Tensor, LinearInput]] = {}
         self._forms: dict[tuple[str, int | None], tuple[Any, ...]] = {}
+        self._in_slices: dict[str, bool] = {}
         self._note_kept = note_kept
 
     def __torch_function__(
@@ -266,7 +266,8 @@ class Recorder(TorchFunctionMode):
             kept = kept.values_BTI
         if self._note_kept is not None and isinstance(kept, Tensor):
             self._note_kept(kept)
-        if use.part is not None and (use.name, None) in self.num_uses:
+        in_slices = use.part is not None
+        if self._in_slices.setdefault(use.name, in_slices) != in_slices:
             self.unrecognised[use.name] = "a layer that takes it whole and another that takes a slice"
 
     def _rows_first(self, values: Tensor) -> Tensor:

@@ -342,3 +342,40 @@ def test_a_dispatched_model_is_measured_through_its_hooks(recompute: bool) -> No
         assert not engine.plan.reasons
         for ours, plain in zip(engine.measure(pairs, recompute=recompute), expected, strict=True):
             assert_close(ours, Reference(*_values(plain)), TOLERANCES[torch.float64])
+
+
+class _InShapes(nn.Module):
+    """Uses one square weight in two ways whose factors must not be mixed up."""
+
+    def __init__(self, inner: nn.Module, way: str) -> None:
+        super().__init__()
+        self.inner = inner
+        self.way = way
+        self.weight = nn.Parameter(torch.randn(2, 24, 24, dtype=torch.float64) / 5)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        first = nn.functional.linear(values, self.weight[0])
+        match self.way:
+            case "turned":
+                second = torch.tanh(first) @ self.weight[0]
+            case "back again":
+                second = torch.tanh(first) @ self.weight[0].T
+            case "other slice":
+                second = nn.functional.linear(torch.tanh(first), self.weight[1])
+            case _:
+                second = torch.tanh(first) @ self.weight.reshape(24, 48)[:, :24]
+        return self.inner(values) + second
+
+
+@pytest.mark.parametrize(
+    ("way", "is_slow"), [("turned", True), ("back again", False), ("other slice", False), ("whole and slice", True)]
+)
+def test_a_weight_used_in_several_shapes_has_one_gradient(way: str, is_slow: bool) -> None:
+    torch.manual_seed(4)
+    model = tiny_model("llama")
+    model.model.layers[0].mlp = _InShapes(model.model.layers[0].mlp, way)
+    pairs = assorted_pairs(VOCABULARY)
+    with TrueFloat64(), Engine(model, dict(model.named_parameters())) as engine:
+        assert ("model.layers.0.mlp.weight" in engine.plan.reasons) == is_slow
+        for pair, measured in zip(pairs, engine.measure(pairs), strict=True):
+            assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
