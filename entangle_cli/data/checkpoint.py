@@ -251,7 +251,9 @@ def _local_folder(name: str) -> Path | None:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.exists()
     if looks_like_path:
         raise ModelError(
-            f"{name}: no such folder", "a checkpoint folder, or a hub name such as org/model", "check the path"
+            f"{name}: no such folder",
+            "a checkpoint folder, or a hub name with its organisation, such as openai-community/gpt2",
+            "check the name",
         )
     return None
 
