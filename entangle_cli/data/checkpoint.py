@@ -121,10 +121,6 @@ def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> P
     return placed
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    model.to(dtype)
-
-
 def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device, device_map: str | None) -> Checkpoint:
     folder = _local_folder(base)
     if folder is not None and is_adapter(folder):
@@ -133,7 +129,9 @@ def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device, de
     model, adapter_parameters = with_adapter(plain, adapter)
     if dtype != "bfloat16":
         # Under bfloat16 PEFT keeps adapters in float32, in training too.
-        _cast(model, DTYPES[dtype])
+        for name, parameter in model.named_parameters():
+            if name in adapter_parameters:
+                parameter.data = parameter.data.to(DTYPES[dtype])
     _refuse_not_finite(str(adapter), model)
     has_tokenizer = (adapter / "tokenizer_config.json").is_file()
     return Checkpoint(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -93,7 +95,7 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
         model: frozen.
         dtype: what the model computes in; sets the agreement demanded.
     Raises:
-        ModelError: the model's log-probs on the probe are not finite, or depend on later tokens.
+        ModelError: the model's log-probs on the probe are not finite, depend on later tokens, or have no gradient.
     Cost: a few forwards and three backwards of a few tokens, memory of the largest single parameter's gradient.
     """
     device = head.weight_VD.device
@@ -115,11 +117,28 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
         repeated={key: count for key, count in recorder.num_uses.items() if count > 1},
     )
     watched = {key: name for key, name in names.items() if name not in plan.slow}
-    try:
-        measured = run_pass(model, head, batch, watched)
-    except UnrecognisedUse as unrecognised:
-        raise AssertionError("a forward pass differs from the one before it") from unrecognised
-    return _checked(plan, model, measured, probe, parameters, AGREEMENT[dtype])
+    with _refused_without_gradient(model):
+        try:
+            measured = run_pass(model, head, batch, watched)
+        except UnrecognisedUse as unrecognised:
+            raise AssertionError("a forward pass differs from the one before it") from unrecognised
+        return _checked(plan, model, measured, probe, parameters, AGREEMENT[dtype])
+
+
+@contextmanager
+def _refused_without_gradient(model: nn.Module) -> Iterator[None]:
+    """Refuse a model whose backward passes through a kernel that has none: autograd only warns, and goes on wrongly."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        message = str(warning.message)
+        if "autograd kernel was not registered" in message:
+            raise ModelError(
+                f"{type(model).__name__} computes through {message.split(': ')[0]}, which has no gradient",
+                "layers that autograd can differentiate",
+                "load the weights without quantisation or special kernels, or on another device",
+            )
 
 
 def _probe_pair(vocabulary: int) -> TokenizedPair:
@@ -180,8 +199,7 @@ def _checked(
     tolerance: float,
 ) -> Plan:
     """The plan after comparing the probe's log-probs and products with autograd's."""
-    with torch.no_grad():
-        reference_log_probs = [float(response_log_prob(model, side)) for side in (probe.chosen, probe.rejected)]
+    reference_log_probs = [_log_prob(model, side) for side in (probe.chosen, probe.rejected)]
     if not all(map(math.isfinite, reference_log_probs)):
         raise ModelError(
             f"the model's log-probs on a short probe are {reference_log_probs}",
@@ -213,8 +231,7 @@ def _refuse_seeing_the_future(
     middle = (response.first_scored + len(response.ids)) // 2
     start = TokenizedResponse(response.ids[:middle], response.first_scored)
     rest = TokenizedResponse(response.ids, middle)
-    with torch.no_grad():
-        in_parts = float(response_log_prob(model, start)) + float(response_log_prob(model, rest))
+    in_parts = _log_prob(model, start) + _log_prob(model, rest)
     # Float64 models compute norms, rotations and scans in float32.
     tolerance = max(tolerance, AGREEMENT[torch.float32])
     if abs(in_parts - whole_log_prob) > tolerance * CAUSAL_SHARE * max(1.0, abs(whole_log_prob)):
@@ -223,6 +240,12 @@ def _refuse_seeing_the_future(
             "a causal language model",
             "name the policy that will be trained, or set is_decoder in config.json if it is meant to be one",
         )
+
+
+def _log_prob(model: nn.Module, response: TokenizedResponse) -> float:
+    """A response's log-prob. Not under no_grad, where kernels for quantised weights turn to inference for good."""
+    with torch.enable_grad():
+        return float(response_log_prob(model, response).detach())
 
 
 def _reference_products(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from entangle_cli.engine.batch import make_batch
 from entangle_cli.engine.coverage import Plan, make_plan
 from entangle_cli.engine.gradient_pass import PassResult, Route, UnrecognisedUse, run_pass
-from entangle_cli.engine.model import experts_one_by_one, find_unembedding, frozen
+from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen, is_quantised
 from entangle_cli.engine.per_response import measure_responses
 from entangle_cli.records import PairMeasurement, TokenizedPair
 
@@ -46,6 +46,7 @@ class Engine:
     def __enter__(self) -> Engine:
         with ExitStack() as stack:
             stack.enter_context(frozen(self._model))
+            stack.enter_context(differentiable_inputs(self._model))
             stack.enter_context(experts_one_by_one(self._model))
             self.plan = make_plan(self._model, self._head, self._parameters, self._head.weight_VD.dtype)
             self._stack = stack.pop_all()
@@ -64,7 +65,9 @@ class Engine:
 
         Args:
             recompute: layers are computed again in the backward pass instead of being kept: less memory, more time.
+                Not done on a CPU with quantised weights, whose kernels would take their forward for inference.
         """
+        recompute = recompute and not (is_quantised(self._model) and self._head.weight_VD.is_cpu)
         results = self._results(pairs, recompute=recompute)
         # `products` sums a handful of numbers a parameter: one transfer for the whole batch.
         total = torch.stack([product for result in results for product in result.products.values()]).sum(0)

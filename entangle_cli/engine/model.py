@@ -56,6 +56,30 @@ def _first_of(config: Any, names: Sequence[str]) -> float | None:
     return next((float(value) for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
+def is_quantised(model: nn.Module) -> bool:
+    """Whether transformers loaded the weights in a quantised form."""
+    return getattr(model, "quantization_method", None) is not None
+
+
+@contextmanager
+def differentiable_inputs(model: nn.Module) -> Iterator[None]:
+    """Inside, a quantised model's embeddings require gradients, as in training on quantised weights.
+
+    Otherwise its kernels take paths made for inference, which have no gradient.
+    """
+    any_model: Any = model
+    if not is_quantised(model):
+        yield
+        return
+    handle = any_model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: output.requires_grad_()  # noqa: ARG005 -- as hooks are called
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @contextmanager
 def experts_one_by_one(model: nn.Module) -> Iterator[None]:
     """Inside, mixture-of-experts layers call each expert as a layer of its own, which shows whose tokens it gets."""

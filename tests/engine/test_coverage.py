@@ -83,3 +83,27 @@ def test_rarer_functions_have_rules_too() -> None:
             assert rarer == [Rule.VECTOR] * 3
         for pair, measured in zip(pairs, measure(model, pairs), strict=True):
             assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
+
+
+class _Opaque(nn.Module):
+    """Passes through a kernel that has a forward only, as some for quantised weights."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.inner(torch.ops.entangle_test.opaque(values))
+
+
+def test_a_kernel_without_gradient_is_refused() -> None:
+    library = torch.library.Library("entangle_test", "FRAGMENT")
+    library.define("opaque(Tensor values) -> Tensor")
+    library.impl("opaque", lambda values: 2.0 * values, "CPU")
+    model = tiny_model("llama")
+    model.model.layers[1].mlp = _Opaque(model.model.layers[1].mlp)
+    with (
+        pytest.raises(ModelError, match=r"entangle_test::opaque, which has no gradient"),
+        Engine(model, dict(model.named_parameters())),
+    ):
+        pass

@@ -16,7 +16,14 @@ from entangle_cli.engine.gradient_pass import Route
 from entangle_cli.records import PairMeasurement, TokenizedPair, TokenizedResponse
 from tests.engine.pairs import assorted_pairs, random_pair
 from tests.oracle import Reference, reference
-from tests.tiny_models import FAMILIES, PARTLY_SLOW_FAMILIES, VOCABULARY, tiny_model
+from tests.tiny_models import (
+    ALL_FAMILIES,
+    FAMILIES,
+    PARTLY_SLOW_FAMILIES,
+    PARTLY_UNUSED_FAMILIES,
+    VOCABULARY,
+    tiny_model,
+)
 from tests.tolerances import TOLERANCES, Tolerance
 from tests.true_float64 import TrueFloat64
 
@@ -61,7 +68,7 @@ def test_every_family_by_every_route_equals_autograd(family: str, route: Route) 
             assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *PARTLY_SLOW_FAMILIES])
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_every_family_equals_autograd_where_layers_run_once_a_token(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +80,7 @@ def test_every_family_equals_autograd_where_layers_run_once_a_token(
             assert_close(measured, truth(model, pair), TOLERANCES[torch.float64])
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *PARTLY_SLOW_FAMILIES])
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_computing_layers_again_changes_nothing(family: str) -> None:
     """Beside the engine as it is compared with autograd elsewhere: a mode like TrueFloat64 is off in a backward."""
     model = tiny_model(family)
@@ -105,6 +112,15 @@ def test_what_takes_the_slow_way_is_named(family: str) -> None:
         assert engine.plan.reasons
         assert not engine.plan.whole_model_slow
         assert set(engine.plan.rules) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", PARTLY_UNUSED_FAMILIES)
+def test_what_text_does_not_reach_is_named(family: str) -> None:
+    model = tiny_model(family)
+    with Engine(model, dict(model.named_parameters())) as engine:
+        unused = {name for name, rule in engine.plan.rules.items() if rule is Rule.UNUSED}
+        assert not engine.plan.reasons
+    assert unused == {name for name, _ in model.named_parameters() if "vision" in name or "multi_modal" in name}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
