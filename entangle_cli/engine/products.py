@@ -11,15 +11,14 @@ Both are exact. Every function returns products, float64 [3, P], as the package 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-TILE_TOKENS = 128
-"""Tokens on a side of a gram tile. Smaller tiles skip more of the symmetric half, larger ones multiply faster."""
+SYMMETRIC_STRIP = 64
+"""Rows of a strip of a symmetric gram: narrow enough to skip most of its lower half, wide enough to multiply fast."""
+
+MIXED_STRIP = 512
+"""Rows of a strip of the gram of two sides; bounds its memory."""
 
 
 def chosen_and_rejected(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,94 +38,72 @@ def vector_products(gradient_BI: Tensor) -> Tensor:
     return torch.stack([chosen_PI.square().sum(-1), rejected_PI.square().sum(-1), (chosen_PI * rejected_PI).sum(-1)])
 
 
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """Token stretches of a pair's rows: the shared prefix once, then each side's own tokens."""
-
-    prefix: tuple[slice, ...]
-    own: tuple[slice, ...]
-
-    @classmethod
-    def of(cls, num_tokens: int, num_shared: int) -> Tiling:
-        """Stretches of about `TILE_TOKENS` tokens, equally long, of `num_tokens` of which `num_shared` are shared."""
-        return cls(_stretches(0, num_shared), _stretches(num_shared, num_tokens))
-
-    @property
-    def all(self) -> tuple[slice, ...]:
-        """The stretches of one whole row."""
-        return self.prefix + self.own
-
-
-def _stretches(start: int, stop: int) -> tuple[slice, ...]:
-    count = -(-(stop - start) // TILE_TOKENS)
-    edges = [start + (stop - start) * tile // count for tile in range(count + 1)] if count else []
-    return tuple(slice(*edge) for edge in pairwise(edges))
-
-
 class InputGrams:
-    """Tiles of x x' for the inputs of one or more weights, each computed once and kept while it is needed.
+    """Products x_t . x_u of the inputs of one or more weights, [P, T, T] each, computed once.
 
     Inputs at the S shared positions are the same for both rows of a pair, so that three of the nine blocks
-    (prefix, chosen, rejected) need no product of their own. Tiles are keyed by the side and stretch of
-    their two token ranges; the prefix belongs to the chosen side.
+    (prefix, chosen, rejected) need no product of their own, and three more are another's transpose.
+
+    Attributes:
+        both_chosen: t and u in the chosen row.
+        both_rejected: t and u in the rejected row.
+        mixed: t in the chosen row, u in the rejected.
     """
 
     def __init__(self, input_BTI: Tensor, num_shared: int) -> None:
-        values_BTI = at_least_float32(input_BTI)
-        self.tiling = Tiling.of(values_BTI.shape[1], num_shared)
-        self._sides = chosen_and_rejected(values_BTI)
-        self._tiles: dict[tuple[int, int, int, int], Tensor] = {}
+        chosen_PTI, rejected_PTI = chosen_and_rejected(at_least_float32(input_BTI))
+        prefix, chosen, rejected = chosen_PTI[:, :num_shared], chosen_PTI[:, num_shared:], rejected_PTI[:, num_shared:]
+        within_prefix = prefix @ prefix.mT
+        with_chosen, with_rejected = prefix @ chosen.mT, prefix @ rejected.mT
+        self.both_chosen = _blocks(within_prefix, with_chosen, with_chosen.mT, chosen @ chosen.mT)
+        self.both_rejected = _blocks(within_prefix, with_rejected, with_rejected.mT, rejected @ rejected.mT)
+        self.mixed = _blocks(within_prefix, with_rejected, with_chosen.mT, chosen @ rejected.mT)
 
-    def tile(self, side: int, stretch: int, other_side: int, other_stretch: int) -> Tensor:
-        """x_t . x_u for t in a stretch of one side and u in one of the other, [P, T', U']."""
-        num_prefix = len(self.tiling.prefix)
-        side = 0 if stretch < num_prefix else side
-        other_side = 0 if other_stretch < num_prefix else other_side
-        if (side, stretch) > (other_side, other_stretch):
-            return self.tile(other_side, other_stretch, side, stretch).transpose(1, 2)
-        key = (side, stretch, other_side, other_stretch)
-        if key not in self._tiles:
-            left_PTI = self._sides[side][:, self.tiling.all[stretch]]
-            right_PUI = self._sides[other_side][:, self.tiling.all[other_stretch]]
-            self._tiles[key] = left_PTI @ right_PUI.transpose(1, 2)
-        return self._tiles[key]
+
+def _blocks(top_left: Tensor, top_right: Tensor, bottom_left: Tensor, bottom_right: Tensor) -> Tensor:
+    return torch.cat([torch.cat([top_left, top_right], dim=2), torch.cat([bottom_left, bottom_right], dim=2)], dim=1)
 
 
 def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
     """Products of a weight's gradients by the gram route.
 
-    Squared norms are symmetric in (t, u): tiles below the diagonal are counted twice instead of computed.
-
     Args:
         inputs: grams of the weight's inputs.
         gradient_BTO: gradient at the weight's outputs; zero on padding.
-    Precision: tiles in float32 (float64 for float64 inputs), sums over rows of a tile in float64.
-    Cost: about 6 T^2 (I + O) flops a pair, less what symmetry and the shared prefix save; memory of one tile.
+    Precision: grams in float32 (float64 for float64 inputs), sums over their rows in float64.
+    Cost: about 4 T^2 (I + O) flops a pair, less what the shared prefix saves; memory of the inputs' grams and a strip.
     """
-    sides = chosen_and_rejected(at_least_float32(gradient_BTO))
-    stretches = inputs.tiling.all
-
-    def tile_sum(side: int, stretch: int, other_side: int, other_stretch: int) -> Tensor:
-        left_PTO = sides[side][:, stretches[stretch]]
-        right_PUO = sides[other_side][:, stretches[other_stretch]]
-        weighted_PTU = left_PTO @ right_PUO.transpose(1, 2)
-        weighted_PTU *= inputs.tile(side, stretch, other_side, other_stretch)
-        return weighted_PTU.sum(-1).sum(-1, dtype=torch.float64)
-
-    return _sum_over_tiles(len(stretches), tile_sum, gradient_BTO)
+    chosen_PTO, rejected_PTO = chosen_and_rejected(at_least_float32(gradient_BTO))
+    return torch.stack(
+        [
+            _symmetric_sum(inputs.both_chosen, chosen_PTO),
+            _symmetric_sum(inputs.both_rejected, rejected_PTO),
+            _mixed_sum(inputs.mixed, chosen_PTO, rejected_PTO),
+        ]
+    )
 
 
-def _sum_over_tiles(num_stretches: int, tile_sum: Callable[[int, int, int, int], Tensor], like: Tensor) -> Tensor:
-    products = torch.zeros(3, like.shape[0] // 2, dtype=torch.float64, device=like.device)
-    for first in range(num_stretches):
-        for second in range(num_stretches):
-            products[2] += tile_sum(0, first, 1, second)
-            if second < first:
-                continue
-            times = 1 if first == second else 2
-            products[0] += times * tile_sum(0, first, 0, second)
-            products[1] += times * tile_sum(1, first, 1, second)
-    return products
+def _symmetric_sum(input_gram_PTT: Tensor, gradient_PTO: Tensor) -> Tensor:
+    """Sum over (t, u) of both grams' product, [P]: what is right of the diagonal counts twice, what is left not."""
+    total_P = input_gram_PTT.new_zeros(gradient_PTO.shape[0], dtype=torch.float64)
+    for start in range(0, gradient_PTO.shape[1], SYMMETRIC_STRIP):
+        strip_PtO = gradient_PTO[:, start : start + SYMMETRIC_STRIP]
+        height = strip_PtO.shape[1]
+        weighted_PtT = strip_PtO @ gradient_PTO[:, start:].mT
+        weighted_PtT *= input_gram_PTT[:, start : start + height, start:]
+        weighted_PtT[:, :, height:] *= 2.0
+        total_P += weighted_PtT.sum(-1).sum(-1, dtype=torch.float64)
+    return total_P
+
+
+def _mixed_sum(input_gram_PTT: Tensor, chosen_PTO: Tensor, rejected_PTO: Tensor) -> Tensor:
+    """Sum over (t, u) of both grams' product, [P]."""
+    total_P = input_gram_PTT.new_zeros(chosen_PTO.shape[0], dtype=torch.float64)
+    for start in range(0, chosen_PTO.shape[1], MIXED_STRIP):
+        weighted_PtT = chosen_PTO[:, start : start + MIXED_STRIP] @ rejected_PTO.mT
+        weighted_PtT *= input_gram_PTT[:, start : start + MIXED_STRIP]
+        total_P += weighted_PtT.sum(-1).sum(-1, dtype=torch.float64)
+    return total_P
 
 
 def materialised_products(input_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
@@ -197,19 +174,16 @@ def matrix_products(chosen: Tensor, rejected: Tensor) -> Tensor:
 def gram_is_cheaper(num_tokens: int, num_shared: int, num_inputs: int, num_outputs: int, num_users: int) -> bool:
     """Whether the gram route takes less work than the materialised one for a weight.
 
-    Flops are counted tile by tile as `gram_products` runs them. A materialised gradient is also
+    Flops are counted as `gram_products` runs them. A materialised gradient is also
     written once and read three times, which costs about as much as `MATERIALISED_TRAFFIC_FLOPS` an element.
 
     Args:
         num_users: weights that share the inputs, and with them the input grams.
     """
-    tiling = Tiling.of(num_tokens, num_shared)
-    prefix, own = len(tiling.prefix), len(tiling.own)
-    whole = prefix + own
-    tile_area = (num_tokens / max(whole, 1)) ** 2
-    gradient_tiles = whole * (whole + 1) + whole**2
-    input_tiles = prefix * (prefix + 1) / 2 + 2 * prefix * own + own * (own + 1) + own**2
-    gram_flops = 2 * tile_area * (gradient_tiles * num_outputs + input_tiles * num_inputs / num_users)
+    num_own = num_tokens - num_shared
+    gradient_area = num_tokens * (num_tokens + min(SYMMETRIC_STRIP, num_tokens)) + num_tokens**2
+    input_area = num_shared**2 + 2 * num_shared * num_own + 3 * num_own**2
+    gram_flops = 2 * (gradient_area * num_outputs + input_area * num_inputs / num_users)
     materialised_flops = num_inputs * num_outputs * (4 * num_tokens + MATERIALISED_TRAFFIC_FLOPS)
     return gram_flops <= materialised_flops
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import dispatch_model
 from torch import nn
 
-from entangle_cli.engine import batch, head, once, products
+from entangle_cli.engine import batch, gradient_pass, head, once, products
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.gradient_pass import Route
@@ -144,20 +144,18 @@ def test_narrower_dtypes_stay_within_their_tolerance(family: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_tiles_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(family)
     pairs = [
         random_pair(VOCABULARY, prompt=11, chosen=9, rejected=13, seed=7),
         random_pair(VOCABULARY, prompt=8, chosen=5, rejected=5, seed=8),
     ]
     whole = measure(model, pairs, Route.GRAM)
-    monkeypatch.setattr(products, "TILE_TOKENS", 3)
+    monkeypatch.setattr(products, "SYMMETRIC_STRIP", 3)
+    monkeypatch.setattr(products, "MIXED_STRIP", 4)
     monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 38 * 7)
     monkeypatch.setattr(head, "SYMMETRIC_TILE", 2)
     monkeypatch.setattr(head, "PRODUCT_BLOCK", 4)
-    tiling = products.Tiling.of(num_tokens=23, num_shared=8)
-    assert len(tiling.prefix) == 3
-    assert len(tiling.own) == 5
     for tiled, expected in zip(measure(model, pairs, Route.GRAM), whole, strict=True):
         assert_close(tiled, Reference(*_values(expected)), TOLERANCES[torch.float64])
 
@@ -170,6 +168,22 @@ def _values(measured: PairMeasurement) -> tuple[float, ...]:
         measured.rejected_squared_norm,
         measured.inner_product,
     )
+
+
+def test_layers_that_read_one_input_share_its_grams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a llama's layer: queries, keys and values; the output; gate and up; down."""
+    made: list[torch.Size] = []
+
+    class Counted(products.InputGrams):
+        def __init__(self, input_BTI: torch.Tensor, num_shared: int) -> None:
+            made.append(input_BTI.shape)
+            super().__init__(input_BTI, num_shared)
+
+    model = tiny_model("llama")
+    with Engine(model, dict(model.named_parameters()), Route.GRAM) as engine:
+        monkeypatch.setattr(gradient_pass, "InputGrams", Counted)
+        engine.measure(assorted_pairs(VOCABULARY))
+    assert len(made) == 4 * model.config.num_hidden_layers
 
 
 def test_a_long_shared_prompt_is_found_and_used() -> None:

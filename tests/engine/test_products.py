@@ -9,7 +9,6 @@ from torch import Tensor
 from entangle_cli.engine import products
 from entangle_cli.engine.products import (
     InputGrams,
-    Tiling,
     gram_is_cheaper,
     gram_products,
     lookup_products,
@@ -33,31 +32,25 @@ def factors(shared: int, tokens: int = 11) -> tuple[Tensor, Tensor]:
     return inputs, torch.randn(6, tokens, 5, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("tile_tokens", [2, 4, 128])
+@pytest.mark.parametrize("strip", [2, 4, 128])
 @pytest.mark.parametrize("shared", [0, 1, 6, 11])
-def test_both_routes_equal_the_definition(shared: int, tile_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "TILE_TOKENS", tile_tokens)
+def test_both_routes_equal_the_definition(shared: int, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SYMMETRIC_STRIP", strip)
+    monkeypatch.setattr(products, "MIXED_STRIP", strip + 1)
     inputs, gradients = factors(shared)
     expected = from_gradients(torch.einsum("bti,bto->bio", inputs, gradients))
     torch.testing.assert_close(gram_products(InputGrams(inputs, shared), gradients), expected)
     torch.testing.assert_close(materialised_products(inputs, gradients), expected)
 
 
-def test_input_grams_are_computed_once_for_all_their_readers() -> None:
-    inputs, gradients = factors(4)
-    grams = InputGrams(inputs, 4)
-    gram_products(grams, gradients)
-    tiles = dict(grams._tiles)
-    gram_products(grams, 2 * gradients)
-    assert all(grams._tiles[key] is tile for key, tile in tiles.items())
-
-
-@pytest.mark.parametrize(("tokens", "shared"), [(1, 0), (7, 7), (300, 130), (513, 0)])
-def test_a_tiling_covers_every_token_once(tokens: int, shared: int) -> None:
-    tiling = Tiling.of(tokens, shared)
-    covered = [place for stretch in tiling.all for place in range(stretch.start, stretch.stop)]
-    assert covered == list(range(tokens))
-    assert all(stretch.stop <= shared for stretch in tiling.prefix)
+@pytest.mark.parametrize("shared", [0, 4, 11])
+def test_input_grams_are_the_products_of_the_inputs(shared: int) -> None:
+    inputs, _ = factors(shared)
+    chosen, rejected = inputs.chunk(2)
+    grams = InputGrams(inputs, shared)
+    torch.testing.assert_close(grams.both_chosen, chosen @ chosen.mT)
+    torch.testing.assert_close(grams.both_rejected, rejected @ rejected.mT)
+    torch.testing.assert_close(grams.mixed, chosen @ rejected.mT)
 
 
 def test_lookups_equal_the_definition_with_repeated_ids() -> None:
