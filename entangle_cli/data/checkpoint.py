@@ -71,7 +71,7 @@ def choose_device(name: str, device_map: str | None = None) -> torch.device:
         raise UsageError(
             f"--device-map {device_map} with --device {name}",
             f"one of {', '.join(DEVICE_MAPS)}, and no --device",
-            "leave one of them out",
+            "name one of these maps, or leave --device-map or --device out",
         )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -133,10 +133,10 @@ def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device, de
             if name in adapter_parameters:
                 parameter.data = parameter.data.to(DTYPES[dtype])
     _refuse_not_finite(str(adapter), model)
-    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
+    tokenizer_folder = adapter if (adapter / "tokenizer_config.json").is_file() else folder
     return Checkpoint(
         model=_placed(model, device, device_map),
-        tokenizer=_load_tokenizer(str(adapter) if has_tokenizer else base),
+        tokenizer=_load_tokenizer(base if tokenizer_folder is None else str(tokenizer_folder)),
         identity={**_identity(str(adapter), adapter, config), "base": _identity(base, folder, config)},
         position_limit=_position_limit(config),
         adapter_parameters=adapter_parameters,

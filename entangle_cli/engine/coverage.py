@@ -24,7 +24,8 @@ from entangle_cli.engine.gradient_pass import (
 from entangle_cli.engine.head import Unembedding
 from entangle_cli.engine.memory import KeptBytes
 from entangle_cli.engine.per_response import response_log_prob, squared_gradient_norms
-from entangle_cli.engine.recorder import Recorder, Use, UseKind
+from entangle_cli.engine.recorder import Recorder
+from entangle_cli.engine.uses import Use, UseKind
 from entangle_cli.errors import ModelError
 from entangle_cli.records import TokenizedPair, TokenizedResponse
 

@@ -31,12 +31,7 @@ class Engine:
 
     plan: Plan
 
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: Mapping[str, nn.Parameter],
-        route: Route = Route.CHEAPER,
-    ) -> None:
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], route: Route = Route.CHEAPER) -> None:
         self._model = model
         self._parameters = dict(parameters)
         self._route = route

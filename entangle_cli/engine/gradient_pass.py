@@ -29,7 +29,8 @@ from entangle_cli.engine.products import (
     vector_products,
 )
 from entangle_cli.engine.recompute import recomputed_layers
-from entangle_cli.engine.recorder import Consume, LinearInput, Recorder, Unrecognised, Use, UseKind
+from entangle_cli.engine.recorder import Recorder
+from entangle_cli.engine.uses import Consume, LinearInput, Unrecognised, Use, UseKind
 
 
 class Route(str, Enum):

@@ -25,7 +25,7 @@ def recomputed_layers(model: nn.Module, recorder: TorchFunctionMode) -> Iterator
     Args:
         recorder: entered when a layer runs again.
     """
-    layers = [module for module in model.modules() if hasattr(module, "_can_checkpoint_with_cache")]
+    layers = [module for module in model.modules() if _is_fit(module)]
     before = [(layer, layer.__dict__.get("forward")) for layer in layers]
     for layer in layers:
         layer.__dict__["forward"] = partial(_run, recorder, layer.forward)
@@ -37,6 +37,11 @@ def recomputed_layers(model: nn.Module, recorder: TorchFunctionMode) -> Iterator
                 del layer.__dict__["forward"]
             else:
                 layer.__dict__["forward"] = forward
+
+
+def _is_fit(module: nn.Module) -> bool:
+    """Whether it is one of transformers' layers for activation checkpointing; by name, since only torch is imported."""
+    return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
 
 
 def _run(recorder: TorchFunctionMode, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any
 
 import torch
@@ -22,70 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from entangle_cli.engine.once import TokenLayout, linear_once
 from entangle_cli.engine.routing import GatheredRows
-
-
-class UseKind(str, Enum):
-    """How a parameter enters the computation, and so which product its gradient needs."""
-
-    LINEAR = "linear"
-    """y = x W or x W': the gradient is a sum of outer products of inputs and output gradients."""
-    ROUTED = "routed"
-    """A linear layer on tokens gathered from anywhere in the batch, as an expert's: the same sum over its tokens."""
-    LOOKUP = "lookup"
-    """y = W[ids]."""
-    VECTOR = "vector"
-    """A broadcast scale or bias: the gradient is a sum of (factor times) output gradients."""
-    UNEMBEDDING = "unembedding"
-    """The last linear layer, which `head` evaluates in chunks."""
-
-
-@dataclass(slots=True, eq=False)
-class LinearInput:
-    """What one or more linear layers read."""
-
-    values_BTI: Tensor
-    """Detached, all positions of a row in one dimension."""
-    num_readers: int = 0
-    """Watched weights that read it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Use:
-    """One use of a parameter in the forward pass."""
-
-    name: str
-    kind: UseKind
-    shape: torch.Size
-    left: LinearInput | Tensor | Callable[[], Tensor] | None
-    """LINEAR: the inputs, one object for all weights that read them. ROUTED: inputs [n, I]. LOOKUP: ids [B, T].
-    VECTOR: the factor that a scale multiplies [B, ...], or a function that gives it; None for a bias."""
-    lines_up: bool = True
-    """LINEAR: whether dimension 1 of `left` is the batch's token positions, so that shared prefixes line up."""
-    constant_id: int | None = None
-    """LOOKUP: the id whose row takes no gradient (`padding_idx`)."""
-    rows: Tensor | None = None
-    """ROUTED, and VECTOR beside it: the batch row of each of the n gathered tokens."""
-    part: int | None = None
-    """Index of the slice of the parameter that is used, an expert's; None for the whole parameter."""
-    outputs_first: bool = False
-    """LINEAR, ROUTED: the parameter is [O, I] rather than [I, O]."""
-
-    @property
-    def form(self) -> tuple[Any, ...]:
-        """What must agree between two uses for their factors to be put side by side."""
-        return (self.shape, self.outputs_first) if self.kind in {UseKind.LINEAR, UseKind.ROUTED} else ()
-
-    @property
-    def key(self) -> tuple[str, int | None]:
-        """What has one gradient: the parameter, or a slice of it."""
-        return self.name, self.part
-
-
-class Unrecognised(Exception):
-    """A call does not have the form that its rule needs."""
-
-
-Consume = Callable[[Use, Tensor], None]
+from entangle_cli.engine.uses import Consume, LinearInput, Unrecognised, Use, UseKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +44,7 @@ class Recorder(TorchFunctionMode):
         batch_shape: (B, T) of the ids.
         unembedding: the model's output embedding weight; its linear call is cut off and its input kept.
         consume: called in the backward pass with each use and the gradient at its result, rows first.
-        layout: lets linear layers skip padding and the second copy of shared prompts; None computes everything.
+        layout: lets linear layers skip padding and the second copy of shared prompts.
         note_kept: called with every tensor that is kept for the backward pass.
 
     Attributes:
@@ -124,7 +60,7 @@ class Recorder(TorchFunctionMode):
         batch_shape: tuple[int, int],
         unembedding: Tensor,
         consume: Consume,
-        layout: TokenLayout | None = None,
+        layout: TokenLayout,
         note_kept: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
@@ -137,7 +73,7 @@ class Recorder(TorchFunctionMode):
         self._unembedding = unembedding
         self._consume = consume
         # One a device, for models that are spread over several.
-        self._layouts = {} if layout is None else {layout.computed_U.device: layout}
+        self._layouts = {layout.computed_U.device: layout}
         # Tensors equal to a parameter, or to a slice of one, up to dtype, transposition or an added constant
         # (Gemma's 1 + w): same gradient.
         self._stands: dict[int, _Stand] = {}
@@ -259,7 +195,7 @@ class Recorder(TorchFunctionMode):
         self.kinds.setdefault(use.name, []).append(use.kind)
         self.num_uses[use.key] += 1
         if self._forms.setdefault(use.key, use.form) != use.form:
-            self.unrecognised[use.name] = "layers that take it in different shapes"
+            self.unrecognised[use.name] = "layers that take it in different ways"
         kept = use.left
         if isinstance(kept, LinearInput):
             kept.num_readers += 1
@@ -344,22 +280,17 @@ class Recorder(TorchFunctionMode):
 
     def _once(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The function's result; that of a linear layer on the batch's positions without what need not be computed."""
-        if self._layouts and not kwargs:
-            if func is F.linear:
-                inputs, weight, *bias = args
-                weight = weight.T
-            elif func is torch.addmm and len(args) == 3:
-                *bias, inputs, weight = args
-            else:
-                return func(*args, **kwargs)
-            constants = [value for value in (weight, *bias) if value is not None]
-            if (
-                self._is_by_position(inputs)
-                and not any(value.requires_grad for value in constants)
-                and self._layout(inputs.device).pays(*weight.shape)
-            ):
-                return linear_once(inputs, weight, bias[0] if bias else None, self._layout(inputs.device))
-        return func(*args, **kwargs)
+        if kwargs or not (func is F.linear or (func is torch.addmm and len(args) == 3)):
+            return func(*args, **kwargs)
+        if func is F.linear:
+            inputs, weight, *rest = args
+            weight_IO, bias = weight.T, rest[0] if rest else None
+        else:
+            bias, inputs, weight_IO = args
+        if not self._is_by_position(inputs) or weight_IO.requires_grad or (bias is not None and bias.requires_grad):
+            return func(*args)
+        layout = self._layout(inputs.device)
+        return linear_once(inputs, weight_IO, bias, layout) if layout.pays(*weight_IO.shape) else func(*args)
 
     def _layout(self, device: torch.device) -> TokenLayout:
         if device not in self._layouts:

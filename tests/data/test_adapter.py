@@ -122,6 +122,14 @@ def test_the_base_can_be_named_and_is_part_of_the_identity(base: Path, tmp_path:
     assert load(folder, base_model=str(base)).adapter_parameters
 
 
+def test_a_base_below_the_home_folder_is_found_with_its_tokenizer(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(base.parent))
+    folder = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    assert load(folder, base_model=f"~/{base.name}").tokenizer.eos_token == small_tokenizer().eos_token
+
+
 def test_what_is_no_adapter_takes_no_base_and_has_no_adapter_parameters(base: Path) -> None:
     with pytest.raises(UsageError, match="is a whole checkpoint"):
         load(base, base_model=str(base))
