@@ -88,11 +88,9 @@ def run_pass(
         HeadNotFound: the unembedding was not seen.
     """
     products = _ProductSum(batch, head, names, route, repeated or {})
-    recorder = record_forward(model, head, batch, names, products.consume, recompute=repeated is not None)
+    recorder, hidden_BTD = record_forward(model, head, batch, names, products.consume, recompute=repeated is not None)
     if recorder.unrecognised:
         raise UnrecognisedUse(recorder.unrecognised)
-    hidden_BTD = recorder.hidden
-    assert hidden_BTD is not None
     head_pass = sweep_vocabulary(
         head,
         hidden_BTD.detach()[batch.rows_N, batch.positions_N],
@@ -121,9 +119,11 @@ def record_forward(
     note_kept: Callable[[Tensor], None] | None = None,
     *,
     recompute: bool = False,
-) -> Recorder:
+) -> tuple[Recorder, Tensor]:
     """Run the model on a batch under a recorder.
 
+    Returns:
+        The recorder, and the unembedding's input [B, T, D] with its graph.
     Raises:
         HeadNotFound: the unembedding was not seen.
     """
@@ -136,9 +136,10 @@ def record_forward(
     except Unrecognised as error:
         # Other uses fall back inside the recorder; only an unembedding of something else than every position ends here.
         raise HeadNotFound from error
-    if recorder.hidden is None:
+    hidden_BTD = recorder.take_hidden()
+    if hidden_BTD is None:
         raise HeadNotFound
-    return recorder
+    return recorder, hidden_BTD
 
 
 class _ProductSum:

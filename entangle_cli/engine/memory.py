@@ -33,7 +33,8 @@ class KeptBytes:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         self.add(tensor)
-        return tensor
+        # A node that kept its own output with its graph would keep itself for ever.
+        return tensor.detach()
 
     def __enter__(self) -> KeptBytes:
         self._hooks.__enter__()

@@ -51,7 +51,6 @@ class Recorder(TorchFunctionMode):
         kinds: parameter name to the kinds of its recognised uses, in forward order.
         num_uses: number of recognised uses by `Use.key`.
         unrecognised: parameter name to the function that used it in a way no rule covers.
-        hidden: input of the unembedding [B, T, D], with its graph.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Recorder(TorchFunctionMode):
         self.kinds: dict[str, list[UseKind]] = {}
         self.num_uses: Counter[tuple[str, int | None]] = Counter()
         self.unrecognised: dict[str, str] = {}
-        self.hidden: Tensor | None = None
+        self._hidden: Tensor | None = None
         self._names = names
         self._num_rows, self._num_tokens = batch_shape
         self._unembedding = unembedding
@@ -168,10 +167,19 @@ class Recorder(TorchFunctionMode):
         Raises:
             Unrecognised: the input is not every position, or the unembedding was applied before.
         """
-        if self.hidden is not None or hidden.numel() != self._num_rows * self._num_tokens * hidden.shape[-1]:
+        if self._hidden is not None or hidden.numel() != self._num_rows * self._num_tokens * hidden.shape[-1]:
             raise Unrecognised
-        self.hidden = hidden.reshape(self._num_rows, self._num_tokens, hidden.shape[-1])
+        self._hidden = hidden.reshape(self._num_rows, self._num_tokens, hidden.shape[-1])
         return hidden.new_zeros(self._num_rows, 1, self._unembedding.shape[0])
+
+    def take_hidden(self) -> Tensor | None:
+        """Input of the unembedding [B, T, D], with its graph; None if the unembedding was not seen.
+
+        Handed over once: the graph's hooks hold this recorder, and one that held the graph would keep both for ever,
+        since the garbage collector does not see through autograd's nodes.
+        """
+        hidden, self._hidden = self._hidden, None
+        return hidden
 
     def _report(self, result: Tensor, uses: Sequence[Use]) -> Tensor:
         """Have `consume` called for `uses` with the gradient at `result`, which starts a graph if none exists yet."""

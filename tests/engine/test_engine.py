@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from accelerate import dispatch_model
 from torch import nn
 
-from entangle_cli.engine import batch, gradient_pass, head, once, products
+from entangle_cli.engine import batch, gradient_pass, head, once, products, recorder
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.gradient_pass import Route
@@ -151,7 +154,7 @@ def test_strips_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: p
         random_pair(VOCABULARY, prompt=8, chosen=5, rejected=5, seed=8),
     ]
     whole = measure(model, pairs, Route.GRAM)
-    monkeypatch.setattr(products, "SYMMETRIC_STRIP", 3)
+    monkeypatch.setattr(products, "MIN_SYMMETRIC_STRIP", 3)
     monkeypatch.setattr(products, "MIXED_STRIP", 4)
     monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 38 * 7)
     monkeypatch.setattr(head, "SYMMETRIC_TILE", 2)
@@ -335,6 +338,25 @@ def test_the_padding_row_of_a_table_takes_no_gradient() -> None:
     assert model.get_input_embeddings().padding_idx == 0
     with TrueFloat64():
         assert_close(measure(model, [pair])[0], truth(model, pair), TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_pass_leaves_nothing_behind(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hooks hold the recorder and nodes hold the hooks: were the recorder to hold the graph, no pass would be freed."""
+    recorders: list[weakref.ref[object]] = []
+
+    class Noted(recorder.Recorder):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            recorders.append(weakref.ref(self))
+
+    monkeypatch.setattr(gradient_pass, "Recorder", Noted)
+    model = tiny_model("llama")
+    with Engine(model, dict(model.named_parameters())) as engine:
+        engine.measure(assorted_pairs(VOCABULARY), recompute=recompute)
+    gc.collect()
+    assert len(recorders) == 3, "two of the probe, one of the pairs"
+    assert [reference() for reference in recorders] == [None] * 3
 
 
 @pytest.mark.parametrize("fails", [False, True])
