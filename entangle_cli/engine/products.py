@@ -11,11 +11,13 @@ Both are exact. Every function returns products, float64 [3, P], as the package 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
-SYMMETRIC_STRIP = 64
-"""Rows of a strip of a symmetric gram: narrow enough to skip most of its lower half, wide enough to multiply fast."""
+MIN_SYMMETRIC_STRIP = 64
+"""Rows of the narrowest strip of a symmetric gram; below it products run slower than skipping the lower half saves."""
 
 MIXED_STRIP = 512
 """Rows of a strip of the gram of two sides; bounds its memory."""
@@ -39,70 +41,96 @@ def vector_products(gradient_BI: Tensor) -> Tensor:
 
 
 class InputGrams:
-    """Products x_t . x_u of the inputs of one or more weights, [P, T, T] each, computed once.
+    """Products x_t . x_u of the inputs of one or more weights, computed once.
 
-    Inputs at the S shared positions are the same for both rows of a pair, so that three of the nine blocks
-    (prefix, chosen, rejected) need no product of their own, and three more are another's transpose.
+    Inputs at the S shared positions, the prefix, are the same for both rows of a pair. Behind it each row has positions
+    of its own, so that six blocks make up all grams: three of them symmetric, of which strips right of the
+    diagonal are enough (`upper_strips`).
 
     Attributes:
-        both_chosen: t and u in the chosen row.
-        both_rejected: t and u in the rejected row.
-        mixed: t in the chosen row, u in the rejected.
+        prefix: strips of prefix x prefix.
+        own_chosen, own_rejected: strips of each row's own positions with themselves.
+        prefix_chosen, prefix_rejected: prefix x own positions.
+        mixed: the chosen row's own positions x the rejected row's.
     """
 
     def __init__(self, input_BTI: Tensor, num_shared: int) -> None:
+        self.num_shared = num_shared
         chosen_PTI, rejected_PTI = chosen_and_rejected(at_least_float32(input_BTI))
         prefix, chosen, rejected = chosen_PTI[:, :num_shared], chosen_PTI[:, num_shared:], rejected_PTI[:, num_shared:]
-        within_prefix = prefix @ prefix.mT
-        with_chosen, with_rejected = prefix @ chosen.mT, prefix @ rejected.mT
-        self.both_chosen = _blocks(within_prefix, with_chosen, with_chosen.mT, chosen @ chosen.mT)
-        self.both_rejected = _blocks(within_prefix, with_rejected, with_rejected.mT, rejected @ rejected.mT)
-        self.mixed = _blocks(within_prefix, with_rejected, with_chosen.mT, chosen @ rejected.mT)
+        self.prefix = list(upper_strips(prefix))
+        self.own_chosen, self.own_rejected = list(upper_strips(chosen)), list(upper_strips(rejected))
+        self.prefix_chosen, self.prefix_rejected = prefix @ chosen.mT, prefix @ rejected.mT
+        self.mixed = chosen @ rejected.mT
 
 
-def _blocks(top_left: Tensor, top_right: Tensor, bottom_left: Tensor, bottom_right: Tensor) -> Tensor:
-    return torch.cat([torch.cat([top_left, top_right], dim=2), torch.cat([bottom_left, bottom_right], dim=2)], dim=1)
+def upper_strips(rows_PTI: Tensor) -> Iterator[Tensor]:
+    """The symmetric gram of rows with themselves, in strips [P, t, T - start]: each from its diagonal to the right.
+
+    Cost: with strips of a quarter of T five eighths of the whole gram.
+    """
+    num_tokens = rows_PTI.shape[1]
+    height = _strip_height(num_tokens)
+    for start in range(0, num_tokens, height):
+        yield rows_PTI[:, start : start + height] @ rows_PTI[:, start:].mT
+
+
+def _strip_height(num_tokens: int) -> int:
+    return max(MIN_SYMMETRIC_STRIP, num_tokens // 4)
 
 
 def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
     """Products of a weight's gradients by the gram route.
 
+    On the prefix both rows meet the same symmetric input gram X, and sum(X * (Q_c Q_r')) follows by polarisation
+    from the three symmetric sums of Q_c, Q_r and Q_c + Q_r, which cost half of a full product each.
+
     Args:
         inputs: grams of the weight's inputs.
         gradient_BTO: gradient at the weight's outputs; zero on padding.
     Precision: grams in float32 (float64 for float64 inputs), sums over their rows in float64.
-    Cost: about 4 T^2 (I + O) flops a pair, less what the shared prefix saves; memory of the inputs' grams and a strip.
+    Cost: see `gram_is_cheaper`; memory of the inputs' grams and a strip.
     """
     chosen_PTO, rejected_PTO = chosen_and_rejected(at_least_float32(gradient_BTO))
+    shared = inputs.num_shared
+    chosen_prefix, chosen = chosen_PTO[:, :shared], chosen_PTO[:, shared:]
+    rejected_prefix, rejected = rejected_PTO[:, :shared], rejected_PTO[:, shared:]
+    of_chosen = _symmetric_sum(inputs.prefix, chosen_prefix)
+    of_rejected = _symmetric_sum(inputs.prefix, rejected_prefix)
+    of_both = _symmetric_sum(inputs.prefix, chosen_prefix + rejected_prefix)
     return torch.stack(
         [
-            _symmetric_sum(inputs.both_chosen, chosen_PTO),
-            _symmetric_sum(inputs.both_rejected, rejected_PTO),
-            _mixed_sum(inputs.mixed, chosen_PTO, rejected_PTO),
+            of_chosen
+            + 2 * _mixed_sum(inputs.prefix_chosen, chosen_prefix, chosen)
+            + _symmetric_sum(inputs.own_chosen, chosen),
+            of_rejected
+            + 2 * _mixed_sum(inputs.prefix_rejected, rejected_prefix, rejected)
+            + _symmetric_sum(inputs.own_rejected, rejected),
+            (of_both - of_chosen - of_rejected) / 2
+            + _mixed_sum(inputs.prefix_chosen, rejected_prefix, chosen)
+            + _mixed_sum(inputs.prefix_rejected, chosen_prefix, rejected)
+            + _mixed_sum(inputs.mixed, chosen, rejected),
         ]
     )
 
 
-def _symmetric_sum(input_gram_PTT: Tensor, gradient_PTO: Tensor) -> Tensor:
+def _symmetric_sum(input_strips: Sequence[Tensor], gradient_PTO: Tensor) -> Tensor:
     """Sum over (t, u) of both grams' product, [P]: what is right of the diagonal counts twice, what is left not."""
-    total_P = input_gram_PTT.new_zeros(gradient_PTO.shape[0], dtype=torch.float64)
-    for start in range(0, gradient_PTO.shape[1], SYMMETRIC_STRIP):
-        strip_PtO = gradient_PTO[:, start : start + SYMMETRIC_STRIP]
-        height = strip_PtO.shape[1]
-        weighted_PtT = strip_PtO @ gradient_PTO[:, start:].mT
-        weighted_PtT *= input_gram_PTT[:, start : start + height, start:]
-        weighted_PtT[:, :, height:] *= 2.0
+    total_P = gradient_PTO.new_zeros(gradient_PTO.shape[0], dtype=torch.float64)
+    for input_strip, weighted_PtT in zip(input_strips, upper_strips(gradient_PTO), strict=True):
+        weighted_PtT *= input_strip
+        weighted_PtT[:, :, weighted_PtT.shape[1] :] *= 2.0
         total_P += weighted_PtT.sum(-1).sum(-1, dtype=torch.float64)
     return total_P
 
 
-def _mixed_sum(input_gram_PTT: Tensor, chosen_PTO: Tensor, rejected_PTO: Tensor) -> Tensor:
+def _mixed_sum(input_gram_PTU: Tensor, left_PTO: Tensor, right_PUO: Tensor) -> Tensor:
     """Sum over (t, u) of both grams' product, [P]."""
-    total_P = input_gram_PTT.new_zeros(chosen_PTO.shape[0], dtype=torch.float64)
-    for start in range(0, chosen_PTO.shape[1], MIXED_STRIP):
-        weighted_PtT = chosen_PTO[:, start : start + MIXED_STRIP] @ rejected_PTO.mT
-        weighted_PtT *= input_gram_PTT[:, start : start + MIXED_STRIP]
-        total_P += weighted_PtT.sum(-1).sum(-1, dtype=torch.float64)
+    total_P = input_gram_PTU.new_zeros(left_PTO.shape[0], dtype=torch.float64)
+    for start in range(0, left_PTO.shape[1], MIXED_STRIP):
+        weighted_PtU = left_PTO[:, start : start + MIXED_STRIP] @ right_PUO.mT
+        weighted_PtU *= input_gram_PTU[:, start : start + MIXED_STRIP]
+        total_P += weighted_PtU.sum(-1).sum(-1, dtype=torch.float64)
     return total_P
 
 
@@ -181,11 +209,17 @@ def gram_is_cheaper(num_tokens: int, num_shared: int, num_inputs: int, num_outpu
         num_users: weights that share the inputs, and with them the input grams.
     """
     num_own = num_tokens - num_shared
-    gradient_area = num_tokens * (num_tokens + min(SYMMETRIC_STRIP, num_tokens)) + num_tokens**2
-    input_area = num_shared**2 + 2 * num_shared * num_own + 3 * num_own**2
+    prefix_area, own_area = _strip_area(num_shared), _strip_area(num_own)
+    gradient_area = 3 * prefix_area + 2 * own_area + 4 * num_shared * num_own + num_own**2
+    input_area = prefix_area + 2 * own_area + 2 * num_shared * num_own + num_own**2
     gram_flops = 2 * (gradient_area * num_outputs + input_area * num_inputs / num_users)
     materialised_flops = num_inputs * num_outputs * (4 * num_tokens + MATERIALISED_TRAFFIC_FLOPS)
     return gram_flops <= materialised_flops
+
+
+def _strip_area(num_tokens: int) -> float:
+    """Elements of a symmetric gram that `upper_strips` computes."""
+    return num_tokens * (num_tokens + min(_strip_height(num_tokens), num_tokens)) / 2
 
 
 MATERIALISED_TRAFFIC_FLOPS = 60

@@ -35,7 +35,7 @@ def factors(shared: int, tokens: int = 11) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("strip", [2, 4, 128])
 @pytest.mark.parametrize("shared", [0, 1, 6, 11])
 def test_both_routes_equal_the_definition(shared: int, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "SYMMETRIC_STRIP", strip)
+    monkeypatch.setattr(products, "MIN_SYMMETRIC_STRIP", strip)
     monkeypatch.setattr(products, "MIXED_STRIP", strip + 1)
     inputs, gradients = factors(shared)
     expected = from_gradients(torch.einsum("bti,bto->bio", inputs, gradients))
@@ -48,8 +48,16 @@ def test_input_grams_are_the_products_of_the_inputs(shared: int) -> None:
     inputs, _ = factors(shared)
     chosen, rejected = inputs.chunk(2)
     grams = InputGrams(inputs, shared)
-    torch.testing.assert_close(grams.both_chosen, chosen @ chosen.mT)
-    torch.testing.assert_close(grams.both_rejected, rejected @ rejected.mT)
+    prefix, chosen, rejected = chosen[:, :shared], chosen[:, shared:], rejected[:, shared:]
+    for strips, rows in ((grams.prefix, prefix), (grams.own_chosen, chosen), (grams.own_rejected, rejected)):
+        whole, start = rows @ rows.mT, 0
+        for strip in strips:
+            height = strip.shape[1]
+            torch.testing.assert_close(strip, whole[:, start : start + height, start:])
+            start += height
+        assert start == rows.shape[1]
+    torch.testing.assert_close(grams.prefix_chosen, prefix @ chosen.mT)
+    torch.testing.assert_close(grams.prefix_rejected, prefix @ rejected.mT)
     torch.testing.assert_close(grams.mixed, chosen @ rejected.mT)
 
 
