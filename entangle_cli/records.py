@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,11 @@ class LossSettings:
     """The preference loss whose coefficients weigh the two gradients."""
 
     name: str = "sigmoid"
-    """A key of `analysis.losses.LOSSES`."""
+    """A key of `analysis.losses.table.LOSSES`."""
     beta: float = 0.1
-    """Inverse temperature of the loss, as TRL's `beta`."""
+    """Inverse temperature of the loss, as TRL's `beta`; losses without one ignore it."""
+    options: Mapping[str, float] = field(default_factory=dict)
+    """The loss's other numbers by the names of its table row; what is not given takes its default."""
 
 
 @dataclass(frozen=True, slots=True)

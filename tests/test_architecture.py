@@ -32,7 +32,7 @@ ONLY_IN = {
     "transformers": {"data"},
     "datasets": {"data"},
     "typer": {"cli"},
-    "rich": {"cli", "report.terminal"},
+    "rich": {"cli", "report.terminal", "report.losses"},
     "pyarrow": {"store", "data.rows"},
 }
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from entangle_cli.analysis.losses import Coefficients
+from entangle_cli.analysis.losses.loss import Coefficients
 from entangle_cli.records import Movement
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console, RenderableType
 
 from entangle_cli.analysis.gate import Outcome, Rule, Verdict, judge, parse_rule
-from entangle_cli.diagnose.movements import run_summary, with_movements
+from entangle_cli.diagnose.movements import describe_loss, run_summary, with_movements
 from entangle_cli.diagnose.notices import run_notices
 from entangle_cli.errors import ExitCode
 from entangle_cli.records import LossSettings, Notice, Run, Status
@@ -41,15 +41,19 @@ class JudgedRun:
             list(rows(_taken(self.columns, worst_places(self.columns)))),
             list(rows(_taken(self.columns, _skipped_places(self.columns)))),
             self.notices,
-            self.loss,
+            describe_loss(self.loss),
         )
 
+    @property
+    def dtype(self) -> str:
+        """What the run was computed in."""
+        return str(self.run.manifest["identity"]["settings"]["dtype"])
 
-def read_judged(folder: Path | None, loss_name: str | None, beta: float | None) -> JudgedRun:
-    """Read a run and see it under a loss; without one, under the loss it was scanned with."""
+
+def read_judged(folder: Path | None, choose_loss: Callable[[LossSettings], LossSettings]) -> JudgedRun:
+    """Read a run and see it under a loss, which is chosen knowing the one that it was scanned with."""
     run = read_run(folder or newest_run())
-    own = LossSettings(**run.manifest["loss"])
-    loss = LossSettings(loss_name or own.name, own.beta if beta is None else beta)
+    loss = choose_loss(LossSettings(**run.manifest["loss"]))
     columns = with_movements(run.columns, loss, run.manifest["identity"]["settings"]["dtype"])
     notices = run_notices(run.manifest, columns)
     summary = run_summary(columns, loss)

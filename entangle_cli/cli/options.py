@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-LossName = Annotated[str, typer.Option("--loss", help="Preference loss whose coefficients weigh the two gradients.")]
-Beta = Annotated[float, typer.Option("--beta", help="Inverse temperature of the loss, as in TRL.")]
+from entangle_cli.errors import UsageError
+from entangle_cli.records import LossSettings
+
+LossName = Annotated[
+    str | None,
+    typer.Option("--loss", help="Preference loss whose coefficients weigh the two gradients; default: sigmoid, DPO's."),
+]
+OtherLoss = Annotated[
+    str | None, typer.Option("--loss", help="See the run under this loss; default: the one it was scanned with.")
+]
+Beta = Annotated[float | None, typer.Option("--beta", help="Inverse temperature of the loss, as in TRL; default: 0.1.")]
+Gamma = Annotated[float | None, typer.Option("--gamma", help="Target margin of simpo and alphapo.")]
+LossOptions = Annotated[
+    list[str] | None,
+    typer.Option("--loss-option", metavar="NAME=VALUE", help="Another number of the loss; may be given repeatedly."),
+]
 FailIf = Annotated[
     list[str] | None,
     typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Exit 1 where it is true; may be given repeatedly."),
 ]
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; default: the newest.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+
+
+def loss_settings(
+    own: LossSettings,
+    name: str | None,
+    beta: float | None,
+    gamma: float | None,
+    options: Sequence[str] | None,
+) -> LossSettings:
+    """The loss of a command line; what is not given is as in `own`.
+
+    Raises:
+        UsageError: an option that is not NAME=VALUE. Whether the loss has it is the table's to say.
+    """
+    given = dict(map(_named_number, options or []))
+    if gamma is not None:
+        given["gamma"] = gamma
+    same = name is None or name == own.name
+    return LossSettings(
+        own.name if name is None else name,
+        own.beta if beta is None else beta,
+        {**own.options, **given} if same else given,
+    )
+
+
+def _named_number(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip().replace("-", "_"), float(value)
+    except ValueError as error:
+        raise UsageError(
+            f"--loss-option {text!r}", "NAME=VALUE with a number, such as penalty=5", "correct it"
+        ) from error

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entangle_cli.cli.options import Debug, RunFolder
+from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
+from entangle_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from entangle_cli.cli.judged import JudgedRun
 
 
 class ReportFormat(str, Enum):
@@ -25,10 +29,13 @@ def report(
     output_format: Annotated[ReportFormat, typer.Option("--format", help="What to write to stdout.")] = (
         ReportFormat.TERMINAL
     ),
-    loss: Annotated[
-        str | None, typer.Option("--loss", help="See the run under this loss; default: the one it was scanned with.")
-    ] = None,
-    beta: Annotated[float | None, typer.Option("--beta", help="Inverse temperature of the loss.")] = None,
+    loss: OtherLoss = None,
+    beta: Beta = None,
+    gamma: Gamma = None,
+    loss_option: LossOptions = None,
+    losses: Annotated[
+        bool, typer.Option("--losses", help="Compare all losses, and what would let more pairs separate.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Show a run: a summary for the terminal, or every pair as json, jsonl or csv. Needs no model and no torch."""
@@ -36,7 +43,10 @@ def report(
     from entangle_cli.report import rows
     from entangle_cli.report.terminal import console_for
 
-    judged = read_judged(run, loss, beta)
+    judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
+    if losses:
+        _show_losses(judged, output_format)
+        return
     match output_format:
         case ReportFormat.TERMINAL:
             console_for(sys.stdout).print(judged.report())
@@ -46,3 +56,19 @@ def report(
             rows.write_json_lines(sys.stdout, judged.columns)
         case ReportFormat.CSV:
             rows.write_csv(sys.stdout, judged.columns)
+
+
+def _show_losses(judged: JudgedRun, output_format: ReportFormat) -> None:
+    """The table over all losses."""
+    from entangle_cli.diagnose.movements import losses_compared
+    from entangle_cli.report import losses
+    from entangle_cli.report.terminal import console_for
+
+    comparison = losses_compared(judged.columns, judged.loss, judged.dtype)
+    match output_format:
+        case ReportFormat.TERMINAL:
+            console_for(sys.stdout).print(losses.losses_report(comparison))
+        case ReportFormat.JSON:
+            losses.write_json(sys.stdout, comparison)
+        case ReportFormat.JSONL | ReportFormat.CSV:
+            raise UsageError(f"--losses with --format {output_format.value}", "terminal or json", "give --format json")

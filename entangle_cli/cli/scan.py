@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entangle_cli.cli.options import Beta, Debug, FailIf, LossName
+from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossName, LossOptions, loss_settings
 from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
 from entangle_cli.records import LossSettings, ScanSettings
 
@@ -76,8 +76,10 @@ def scan(
         ),
     ] = None,
     base_model: Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")] = None,
-    loss: LossName = "sigmoid",
-    beta: Beta = 0.1,
+    loss: LossName = None,
+    beta: Beta = None,
+    gamma: Gamma = None,
+    loss_option: LossOptions = None,
     fail_if: FailIf = None,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first row that cannot be measured.")] = False,
     dry_run: Annotated[
@@ -91,7 +93,8 @@ def scan(
     from entangle_cli.diagnose.movements import check_loss
 
     rules = parse_rules(fail_if)
-    check_loss(LossSettings(loss, beta))
+    weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
+    check_loss(weighing)
     _refuse_unwritable(json_file)
     settings = ScanSettings(
         dtype=dtype.value,
@@ -103,7 +106,7 @@ def scan(
         sample=sample,
         seed=seed,
         split=split,
-        loss=LossSettings(loss, beta),
+        loss=weighing,
         device=device,
         device_map=device_map,
         batch_tokens=batch_tokens,
@@ -175,7 +178,7 @@ def _show_result(
     from entangle_cli.report.terminal import console_for
     from entangle_cli.store import write_summary
 
-    judged = read_judged(folder, settings.loss.name, settings.loss.beta)
+    judged = read_judged(folder, lambda _: settings.loss)
     write_summary(folder, judged.summary)
     if json_file is not None:
         _write_document(json_file, judged)

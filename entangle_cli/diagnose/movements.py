@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from entangle_cli.analysis.losses import LossPoint, loss_coefficients
+from entangle_cli.analysis.loss_comparison import compare_losses
+from entangle_cli.analysis.losses.loss import LossPoint
+from entangle_cli.analysis.losses.table import find_loss, loss_coefficients, loss_numbers
 from entangle_cli.analysis.movement import Geometry, geometry_fields, pair_movements
 from entangle_cli.analysis.statistics import summarise
 from entangle_cli.records import LossSettings, PairMeasurement, Status
@@ -21,10 +23,17 @@ def check_loss(loss: LossSettings) -> None:
     """Refuse a loss before anything is computed for it.
 
     Raises:
-        UsageError: an unknown loss, or a beta that is not positive.
+        UsageError: an unknown loss, a beta that is not positive, or an option that it does not have.
     """
-    nothing = np.empty(0)
-    loss_coefficients(loss, LossPoint(*[nothing] * 6))
+    loss_numbers(loss)
+
+
+def describe_loss(loss: LossSettings) -> str:
+    """The loss with every number that it has, in words."""
+    numbers = loss_numbers(loss)
+    if not find_loss(loss.name).uses_beta:
+        del numbers["beta"]
+    return ", ".join([loss.name, *(f"{name} {value:g}" for name, value in numbers.items())])
 
 
 def with_movements(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -> dict[str, Any]:
@@ -34,23 +43,11 @@ def with_movements(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -
     itself, as at the first step of training.
 
     Raises:
-        UsageError: an unknown loss, or a beta that is not positive.
+        UsageError: an unknown loss, a beta that is not positive, or an option that it does not have.
     """
     measured = columns["status"] == Status.OK.value
-    point = LossPoint(
-        chosen_log_prob=columns["chosen_log_prob"][measured],
-        rejected_log_prob=columns["rejected_log_prob"][measured],
-        chosen_ref_log_prob=_reference(columns, "chosen", measured),
-        rejected_ref_log_prob=_reference(columns, "rejected", measured),
-        chosen_tokens=columns["chosen_tokens"][measured],
-        rejected_tokens=columns["rejected_tokens"][measured],
-    )
-    geometry = Geometry(
-        chosen_squared_norm=columns["chosen_grad_norm"][measured] ** 2,
-        rejected_squared_norm=columns["rejected_grad_norm"][measured] ** 2,
-        inner_product=columns["inner_product"][measured],
-    )
-    movements = pair_movements(geometry, loss_coefficients(loss, point), NOISE[dtype])
+    coefficients = loss_coefficients(loss, _point(columns, measured))
+    movements = pair_movements(_geometry(columns, measured), coefficients, NOISE[dtype])
     numbers = {
         name: _spread(getattr(movements, name), measured)
         for name in ("chosen_delta", "rejected_delta", "slack", "uncertain")
@@ -58,6 +55,45 @@ def with_movements(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -
     movement = np.full(len(measured), None, dtype=object)
     movement[measured] = movements.movement
     return {**columns, "movement": movement, **numbers}
+
+
+def losses_compared(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -> dict[str, Any]:
+    """The measured pairs under every loss, JSON-able; see `analysis.loss_comparison`."""
+    measured = columns["status"] == Status.OK.value
+    comparison = compare_losses(_geometry(columns, measured), _point(columns, measured), loss, NOISE[dtype])
+    return {
+        "predictor": "pair-sgd",
+        "pairs": comparison.pairs,
+        "separable": comparison.separable,
+        "losses": [outcome._asdict() for outcome in comparison.outcomes],
+        "remedies": [
+            {**remedy._asdict(), "best": None if remedy.best is None else _finite_fields(remedy.best._asdict())}
+            for remedy in comparison.remedies
+        ],
+    }
+
+
+def _finite_fields(fields: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in fields.items()}
+
+
+def _point(columns: Mapping[str, Any], measured: Any) -> LossPoint:
+    return LossPoint(
+        chosen_log_prob=columns["chosen_log_prob"][measured],
+        rejected_log_prob=columns["rejected_log_prob"][measured],
+        chosen_ref_log_prob=_reference(columns, "chosen", measured),
+        rejected_ref_log_prob=_reference(columns, "rejected", measured),
+        chosen_tokens=columns["chosen_tokens"][measured],
+        rejected_tokens=columns["rejected_tokens"][measured],
+    )
+
+
+def _geometry(columns: Mapping[str, Any], measured: Any) -> Geometry:
+    return Geometry(
+        chosen_squared_norm=columns["chosen_grad_norm"][measured] ** 2,
+        rejected_squared_norm=columns["rejected_grad_norm"][measured] ** 2,
+        inner_product=columns["inner_product"][measured],
+    )
 
 
 def _reference(columns: Mapping[str, Any], side: str, measured: Any) -> Any:

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records import LossSettings, Notice, Run, ScanEstimate, ScanPlan
+from entangle_cli.records import Notice, Run, ScanEstimate, ScanPlan
 from entangle_cli.report.escape import for_terminal
 
 PLAIN_WIDTH = 120
@@ -88,7 +88,7 @@ def summary_report(
     worst: Sequence[Mapping[str, Any]],
     skipped: Sequence[Mapping[str, Any]],
     notices: Sequence[Notice],
-    loss: LossSettings,
+    loss: str,
 ) -> RenderableType:
     """Everything worth reading about a run.
 
@@ -96,6 +96,7 @@ def summary_report(
         summary: what `statistics.summarise` gives.
         worst: rows of the pairs to look at first.
         skipped: rows of the first skipped or undefined pairs.
+        loss: the loss and its numbers, in words.
     """
     parts: list[RenderableType] = [_headline(run, summary), Text()]
     if summary["pairs"]:
@@ -124,11 +125,10 @@ def _headline(run: Run, summary: Mapping[str, Any]) -> Text:
     return text.append(f"\n{counts}; {where}, {seconds:.1f} s{rate}", style="not bold")
 
 
-def _movement_heading(loss: LossSettings) -> Text:
+def _movement_heading(loss: str) -> Text:
     text = Text("Predicted movement", style="bold")
     return text.append(
-        f" of each pair's log-probs under one small step on that pair alone (pair-sgd), "
-        f"loss {loss.name}, beta {loss.beta:g}",
+        f" of each pair's log-probs under one small step on that pair alone (pair-sgd), loss {loss}",
         style="not bold",
     )
 
@@ -211,7 +211,7 @@ def _reason_lines(summary: Mapping[str, Any], skipped: Sequence[Mapping[str, Any
     return Group(*lines)
 
 
-def verdict_sentence(summary: Mapping[str, Any], loss: LossSettings) -> str:
+def verdict_sentence(summary: Mapping[str, Any], loss: str) -> str:
     """One plain sentence, with the predictor it speaks for."""
     pairs = summary["pairs"]
     if not pairs:
@@ -222,7 +222,7 @@ def verdict_sentence(summary: Mapping[str, Any], loss: LossSettings) -> str:
         (count["both_rise"] + count["reversed"], "would raise the rejected answer's"),
     ]
     harms = " and ".join(f"{share:,} ({share / pairs:.1%}) {what}" for share, what in bad if share)
-    basis = f"under {loss.name}, by pair-sgd (each pair alone, one small step)"
+    basis = f"under {loss}, by pair-sgd (each pair alone, one small step)"
     if not harms:
         still = f" ({count['still']:,} do not move)" if count["still"] else ""
         return f"Verdict {basis}: none of {pairs:,} pairs pushes both probabilities the same way{still}."

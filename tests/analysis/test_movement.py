@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from entangle_cli.analysis.losses import Coefficients, LossPoint, loss_coefficients
+from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
+from entangle_cli.analysis.losses.table import loss_coefficients
 from entangle_cli.analysis.movement import (
     Geometry,
     Movements,

@@ -12,10 +12,10 @@ SURFACE = {
         "MODEL", "DATA", "--output", "-o", "--json", "--dtype", "--device", "--max-length", "--truncation", "--limit",
         "--sample", "--seed", "--split", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
         "--quiet", "-q", "--base-model", "--dry-run",
-        "--activation-checkpointing", "--device-map",
+        "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
     },
-    "report": {"[RUN]", "--format", "--loss", "--beta"},
-    "gate": {"[RUN]", "--fail-if", "--loss", "--beta"},
+    "report": {"[RUN]", "--format", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
+    "gate": {"[RUN]", "--fail-if", "--loss", "--beta", "--gamma", "--loss-option"},
 }  # fmt: skip
 
 

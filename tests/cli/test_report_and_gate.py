@@ -101,7 +101,41 @@ def test_report_under_another_loss(entangle: Entangle) -> None:
     document = json.loads(entangle("report", run, "--format", "json", "--loss", "simpo", "--beta", "2").out)
     # SimPO weighs chosen by 1/10 and rejected by 1/20: r = 2 lifts pair 1 into the band (P/A, B/P) = (1.8, 2.2).
     assert [pair["movement"] for pair in document["pairs"]] == ["both_rise", "separates", "both_rise", "separates"]
-    assert document["summary"]["loss"] == {"name": "simpo", "beta": 2.0}
+    assert document["summary"]["loss"] == {"name": "simpo", "beta": 2.0, "options": {}}
+
+
+def test_report_with_a_loss_of_ones_own_numbers(entangle: Entangle) -> None:
+    run = write_run(PAIRS)
+    outcome = entangle("report", run, "--loss", "simpo", "--gamma", "1.5", "--loss-option", "nll-weight=100")
+    assert "simpo, beta 0.1, gamma 1.5, nll_weight 100" in " ".join(outcome.out.split())
+    # So heavy a likelihood lifts every chosen answer, and every rejected one whose gradient is on its side.
+    document = json.loads(
+        entangle("report", run, "--format", "json", "--loss", "simpo", "--loss-option", "nll_weight=100").out
+    )
+    assert [pair["movement"] for pair in document["pairs"]] == ["both_rise"] * 3 + ["separates"]
+    assert document["summary"]["loss"]["options"] == {"nll_weight": 100.0}
+    for wrong in ("nll_weight", "nll_weight=x", "weight=1"):
+        assert entangle("report", run, "--loss", "simpo", "--loss-option", wrong).code == 2
+
+
+def test_all_losses_side_by_side(entangle: Entangle) -> None:
+    run = write_run([*PAIRS, SKIPPED])
+    comparison = json.loads(entangle("report", run, "--losses", "--format", "json").out)
+    assert comparison["schema"] == "entangle.losses"
+    by_name = {row["name"]: row for row in comparison["losses"]}
+    alone = json.loads(entangle("report", run, "--format", "json", "--loss", "simpo").out)["pairs"]
+    for movement, count in by_name["simpo"]["counts"].items():
+        assert count == sum(pair["movement"] == movement for pair in alone)
+    outcome = entangle("report", run, "--losses")
+    assert outcome.code == 0
+    for name in by_name:
+        assert name in outcome.out
+    assert "normalised gradients" in outcome.out
+    assert entangle("report", run, "--losses", "--format", "csv").code == 2
+
+
+def test_all_losses_of_nothing(entangle: Entangle) -> None:
+    assert "No pair was measured" in entangle("report", write_run([SKIPPED]), "--losses").out
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from entangle_cli.diagnose.movements import run_summary, with_movements
+from entangle_cli.diagnose.movements import describe_loss, run_summary, with_movements
 from entangle_cli.diagnose.notices import run_notices
 from entangle_cli.records import LossSettings, Run
 from entangle_cli.report.rows import rows
@@ -26,12 +26,12 @@ def summary_of(records: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_the_verdict_says_what_happens_to_whom() -> None:
-    assert verdict_sentence(summary_of(PAIRS)[1], LOSS) == (
-        "Verdict under sigmoid, by pair-sgd (each pair alone, one small step): of 4 pairs 1 (25.0%) would lower the "
-        "chosen answer's probability and 1 (25.0%) would raise the rejected answer's."
+    assert verdict_sentence(summary_of(PAIRS)[1], describe_loss(LOSS)) == (
+        "Verdict under sigmoid, beta 0.1, by pair-sgd (each pair alone, one small step): of 4 pairs 1 (25.0%) "
+        "would lower the chosen answer's probability and 1 (25.0%) would raise the rejected answer's."
     )
-    assert "none of 1 pairs pushes both" in verdict_sentence(summary_of(PAIRS[:1])[1], LOSS)
-    assert "nothing can be said" in verdict_sentence(summary_of([SKIPPED])[1], LOSS)
+    assert "none of 1 pairs pushes both" in verdict_sentence(summary_of(PAIRS[:1])[1], describe_loss(LOSS))
+    assert "nothing can be said" in verdict_sentence(summary_of([SKIPPED])[1], describe_loss(LOSS))
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -47,7 +47,12 @@ def test_the_report_fits_the_width_and_loses_no_number(width: int) -> None:
     }
     all_rows = list(rows(columns))
     report = summary_report(
-        Run(Path("run"), manifest, columns), summary, all_rows[:4], all_rows[4:], run_notices(manifest, columns), LOSS
+        Run(Path("run"), manifest, columns),
+        summary,
+        all_rows[:4],
+        all_rows[4:],
+        run_notices(manifest, columns),
+        describe_loss(LOSS),
     )
     stream = io.StringIO()
     Console(file=stream, width=width, highlight=False, markup=False).print(report)

@@ -1,0 +1,87 @@
+"""What would make pairs separate: for each pair the window of a loss's weight, and the one value that fits most pairs.
+
+With r = d_c / d_r > 0 a pair separates where P/A < r < B/P, and for every r where P <= 0 (arXiv 2410.13828's
+conditions, solved for the ratio). A weight that moves r moves a pair into its window or out of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entangle_cli.analysis.movement import Geometry
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+class Windows(NamedTuple):
+    """Per pair the open interval of a weight in which it separates, [pairs]; NaN where undefined."""
+
+    low: Floats
+    high: Floats
+
+
+class BestValue(NamedTuple):
+    """The weights that let most pairs separate."""
+
+    low: float
+    """Between `low` and `high` any value does."""
+    high: float
+    """Infinite where nothing ends it."""
+    pairs: int
+    """Pairs that separate there."""
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def ratio_windows(geometry: Geometry) -> Windows:
+    """Windows of the ratio d_c / d_r, for positive coefficients."""
+    chosen, rejected, inner = geometry.chosen_squared_norm, geometry.rejected_squared_norm, geometry.inner_product
+    entangled, defined = inner > 0, np.isfinite(chosen + rejected + inner) & (chosen > 0) & (rejected > 0)
+    low = np.where(entangled, inner / chosen, 0.0)
+    high = np.where(entangled, rejected / inner, np.inf)
+    return Windows(np.where(defined, low, np.nan), np.where(defined, high, np.nan))
+
+
+def penalty_windows(ratios: Windows) -> Windows:
+    """Windows of DPO-Positive's lambda, while the chosen answer is below its reference: d_c / d_r = 1 + lambda."""
+    return Windows(ratios.low - 1.0, ratios.high - 1.0)
+
+
+def likelihood_windows(ratios: Windows, push: Floats, chosen_length: Floats) -> Windows:
+    """Windows of the weight of -z_c/n_c beside a loss that pushes both sides alike: d_c / d_r = 1 + weight/(push n_c).
+
+    Args:
+        push: the coefficient of that loss, above 0, [pairs].
+        chosen_length: tokens of the chosen answer, [pairs].
+    """
+    scale = push * chosen_length
+    return Windows((ratios.low - 1.0) * scale, (ratios.high - 1.0) * scale)
+
+
+@np.errstate(divide="ignore")
+def shift_windows(ratios: Windows) -> Windows:
+    """Windows of DPO-Shift's factor on the rejected answer: d_c / d_r = 1 / factor."""
+    return Windows(1.0 / ratios.high, 1.0 / ratios.low)
+
+
+def best_value(windows: Windows, least: float = 0.0) -> BestValue | None:
+    """The values of at least `least` that lie in most windows; the lowest of them where several do equally well.
+
+    Returns:
+        None where no window reaches `least`.
+    Cost: O(pairs log pairs).
+    """
+    reaching = (windows.high > least) & (windows.high > windows.low)
+    if not reaching.any():
+        return None
+    lows = np.sort(np.maximum(windows.low[reaching], least))
+    highs = np.sort(windows.high[reaching])
+    # Windows are open: just above a low end all windows with a lower or equal low end count, unless they ended.
+    counts = np.arange(1, len(lows) + 1) - np.searchsorted(highs, lows, side="right")
+    last = np.append(lows[1:] != lows[:-1], True)
+    best = int(np.argmax(np.where(last, counts, -1)))
+    end = highs[np.searchsorted(highs, lows[best], side="right")]
+    following = lows[best + 1] if best + 1 < len(lows) else np.inf
+    return BestValue(float(lows[best]), float(min(end, following)), int(counts[best]))
