@@ -60,6 +60,10 @@ class ScanSettings:
     """Only so many rows, drawn at random with `seed`."""
     seed: int = 0
     split: str | None = None
+    ref_model: str | None = None
+    """Checkpoint of the reference log-probs; None for those of the data's columns, or this checkpoint's own."""
+    unshared_cosine: bool = False
+    """Whether pairs whose answers start alike are measured a second time, without that start."""
 
     loss: LossSettings = LossSettings()
     """Weighs the gradients afterwards; what is measured does not depend on it."""
@@ -154,6 +158,19 @@ class PairRecord:
     """inner_product / chosen_grad_norm^2."""
     rejected_condition: float | None = None
     """inner_product / rejected_grad_norm^2."""
+    ches: float | None = None
+    """Razin et al.'s centred hidden embedding similarity; see `PairMeasurement`."""
+    length_normalised_ches: float | None = None
+    head_inner_product: float | None = None
+    """The unembedding's part of `inner_product`; None where it is not among the parameters."""
+    unshared_cosine: float | None = None
+    """Cosine of the gradients behind the tokens that both answers start with; None unless it was asked for."""
+    edit_distance: int | None = None
+    """Levenshtein distance of the scored tokens."""
+    shared_prefix_tokens: int | None = None
+    """Scored tokens that both answers start with."""
+    shared_suffix_tokens: int | None = None
+    """Scored tokens that both answers end with, behind the shared prefix."""
     movement: str | None = None
     chosen_delta: float | None = None
     """Predicted first-order change in nats per unit learning rate (pair-sgd)."""
@@ -223,3 +240,9 @@ class PairMeasurement:
     """|g_chosen|^2, in nats^2 per squared parameter unit."""
     rejected_squared_norm: float
     inner_product: float
+    ches: float | None = None
+    """<S_c, S_r> - |S_c|^2, S the sum of a response's last hidden states; None where the head was not seen."""
+    length_normalised_ches: float | None = None
+    """The same of their means."""
+    head_inner_product: float | None = None
+    """The unembedding's part of `inner_product`; None where it is not among the parameters."""

@@ -35,7 +35,16 @@ PART_SECONDS = 20.0
 _LOSS_FIELDS = {"movement", "chosen_delta", "rejected_delta", "slack", "uncertain"}
 _TEXT_FIELDS = {"pair_id", "status", "reason", "detail", "format"}
 _FLAG_FIELDS = {"boundary_moved", "chosen_truncated", "rejected_truncated"}
-_COUNT_FIELDS = {"index", "line", "prompt_tokens", "chosen_tokens", "rejected_tokens"}
+_COUNT_FIELDS = {
+    "index",
+    "line",
+    "prompt_tokens",
+    "chosen_tokens",
+    "rejected_tokens",
+    "edit_distance",
+    "shared_prefix_tokens",
+    "shared_suffix_tokens",
+}
 
 
 def _arrow_type(name: str) -> pyarrow.DataType:
@@ -296,7 +305,8 @@ def read_run(folder: Path) -> Run:
                 "give the scan command again; it measures the missing rows anew",
             )
         tables.append(read_part(path))
-    table = pyarrow.concat_tables(tables) if tables else SCHEMA_OF_PARTS.empty_table()
+    # Fields are added over time: what an older part lacks is null.
+    table = pyarrow.concat_tables([SCHEMA_OF_PARTS.empty_table(), *tables], promote_options="default")
     return Run(folder, manifest, _columns(table))
 
 

@@ -76,6 +76,13 @@ def scan(
         ),
     ] = None,
     base_model: Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")] = None,
+    ref_model: Annotated[
+        str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
+    ] = None,
+    unshared_cosine: Annotated[
+        bool,
+        typer.Option("--unshared-cosine", help="Also the cosine without the tokens that both answers start with."),
+    ] = False,
     loss: LossName = None,
     beta: Beta = None,
     gamma: Gamma = None,
@@ -106,6 +113,8 @@ def scan(
         sample=sample,
         seed=seed,
         split=split,
+        ref_model=ref_model,
+        unshared_cosine=unshared_cosine,
         loss=weighing,
         device=device,
         device_map=device_map,

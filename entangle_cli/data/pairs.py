@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -37,6 +38,8 @@ class PreferencePair:
     rejected: Text
     tools: list[Any] | None
     chat_template_kwargs: dict[str, Any]
+    ref_log_probs: tuple[float, float] | None = None
+    """Reference log-probs of chosen and rejected that the row brings, nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,29 @@ def _pair(row: RawRow) -> PreferencePair:
         rejected=rejected,
         tools=tools,
         chat_template_kwargs=kwargs,
+        ref_log_probs=_ref_log_probs(value),
     )
+
+
+REF_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("reference_chosen_logps", "reference_rejected_logps"))
+"""As TRL's DPOTrainer writes precomputed reference log-probs, now and before version 0.12."""
+
+
+def _ref_log_probs(value: dict[str, Any]) -> tuple[float, float] | None:
+    for names in REF_COLUMNS:
+        found = [value.get(name) for name in names]
+        if all(number is None or number == "" for number in found):
+            continue
+        try:
+            chosen, rejected = (float(str(number)) for number in found)
+        except ValueError as error:
+            raise _Unusable(
+                "malformed", f'"{names[0]}" and "{names[1]}" are not both numbers', holds_pair=True
+            ) from error
+        if not (math.isfinite(chosen) and math.isfinite(rejected)):
+            raise _Unusable("malformed", f'"{names[0]}" or "{names[1]}" is not finite', holds_pair=True)
+        return chosen, rejected
+    return None
 
 
 def _refuse_other_tasks(value: dict[str, Any]) -> None:

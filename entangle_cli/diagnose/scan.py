@@ -6,11 +6,10 @@ import random
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
-from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +25,29 @@ from entangle_cli.data.checkpoint import (
     quiet_libraries,
     select_parameters,
 )
-from entangle_cli.data.pairs import PreferencePair, SkippedRow, read_pair
+from entangle_cli.data.pairs import SkippedRow, read_pair
 from entangle_cli.data.rows import RawRow, RowSource, open_source
 from entangle_cli.data.tokenize import (
     TOKENIZATION,
-    TokenizedRow,
     TokenSettings,
     Truncation,
     tokenize_pair,
 )
 from entangle_cli.diagnose.budget import batch_tokens
 from entangle_cli.diagnose.estimate import estimate
-from entangle_cli.diagnose.movements import DerivedFields, derived_fields
+from entangle_cli.diagnose.movements import derived_fields
+from entangle_cli.diagnose.reference import Reference, opened_reference
+from entangle_cli.diagnose.row_records import PreparedRow, pair_record, skipped_record, without_shared_prefix
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import DataError, UnfinishedError
-from entangle_cli.records import PairMeasurement, PairRecord, ScanEstimate, ScanPlan, ScanSettings, Status
+from entangle_cli.records import PairRecord, ScanEstimate, ScanPlan, ScanSettings, TokenizedPair
 
 WINDOW_ROWS = 512
 """Rows among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
 
 PEEKED_ROWS = 200
 """Rows looked at before the start, to say what was recognised."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A row that will be measured."""
-
-    pair: PreferencePair
-    tokens: TokenizedRow
 
 
 class Scan:
@@ -68,9 +60,16 @@ class Scan:
     """
 
     def __init__(
-        self, source: RowSource, checkpoint: Checkpoint, engine: Engine, settings: ScanSettings, plan: ScanPlan
+        self,
+        source: RowSource,
+        checkpoint: Checkpoint,
+        engine: Engine,
+        reference: Reference | None,
+        settings: ScanSettings,
+        plan: ScanPlan,
     ) -> None:
         self.plan = plan
+        self._reference = None if reference is None else reference.scorer
         self._source = source
         self._checkpoint = checkpoint
         self._engine = engine
@@ -84,6 +83,8 @@ class Scan:
         )
         tokenizer = checkpoint.tokenizer
         self.identity = _identity(source, checkpoint, settings)
+        if reference is not None:
+            self.identity["reference"] = dict(reference.identity)
         self.about = {
             "loss": asdict(settings.loss),
             "plan": asdict(plan),
@@ -109,7 +110,7 @@ class Scan:
                 coming = background.submit(self._next_window, rows)
                 yield from self._window_records(window, done)
 
-    def _next_window(self, rows: Iterator[RawRow]) -> list[_Prepared | SkippedRow]:
+    def _next_window(self, rows: Iterator[RawRow]) -> list[PreparedRow | SkippedRow]:
         """The next rows, tokenised."""
         return [self._prepare(row) for row in islice(rows, WINDOW_ROWS)]
 
@@ -120,30 +121,30 @@ class Scan:
             DataError: none of the first rows can be measured.
         """
         window = self._next_window(row for row in self._source.rows() if row.index in self._selected)
-        pairs = [row.tokens.pair for row in window if isinstance(row, _Prepared)]
+        pairs = [row.tokens.pair for row in window if isinstance(row, PreparedRow)]
         batches = [[pairs[place] for place in batch] for batch in plan_batches(pairs, self.plan.batch_tokens)]
         measure = partial(self._engine.measure, recompute=self._settings.activation_checkpointing)
         return estimate(measure, batches, len(window), self.plan.num_selected, self._checkpoint.model)
 
     def _window_records(
-        self, window: Sequence[_Prepared | SkippedRow], done: Container[int]
+        self, window: Sequence[PreparedRow | SkippedRow], done: Container[int]
     ) -> Iterator[list[PairRecord]]:
         skipped = [row for row in window if isinstance(row, SkippedRow)]
-        prepared = [row for row in window if isinstance(row, _Prepared)]
+        prepared = [row for row in window if isinstance(row, PreparedRow)]
         for row in skipped:
             self._refuse_if_strict(row)
-        if records := [_skipped_record(row) for row in skipped if row.index not in done]:
+        if records := [skipped_record(row) for row in skipped if row.index not in done]:
             yield records
         for batch in plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens):
             if missing := [prepared[place] for place in batch if prepared[place].pair.index not in done]:
                 yield self._measure(missing, recompute=self._settings.activation_checkpointing)
 
-    def _prepare(self, row: RawRow) -> _Prepared | SkippedRow:
+    def _prepare(self, row: RawRow) -> PreparedRow | SkippedRow:
         pair = read_pair(row)
         if isinstance(pair, SkippedRow):
             return pair
         tokens = tokenize_pair(pair, self._checkpoint.tokenizer, self._tokens)
-        return tokens if isinstance(tokens, SkippedRow) else _Prepared(pair, tokens)
+        return tokens if isinstance(tokens, SkippedRow) else PreparedRow(pair, tokens)
 
     def _refuse_if_strict(self, row: SkippedRow) -> None:
         if self._settings.strict:
@@ -154,17 +155,13 @@ class Scan:
                 "repair the row, or leave --strict out to skip and count such rows",
             )
 
-    def _measure(self, rows: Sequence[_Prepared], *, recompute: bool) -> list[PairRecord]:
+    def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
         """Measure a batch; when memory runs out, its halves one after the other, and a pair alone by recomputing."""
         try:
-            measurements = self._engine.measure([row.tokens.pair for row in rows], recompute=recompute)
+            return self._measure_at_once(rows, recompute=recompute)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            measurements = None
-        if measurements is not None:
-            derived = derived_fields(measurements)
-            return [_record(*row) for row in zip(rows, measurements, derived, strict=True)]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1 and not recompute:
@@ -177,6 +174,33 @@ class Scan:
             )
         half = len(rows) // 2
         return self._measure(rows[:half], recompute=recompute) + self._measure(rows[half:], recompute=recompute)
+
+    def _measure_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
+        pairs = [row.tokens.pair for row in rows]
+        measured = self._engine.measure(pairs, recompute=recompute)
+        records = [pair_record(*row) for row in zip(rows, measured, derived_fields(measured), strict=True)]
+        if self._reference is not None:
+            chosen, rejected = self._reference.log_probs(pairs).tolist()
+            records = [
+                replace(record, chosen_ref_log_prob=chosen[place], rejected_ref_log_prob=rejected[place])
+                for place, record in enumerate(records)
+            ]
+        return self._with_unshared_cosines(pairs, records, recompute) if self._settings.unshared_cosine else records
+
+    def _with_unshared_cosines(
+        self, pairs: Sequence[TokenizedPair], records: list[PairRecord], recompute: bool
+    ) -> list[PairRecord]:
+        """The cosines behind the answers' common start: their own where there is none, else from a second pass."""
+        unshared = [without_shared_prefix(pair) for pair in pairs]
+        again = [place for place, pair in enumerate(unshared) if pair is not None and pair != pairs[place]]
+        cosines = [None if pair is None else record.cosine for pair, record in zip(unshared, records, strict=True)]
+        if again:
+            measured = self._engine.measure(
+                [pair for place in again if (pair := unshared[place]) is not None], recompute=recompute
+            )
+            for place, derived in zip(again, derived_fields(measured), strict=True):
+                cosines[place] = derived.cosine
+        return [replace(record, unshared_cosine=cosine) for record, cosine in zip(records, cosines, strict=True)]
 
 
 @contextmanager
@@ -197,9 +221,12 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
         pattern = settings.parameters or default_parameters(checkpoint)
         settings = replace(settings, parameters=pattern)
         parameters = select_parameters(checkpoint, pattern)
-        with Engine(checkpoint.model, parameters) as engine:
+        with (
+            Engine(checkpoint.model, parameters) as engine,
+            opened_reference(settings, checkpoint, device) as reference,
+        ):
             plan = _plan(model, source, formats, checkpoint, engine, settings, device)
-            yield Scan(source, checkpoint, engine, settings, plan)
+            yield Scan(source, checkpoint, engine, reference, settings, plan)
 
 
 def _plan(
@@ -259,7 +286,8 @@ def _selected_rows(num_rows: int, settings: ScanSettings) -> range | frozenset[i
 
 
 def _identity(source: RowSource, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
-    numbers = ("dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed", "split")
+    numbers = ["dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed", "split"]
+    numbers += ["unshared_cosine"] if settings.unshared_cosine else []
     return {
         "model": dict(checkpoint.identity),
         "data": {"name": source.path.name, "sha256": source.sha256, "rows": source.num_rows},
@@ -276,44 +304,3 @@ def _hardware(device: str) -> str:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _skipped_record(row: SkippedRow) -> PairRecord:
-    return PairRecord(row.index, row.pair_id, Status.SKIPPED.value, reason=row.reason, detail=row.detail, line=row.line)
-
-
-def _record(row: _Prepared, measured: PairMeasurement, derived: DerivedFields) -> PairRecord:
-    """The record of a measured pair; what is not finite becomes null and a reason."""
-    numbers = asdict(measured)
-    finite = all(map(isfinite, numbers.values()))
-    vanishes = finite and min(measured.chosen_squared_norm, measured.rejected_squared_norm) <= 0.0
-    reason = None if finite and not vanishes else "zero_gradient" if finite else "non_finite"
-    known = {name: value if isfinite(value) else None for name, value in numbers.items()}
-    chosen, rejected = row.tokens.pair.chosen, row.tokens.pair.rejected
-    return PairRecord(
-        index=row.pair.index,
-        pair_id=row.pair.pair_id,
-        status=(Status.OK if reason is None else Status.UNDEFINED).value,
-        reason=reason,
-        line=row.pair.line,
-        format=row.pair.format.value,
-        boundary_moved=row.tokens.boundary_moved,
-        prompt_tokens=row.tokens.prompt_tokens,
-        chosen_tokens=chosen.num_scored,
-        rejected_tokens=rejected.num_scored,
-        chosen_truncated=chosen.truncated,
-        rejected_truncated=rejected.truncated,
-        chosen_log_prob=known["chosen_log_prob"],
-        rejected_log_prob=known["rejected_log_prob"],
-        chosen_grad_norm=_root(known["chosen_squared_norm"]),
-        rejected_grad_norm=_root(known["rejected_squared_norm"]),
-        inner_product=known["inner_product"],
-        cosine=derived.cosine if reason is None else None,
-        norm_ratio=derived.norm_ratio if reason is None else None,
-        chosen_condition=derived.chosen_condition if reason is None else None,
-        rejected_condition=derived.rejected_condition if reason is None else None,
-    )
-
-
-def _root(squared_norm: float | None) -> float | None:
-    return None if squared_norm is None else sqrt(max(0.0, squared_norm))

@@ -100,7 +100,7 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
     Cost: a few forwards and two backwards of a few tokens, memory of the largest single parameter's gradient.
     """
     device = head.weight_VD.device
-    probe = _probe_pair(head.weight_VD.shape[0])
+    probe = probe_pair(head.weight_VD.shape[0])
     batch = make_batch([probe], device)
     numel = {name: parameter.numel() for name, parameter in parameters.items()}
     names = {id(parameter): name for name, parameter in parameters.items()}
@@ -142,7 +142,7 @@ def _refused_without_gradient(model: nn.Module) -> Iterator[None]:
             )
 
 
-def _probe_pair(vocabulary: int) -> TokenizedPair:
+def probe_pair(vocabulary: int) -> TokenizedPair:
     """Three shared tokens, then different ones: short, and rows of different length so that padding takes part."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (14,), generator=generator).tolist()

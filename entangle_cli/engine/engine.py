@@ -66,7 +66,7 @@ class Engine:
         results = self._results(pairs, recompute=recompute)
         # `products` sums a handful of numbers a parameter: one transfer for the whole batch.
         total = torch.stack([product for result in results for product in result.products.values()]).sum(0)
-        return _measurements(results[0].log_probs_B, total)
+        return _measurements(results[0], total)
 
     def _results(self, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PassResult]:
         slow = {name: self._parameters[name] for name in self._parameters if name in self.plan.slow}
@@ -86,10 +86,13 @@ class Engine:
         return results
 
 
-def _measurements(log_probs_B: Tensor, products: Tensor) -> list[PairMeasurement]:
+def _measurements(result: PassResult, products: Tensor) -> list[PairMeasurement]:
     num_pairs = products.shape[1]
-    log_probs = log_probs_B.tolist()
+    log_probs = result.log_probs_B.tolist()
     chosen, rejected, inner = products.tolist()
+    unknown = [None] * num_pairs
+    ches, normalised = (unknown, unknown) if result.similarities is None else result.similarities.tolist()
+    head_inner = unknown if result.head_products is None else result.head_products[2].tolist()
     return [
         PairMeasurement(
             chosen_log_prob=log_probs[pair],
@@ -97,6 +100,9 @@ def _measurements(log_probs_B: Tensor, products: Tensor) -> list[PairMeasurement
             chosen_squared_norm=chosen[pair],
             rejected_squared_norm=rejected[pair],
             inner_product=inner[pair],
+            ches=ches[pair],
+            length_normalised_ches=normalised[pair],
+            head_inner_product=head_inner[pair],
         )
         for pair in range(num_pairs)
     ]

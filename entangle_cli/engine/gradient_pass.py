@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from entangle_cli.engine.batch import Batch
-from entangle_cli.engine.head import HeadPass, Unembedding, sweep_vocabulary, tied_cross_products
+from entangle_cli.engine.head import (
+    HeadPass,
+    Unembedding,
+    hidden_similarities,
+    sweep_vocabulary,
+    tied_cross_products,
+)
 from entangle_cli.engine.products import (
     InputGrams,
     at_least_float32,
@@ -49,6 +55,10 @@ class PassResult:
     """float64, nats, chosen rows first."""
     products: Mapping[str, Tensor]
     """Parameter name to products [3, P]; a parameter the pass did not reach has none."""
+    similarities: Tensor | None = None
+    """`head.hidden_similarities` [2, P]; None where the head was not seen."""
+    head_products: Tensor | None = None
+    """Products [3, P] of the unembedding's weight in that role alone; None where it is not among the parameters."""
 
 
 class UnrecognisedUse(Exception):
@@ -107,7 +117,12 @@ def run_pass(
     if recorder.unrecognised:
         raise UnrecognisedUse(recorder.unrecognised)
     log_probs_B = torch.stack([head_pass.log_probs_N[scored].sum() for scored in batch.slices])
-    return PassResult(log_probs_B, products.totals)
+    return PassResult(
+        log_probs_B,
+        products.totals,
+        hidden_similarities(head_pass.hidden_ND, batch.slices),
+        head_pass.weight_products if id(head.weight_VD) in names else None,
+    )
 
 
 def record_forward(

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from entangle_cli.engine.products import at_least_float32
 
-CHUNK_BYTES = 64 * 2**20
-"""Bytes of one chunk of logits in float32."""
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 64 * 2**20}
+"""Bytes of one chunk of logits in float32. Below 32 MiB the C library takes memory from its heap instead of asking for
+fresh pages each time: 5 % of a batch of GPT-2 at 64 tokens. A GPU rather wants few large products."""
 
 SYMMETRIC_TILE = 64
 """Rows of a tile of a symmetric gram: small enough to skip most of its lower half."""
@@ -126,7 +127,7 @@ def sweep_vocabulary(
     pairs = list(zip(slices[:num_pairs], slices[num_pairs:], strict=True))
     sweep = _start(hidden_ND, pairs if with_products else [])
     vocabulary = head.weight_VD.shape[0]
-    chunk = max(1, CHUNK_BYTES // (4 * max(1, hidden_ND.shape[0])))
+    chunk = _chunk_columns(hidden_ND)
     for start in range(0, vocabulary, chunk):
         _add_columns(sweep, head, hidden_ND, targets_N, pairs, slice(start, min(start + chunk, vocabulary)))
     target_exp_N = torch.exp(sweep.target_logits_N - sweep.maxima_N)
@@ -134,12 +135,9 @@ def sweep_vocabulary(
     target_residuals_N = sweep.others_N / normalisers_N * head.slope(sweep.target_logits_N)
     seed_ND = target_residuals_N.unsqueeze(1) * head.weight_VD[targets_N]
     seed_ND -= sweep.pull_ND / normalisers_N.unsqueeze(1)
-    shifted_N = (sweep.target_logits_N - sweep.maxima_N).double()
-    # In float64, since 1 + 1e-8 is 1 in float32 and its logarithm the whole log-prob of a sure position.
-    log_probs_N = shifted_N - (sweep.others_N.double() + shifted_N.exp()).log()
     result = HeadPass(
         hidden_ND=hidden_ND,
-        log_probs_N=log_probs_N,
+        log_probs_N=_target_log_probs(sweep.target_logits_N, sweep.maxima_N, sweep.others_N),
         seed_ND=seed_ND.to(hidden_ND.dtype),
         targets_N=targets_N,
         maxima_N=sweep.maxima_N,
@@ -149,6 +147,48 @@ def sweep_vocabulary(
         bias_products=None,
     )
     return _with_products(result, head, pairs, sweep.grams) if with_products else result
+
+
+def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Log-probs of the targets alone, float64 [N], nats; as `sweep_vocabulary` computes them.
+
+    Cost: 2 N V D flops, memory of `CHUNK_BYTES` twice.
+    """
+    values = at_least_float32(hidden_ND)
+    maxima_N = values.new_full((values.shape[0],), -torch.inf)
+    others_N, target_logits_N = values.new_zeros(values.shape[0]), values.new_zeros(values.shape[0])
+    vocabulary = head.weight_VD.shape[0]
+    chunk = _chunk_columns(values)
+    for start in range(0, vocabulary, chunk):
+        logits_NC = head.logits(hidden_ND, slice(start, min(start + chunk, vocabulary)))
+        risen_N = torch.maximum(maxima_N, logits_NC.amax(1))
+        others_N *= torch.exp(maxima_N - risen_N)
+        maxima_N = risen_N
+        local_N1, inside_N1 = _local_targets(targets_N, start, logits_NC.shape[1])
+        at_target_N1 = logits_NC.gather(1, local_N1)
+        target_logits_N = torch.where(inside_N1, at_target_N1, target_logits_N.unsqueeze(1)).squeeze(1)
+        exp_NC = logits_NC.sub_(maxima_N.unsqueeze(1)).exp_()
+        exp_NC.scatter_(1, local_N1, exp_NC.gather(1, local_N1).masked_fill_(inside_N1, 0.0))
+        others_N += exp_NC.sum(1)
+    return _target_log_probs(target_logits_N, maxima_N, others_N)
+
+
+def _target_log_probs(target_logits_N: Tensor, maxima_N: Tensor, others_N: Tensor) -> Tensor:
+    shifted_N = (target_logits_N - maxima_N).double()
+    # In float64, since 1 + 1e-8 is 1 in float32 and its logarithm the whole log-prob of a sure position.
+    return shifted_N - (others_N.double() + shifted_N.exp()).log()
+
+
+def _local_targets(targets_N: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Column of each target in a chunk [N, 1], any column where it is elsewhere; whether it is in the chunk."""
+    local_N1 = (targets_N - start).unsqueeze(1)
+    return local_N1.clamp(0, width - 1), (local_N1 >= 0) & (local_N1 < width)
+
+
+def _chunk_columns(hidden_ND: Tensor) -> int:
+    """Columns of the vocabulary that are computed at a time."""
+    chunk_bytes = CHUNK_BYTES.get(hidden_ND.device.type, CHUNK_BYTES["cuda"])
+    return max(1, chunk_bytes // (4 * max(1, hidden_ND.shape[0])))
 
 
 def _start(hidden_ND: Tensor, pairs: Sequence[tuple[slice, slice]]) -> _Sweep:
@@ -179,9 +219,7 @@ def _add_columns(
 ) -> None:
     logits_NC = head.logits(hidden_ND, columns)
     sweep.rescale(torch.maximum(sweep.maxima_N, logits_NC.amax(1)), pairs)
-    local_N1 = (targets_N - columns.start).unsqueeze(1)
-    inside_N1 = (local_N1 >= 0) & (local_N1 < logits_NC.shape[1])
-    local_N1 = local_N1.clamp(0, logits_NC.shape[1] - 1)
+    local_N1, inside_N1 = _local_targets(targets_N, columns.start, logits_NC.shape[1])
     at_target_N1 = logits_NC.gather(1, local_N1)
     sweep.target_logits_N = torch.where(inside_N1, at_target_N1, sweep.target_logits_N.unsqueeze(1)).squeeze(1)
     slope_NC = head.slope(logits_NC)
@@ -287,6 +325,21 @@ def other_probabilities(head_pass: HeadPass, head: Unembedding, rows: slice, ids
     shifted = logits - head_pass.maxima_N[rows].unsqueeze(1)
     probabilities = shifted.exp() / head_pass.normalisers_N[rows].unsqueeze(1) * head.slope(logits)
     return probabilities.masked_fill(head_pass.targets_N[rows].unsqueeze(1) == ids.unsqueeze(0), 0.0)
+
+
+def hidden_similarities(hidden_ND: Tensor, slices: Sequence[slice]) -> Tensor:
+    """CHES and its length-normalised form of every pair, float64 [2, P] (Razin et al., arXiv 2410.08847, Definition 2).
+
+    With S the sum of the hidden states that predict a response's tokens, CHES = <S_c, S_r> - |S_c|^2; normalised,
+    S is their mean. It is the head's P - A with every residual q replaced by 1.
+    """
+    sums = torch.stack([hidden_ND[rows].double().sum(0) for rows in slices])
+    lengths = torch.tensor([rows.stop - rows.start for rows in slices], device=sums.device, dtype=sums.dtype)
+    found = []
+    for states in (sums, sums / lengths.unsqueeze(1)):
+        chosen, rejected = states[: len(slices) // 2], states[len(slices) // 2 :]
+        found.append((chosen * (rejected - chosen)).sum(1))
+    return torch.stack(found)
 
 
 def tied_cross_products(

@@ -13,7 +13,16 @@ from entangle_cli.records import SCHEMA, SCHEMA_VERSION, PairRecord, Run
 from entangle_cli.report.escape import for_spreadsheet
 
 FIELDS = tuple(field.name for field in fields(PairRecord))
-COUNTS = {"index", "line", "prompt_tokens", "chosen_tokens", "rejected_tokens"}
+COUNTS = {
+    "index",
+    "line",
+    "prompt_tokens",
+    "chosen_tokens",
+    "rejected_tokens",
+    "edit_distance",
+    "shared_prefix_tokens",
+    "shared_suffix_tokens",
+}
 FLAGS = {"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"}
 
 

@@ -13,6 +13,7 @@ SURFACE = {
         "--sample", "--seed", "--split", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
         "--quiet", "-q", "--base-model", "--dry-run",
         "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
+        "--ref-model", "--unshared-cosine",
     },
     "report": {"[RUN]", "--format", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
     "gate": {"[RUN]", "--fail-if", "--loss", "--beta", "--gamma", "--loss-option"},

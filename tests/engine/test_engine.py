@@ -156,7 +156,7 @@ def test_strips_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: p
     whole = measure(model, pairs, Route.GRAM)
     monkeypatch.setattr(products, "MIN_SYMMETRIC_STRIP", 3)
     monkeypatch.setattr(products, "MIXED_STRIP", 4)
-    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 38 * 7)
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 4 * 38 * 7)
     monkeypatch.setattr(head, "SYMMETRIC_TILE", 2)
     monkeypatch.setattr(head, "PRODUCT_BLOCK", 4)
     for tiled, expected in zip(measure(model, pairs, Route.GRAM), whole, strict=True):

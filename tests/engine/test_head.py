@@ -73,7 +73,7 @@ def sweep(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> HeadPass:
 def test_the_sweep_equals_autograd(
     kind: str, chunk_columns: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_module, "CHUNK_BYTES", 4 * 13 * chunk_columns)
+    monkeypatch.setitem(head_module.CHUNK_BYTES, "cpu", 4 * 13 * chunk_columns)
     hidden, weight, bias, targets = problem(1.0, torch.float64)
     head = Unembedding(weight, bias if with_bias else None, **HEADS[kind])
     ours, expected = sweep(head, hidden, targets), truth(head, hidden, targets)

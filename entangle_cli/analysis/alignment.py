@@ -1,0 +1,42 @@
+"""How far two answers are the same text, by their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Tokens that both start with."""
+    return next((place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), _shorter(left, right))
+
+
+def shared_suffix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Tokens that both end with, none of them in the shared prefix."""
+    most = _shorter(left, right) - shared_prefix(left, right)
+    return min(most, shared_prefix(left[::-1], right[::-1]))
+
+
+def _shorter(left: Sequence[int], right: Sequence[int]) -> int:
+    return min(len(left), len(right))
+
+
+def edit_distance(left: Sequence[int], right: Sequence[int]) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and replacements of one token.
+
+    Row by row (Wagner & Fischer, J. ACM 21, 1974). Within a row an entry may come from its left neighbour at a cost of
+    1, a chain that is min over j <= i of (entry_j + i - j): a running minimum of entry_j - j.
+
+    Cost: O(len(left) * len(right)) time, in vectors of len(right).
+    """
+    prefix, suffix = shared_prefix(left, right), shared_suffix(left, right)
+    left, right = left[prefix : len(left) - suffix], right[prefix : len(right) - suffix]
+    columns, places = np.asarray(right, dtype=np.int64), np.arange(len(right) + 1)
+    row = places.copy()
+    for count, token in enumerate(left, start=1):
+        below = row + 1
+        below[0] = count
+        below[1:] = np.minimum(below[1:], row[:-1] + (columns != token))
+        row = np.minimum.accumulate(below - places) + places
+    return int(row[-1])

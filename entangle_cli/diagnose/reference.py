@@ -1,0 +1,54 @@
+"""The reference model of a scan: loaded beside the checkpoint, and asked for log-probs only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint
+from entangle_cli.engine.scorer import Scorer
+from entangle_cli.errors import ModelError
+from entangle_cli.records import ScanSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A reference model that is ready to score."""
+
+    scorer: Scorer
+    identity: Mapping[str, Any]
+
+
+@contextmanager
+def opened_reference(
+    settings: ScanSettings, checkpoint: Checkpoint, device: torch.device
+) -> Iterator[Reference | None]:
+    """The reference model of the settings; None where they name none.
+
+    It reads the checkpoint's tokens, as in TRL, so that it must have as many.
+
+    Raises:
+        ModelError: it cannot be loaded, or has fewer tokens than the checkpoint.
+    """
+    if settings.ref_model is None:
+        yield None
+        return
+    loaded = load_checkpoint(settings.ref_model, settings.dtype, device, device_map=settings.device_map)
+    sizes = [_num_tokens(model) for model in (checkpoint, loaded)]
+    if sizes[1] < sizes[0]:
+        raise ModelError(
+            f"--ref-model {settings.ref_model} has embeddings for {sizes[1]:,} tokens, the checkpoint for {sizes[0]:,}",
+            "a reference that reads the checkpoint's tokens",
+            "name the checkpoint that training starts from",
+        )
+    with Scorer(loaded.model) as scorer:
+        yield Reference(scorer, loaded.identity)
+
+
+def _num_tokens(checkpoint: Checkpoint) -> int:
+    table: Any = checkpoint.model.get_input_embeddings()
+    return int(table.weight.shape[0])

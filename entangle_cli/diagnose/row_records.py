@@ -1,0 +1,89 @@
+"""What a scan knows of one row, as its record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from math import isfinite, sqrt
+
+from entangle_cli.analysis.alignment import edit_distance, shared_prefix, shared_suffix
+from entangle_cli.data.pairs import PreferencePair, SkippedRow
+from entangle_cli.data.tokenize import TokenizedRow
+from entangle_cli.diagnose.movements import DerivedFields
+from entangle_cli.records import PairMeasurement, PairRecord, Status, TokenizedPair
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRow:
+    """A row that will be measured."""
+
+    pair: PreferencePair
+    tokens: TokenizedRow
+
+
+def skipped_record(row: SkippedRow) -> PairRecord:
+    """The record of a row that is not measured."""
+    return PairRecord(row.index, row.pair_id, Status.SKIPPED.value, reason=row.reason, detail=row.detail, line=row.line)
+
+
+def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFields) -> PairRecord:
+    """The record of a measured pair; what is not finite becomes null and a reason."""
+    numbers = asdict(measured)
+    needed = (measured.chosen_squared_norm, measured.rejected_squared_norm, measured.inner_product)
+    finite = all(map(isfinite, (*needed, measured.chosen_log_prob, measured.rejected_log_prob)))
+    vanishes = finite and min(needed[:2]) <= 0.0
+    reason = None if finite and not vanishes else "zero_gradient" if finite else "non_finite"
+    known = {name: value if value is not None and isfinite(value) else None for name, value in numbers.items()}
+    chosen, rejected = row.tokens.pair.chosen, row.tokens.pair.rejected
+    chosen_scored, rejected_scored = chosen.ids[chosen.first_scored :], rejected.ids[rejected.first_scored :]
+    references = row.pair.ref_log_probs or (None, None)
+    return PairRecord(
+        index=row.pair.index,
+        pair_id=row.pair.pair_id,
+        status=(Status.OK if reason is None else Status.UNDEFINED).value,
+        reason=reason,
+        line=row.pair.line,
+        format=row.pair.format.value,
+        boundary_moved=row.tokens.boundary_moved,
+        prompt_tokens=row.tokens.prompt_tokens,
+        chosen_tokens=chosen.num_scored,
+        rejected_tokens=rejected.num_scored,
+        chosen_truncated=chosen.truncated,
+        rejected_truncated=rejected.truncated,
+        chosen_log_prob=known["chosen_log_prob"],
+        rejected_log_prob=known["rejected_log_prob"],
+        chosen_ref_log_prob=references[0],
+        rejected_ref_log_prob=references[1],
+        chosen_grad_norm=_root(known["chosen_squared_norm"]),
+        rejected_grad_norm=_root(known["rejected_squared_norm"]),
+        inner_product=known["inner_product"],
+        cosine=derived.cosine if reason is None else None,
+        norm_ratio=derived.norm_ratio if reason is None else None,
+        chosen_condition=derived.chosen_condition if reason is None else None,
+        rejected_condition=derived.rejected_condition if reason is None else None,
+        ches=known["ches"],
+        length_normalised_ches=known["length_normalised_ches"],
+        head_inner_product=known["head_inner_product"],
+        edit_distance=edit_distance(chosen_scored, rejected_scored),
+        shared_prefix_tokens=shared_prefix(chosen_scored, rejected_scored),
+        shared_suffix_tokens=shared_suffix(chosen_scored, rejected_scored),
+    )
+
+
+def _root(squared_norm: float | None) -> float | None:
+    return None if squared_norm is None else sqrt(max(0.0, squared_norm))
+
+
+def without_shared_prefix(pair: TokenizedPair) -> TokenizedPair | None:
+    """The pair with the scored tokens that both answers start with moved into the prompt.
+
+    Their gradients are the same in both answers, so that what is left are the two parts that differ (with
+    g_c = p + a and g_r = p + b the cosine of a and b). None where one answer is the start of the other.
+    """
+    chosen, rejected = pair.chosen, pair.rejected
+    shared = shared_prefix(chosen.ids[chosen.first_scored :], rejected.ids[rejected.first_scored :])
+    if shared >= min(chosen.num_scored, rejected.num_scored):
+        return None
+    return TokenizedPair(
+        replace(chosen, first_scored=chosen.first_scored + shared),
+        replace(rejected, first_scored=rejected.first_scored + shared),
+    )

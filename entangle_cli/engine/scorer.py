@@ -1,0 +1,80 @@
+"""Log-probs alone: a forward pass without gradients, for a reference model and for weights that were moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from entangle_cli.engine.batch import make_batch
+from entangle_cli.engine.coverage import AGREEMENT, probe_pair
+from entangle_cli.engine.gradient_pass import HeadNotFound, record_forward
+from entangle_cli.engine.head import sweep_log_probs
+from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen
+from entangle_cli.engine.per_response import response_log_prob
+from entangle_cli.engine.uses import Use
+from entangle_cli.records import TokenizedPair
+
+
+class Scorer:
+    """Scores pairs under a model; a context manager, inside which the model is frozen and in evaluation mode.
+
+    The batch's layout, the unembedding and the precision are those of the engine, so that what both compute of a
+    pair differs by rounding only. A model whose logits are not its unembedding of the last hidden states is scored by
+    its own logits, one response at a time.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._head = find_unembedding(model)
+        self._by_own_logits = False
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Scorer:
+        with ExitStack() as stack:
+            stack.enter_context(frozen(self._model))
+            stack.enter_context(differentiable_inputs(self._model))
+            stack.enter_context(experts_one_by_one(self._model))
+            self._by_own_logits = not self._agrees_with_own_logits()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def log_probs(self, pairs: Sequence[TokenizedPair]) -> Tensor:
+        """Summed log-probs of one batch, nats, float64 [2, P] on the host: chosen, then rejected."""
+        return (self._one_by_one(pairs) if self._by_own_logits else self._in_a_batch(pairs)).cpu()
+
+    def _in_a_batch(self, pairs: Sequence[TokenizedPair]) -> Tensor:
+        batch = make_batch(pairs, self._head.weight_VD.device)
+        _, hidden_BTD = record_forward(self._model, self._head, batch, {}, _nothing_to_consume)
+        hidden_ND = hidden_BTD.detach()[batch.rows_N, batch.positions_N]
+        log_probs_N = sweep_log_probs(self._head, hidden_ND, batch.targets_N)
+        return torch.stack([log_probs_N[scored].sum() for scored in batch.slices]).view(2, -1)
+
+    def _one_by_one(self, pairs: Sequence[TokenizedPair]) -> Tensor:
+        # Not under no_grad, see `coverage`.
+        sides = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
+        return torch.stack(
+            [torch.stack([response_log_prob(self._model, row).detach().double() for row in side]) for side in sides]
+        )
+
+    def _agrees_with_own_logits(self) -> bool:
+        probe = [probe_pair(self._head.weight_VD.shape[0])]
+        try:
+            found = self._in_a_batch(probe)
+        except HeadNotFound:
+            return False
+        expected = self._one_by_one(probe)
+        tolerance = AGREEMENT[self._head.weight_VD.dtype] * expected.abs().clamp(min=1.0)
+        return bool(((found - expected).abs() <= tolerance).all())
+
+
+def _nothing_to_consume(use: Use, gradient: Tensor) -> None:
+    """No parameter is watched."""
