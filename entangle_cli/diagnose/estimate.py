@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from entangle_cli.diagnose.row_records import PreparedRow
 from entangle_cli.errors import DataError
-from entangle_cli.records import ScanEstimate, TokenizedPair
+from entangle_cli.records import ScanEstimate
 
-Measure = Callable[[Sequence[TokenizedPair]], object]
+Measure = Callable[[Sequence[PreparedRow]], object]
 
 
 def estimate(
     measure: Measure,
-    batches: Sequence[Sequence[TokenizedPair]],
+    batches: Sequence[Sequence[PreparedRow]],
     window_rows: int,
     num_selected: int,
     model: torch.nn.Module,
@@ -56,12 +57,12 @@ def estimate(
     )
 
 
-def _longest(pairs: Sequence[TokenizedPair]) -> int:
-    return max(len(side.ids) for pair in pairs for side in (pair.chosen, pair.rejected))
+def _longest(rows: Sequence[PreparedRow]) -> int:
+    return max(len(side.ids) for row in rows for side in (row.tokens.pair.chosen, row.tokens.pair.rejected))
 
 
-def _padded_tokens(pairs: Sequence[TokenizedPair]) -> int:
-    return 2 * len(pairs) * _longest(pairs)
+def _padded_tokens(rows: Sequence[PreparedRow]) -> int:
+    return 2 * len(rows) * _longest(rows)
 
 
 def _peak_bytes(device: torch.device) -> int | None:

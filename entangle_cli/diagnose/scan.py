@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -26,25 +23,18 @@ from entangle_cli.data.checkpoint import (
     select_parameters,
 )
 from entangle_cli.data.pairs import SkippedRow, read_pair
-from entangle_cli.data.rows import RawRow, RowSource, open_source
-from entangle_cli.data.tokenize import (
-    TOKENIZATION,
-    TokenSettings,
-    Truncation,
-    tokenize_pair,
-)
+from entangle_cli.data.rows import RowSource, open_source
+from entangle_cli.data.tokenize import TOKENIZATION
 from entangle_cli.diagnose.budget import batch_tokens
 from entangle_cli.diagnose.estimate import estimate
-from entangle_cli.diagnose.movements import derived_fields
+from entangle_cli.diagnose.measurer import Measurer
 from entangle_cli.diagnose.reference import Reference, opened_reference
-from entangle_cli.diagnose.row_records import PreparedRow, pair_record, skipped_record, without_shared_prefix
+from entangle_cli.diagnose.row_reader import RowReader, Window, selected_rows
+from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
-from entangle_cli.errors import DataError, UnfinishedError
-from entangle_cli.records import PairRecord, ScanEstimate, ScanPlan, ScanSettings, TokenizedPair
-
-WINDOW_ROWS = 512
-"""Rows among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
+from entangle_cli.errors import DataError
+from entangle_cli.records import PairRecord, ScanEstimate, ScanPlan, ScanSettings
 
 PEEKED_ROWS = 200
 """Rows looked at before the start, to say what was recognised."""
@@ -57,30 +47,27 @@ class Scan:
         plan: what was recognised and will be done.
         identity: JSON-able; two scans with the same identity measure the same numbers.
         about: JSON-able; the rest of a manifest: loss, plan, tokenizer, versions and hardware.
+        checkpoint: the model that is measured.
+        parameters: those that count, by name.
+        reader: the selected rows.
+        measurer: turns them into records.
     """
 
     def __init__(
         self,
         source: RowSource,
         checkpoint: Checkpoint,
+        parameters: Mapping[str, torch.nn.Parameter],
         engine: Engine,
         reference: Reference | None,
         settings: ScanSettings,
         plan: ScanPlan,
     ) -> None:
         self.plan = plan
-        self._reference = None if reference is None else reference.scorer
-        self._source = source
-        self._checkpoint = checkpoint
-        self._engine = engine
-        self._settings = settings
-        self._selected = _selected_rows(source.num_rows, settings)
-        self._tokens = TokenSettings(
-            settings.max_length,
-            Truncation(settings.truncation),
-            checkpoint.position_limit,
-            getattr(checkpoint.model.get_input_embeddings(), "num_embeddings", None),
-        )
+        self.checkpoint = checkpoint
+        self.parameters = parameters
+        self.reader = RowReader(source, checkpoint, settings)
+        self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
         tokenizer = checkpoint.tokenizer
         self.identity = _identity(source, checkpoint, settings)
         if reference is not None:
@@ -103,16 +90,13 @@ class Scan:
             DataError: a row that cannot be measured, when the settings are strict.
             UnfinishedError: one pair alone does not fit into memory.
         """
-        rows = (row for row in self._source.rows() if row.index in self._selected)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="entangle-data") as background:
-            coming = background.submit(self._next_window, rows)
-            while window := coming.result():
-                coming = background.submit(self._next_window, rows)
-                yield from self._window_records(window, done)
-
-    def _next_window(self, rows: Iterator[RawRow]) -> list[PreparedRow | SkippedRow]:
-        """The next rows, tokenised."""
-        return [self._prepare(row) for row in islice(rows, WINDOW_ROWS)]
+        for window in self.reader.windows():
+            skipped = [row for row in window if isinstance(row, SkippedRow)]
+            if records := [skipped_record(row) for row in skipped if row.index not in done]:
+                yield records
+            for batch in self._batches(window):
+                if missing := [row for row in batch if row.pair.index not in done]:
+                    yield self.measurer.measure(missing)
 
     def estimate(self) -> ScanEstimate:
         """Measure two batches of the first rows, and say what the whole scan will take.
@@ -120,87 +104,15 @@ class Scan:
         Raises:
             DataError: none of the first rows can be measured.
         """
-        window = self._next_window(row for row in self._source.rows() if row.index in self._selected)
-        pairs = [row.tokens.pair for row in window if isinstance(row, PreparedRow)]
-        batches = [[pairs[place] for place in batch] for batch in plan_batches(pairs, self.plan.batch_tokens)]
-        measure = partial(self._engine.measure, recompute=self._settings.activation_checkpointing)
-        return estimate(measure, batches, len(window), self.plan.num_selected, self._checkpoint.model)
+        window = self.reader.first_window()
+        batches = self._batches(window)
+        return estimate(self.measurer.measure, batches, len(window), self.plan.num_selected, self.checkpoint.model)
 
-    def _window_records(
-        self, window: Sequence[PreparedRow | SkippedRow], done: Container[int]
-    ) -> Iterator[list[PairRecord]]:
-        skipped = [row for row in window if isinstance(row, SkippedRow)]
+    def _batches(self, window: Window) -> list[list[PreparedRow]]:
+        """The rows of a window that can be measured, longest first."""
         prepared = [row for row in window if isinstance(row, PreparedRow)]
-        for row in skipped:
-            self._refuse_if_strict(row)
-        if records := [skipped_record(row) for row in skipped if row.index not in done]:
-            yield records
-        for batch in plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens):
-            if missing := [prepared[place] for place in batch if prepared[place].pair.index not in done]:
-                yield self._measure(missing, recompute=self._settings.activation_checkpointing)
-
-    def _prepare(self, row: RawRow) -> PreparedRow | SkippedRow:
-        pair = read_pair(row)
-        if isinstance(pair, SkippedRow):
-            return pair
-        tokens = tokenize_pair(pair, self._checkpoint.tokenizer, self._tokens)
-        return tokens if isinstance(tokens, SkippedRow) else PreparedRow(pair, tokens)
-
-    def _refuse_if_strict(self, row: SkippedRow) -> None:
-        if self._settings.strict:
-            place = f"line {row.line}" if row.line is not None else f"row {row.index}"
-            raise DataError(
-                f"{self._source.path}, {place}: {row.reason}: {row.detail}",
-                "only rows that can be measured (--strict)",
-                "repair the row, or leave --strict out to skip and count such rows",
-            )
-
-    def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
-        """Measure a batch; when memory runs out, its halves one after the other, and a pair alone by recomputing."""
-        try:
-            return self._measure_at_once(rows, recompute=recompute)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(rows) == 1 and not recompute:
-            return self._measure(rows, recompute=True)
-        if len(rows) == 1:
-            raise UnfinishedError(
-                f"out of memory on row {rows[0].pair.index} alone",
-                "memory for one pair's forward and backward",
-                "lower --max-length, use --dtype bfloat16, or a larger device; the same command goes on from here",
-            )
-        half = len(rows) // 2
-        return self._measure(rows[:half], recompute=recompute) + self._measure(rows[half:], recompute=recompute)
-
-    def _measure_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
-        pairs = [row.tokens.pair for row in rows]
-        measured = self._engine.measure(pairs, recompute=recompute)
-        records = [pair_record(*row) for row in zip(rows, measured, derived_fields(measured), strict=True)]
-        if self._reference is not None:
-            chosen, rejected = self._reference.log_probs(pairs).tolist()
-            records = [
-                replace(record, chosen_ref_log_prob=chosen[place], rejected_ref_log_prob=rejected[place])
-                for place, record in enumerate(records)
-            ]
-        return self._with_unshared_cosines(pairs, records, recompute) if self._settings.unshared_cosine else records
-
-    def _with_unshared_cosines(
-        self, pairs: Sequence[TokenizedPair], records: list[PairRecord], recompute: bool
-    ) -> list[PairRecord]:
-        """The cosines behind the answers' common start: their own where there is none, else from a second pass."""
-        unshared = [without_shared_prefix(pair) for pair in pairs]
-        again = [place for place, pair in enumerate(unshared) if pair is not None and pair != pairs[place]]
-        cosines = [None if pair is None else record.cosine for pair, record in zip(unshared, records, strict=True)]
-        if again:
-            measured = self._engine.measure(
-                [pair for place in again if (pair := unshared[place]) is not None], recompute=recompute
-            )
-            for place, derived in zip(again, derived_fields(measured), strict=True):
-                cosines[place] = derived.cosine
-        return [replace(record, unshared_cosine=cosine) for record, cosine in zip(records, cosines, strict=True)]
+        places = plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens)
+        return [[prepared[place] for place in batch] for batch in places]
 
 
 @contextmanager
@@ -226,7 +138,7 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
             opened_reference(settings, checkpoint, device) as reference,
         ):
             plan = _plan(model, source, formats, checkpoint, engine, settings, device)
-            yield Scan(source, checkpoint, engine, reference, settings, plan)
+            yield Scan(source, checkpoint, parameters, engine, reference, settings, plan)
 
 
 def _plan(
@@ -245,7 +157,7 @@ def _plan(
         data_kind=source.kind,
         formats=formats,
         num_rows=source.num_rows,
-        num_selected=len(_selected_rows(source.num_rows, settings)),
+        num_selected=len(selected_rows(source.num_rows, settings)),
         num_parameters=sum(rules.values()),
         num_model_parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         numel_by_rule={rule.value: count for rule, count in rules.items()},
@@ -278,13 +190,6 @@ def _peeked_formats(source: RowSource) -> tuple[str, ...]:
     return tuple(formats)
 
 
-def _selected_rows(num_rows: int, settings: ScanSettings) -> range | frozenset[int]:
-    candidates = range(num_rows if settings.limit is None else min(num_rows, settings.limit))
-    if settings.sample is None or settings.sample >= len(candidates):
-        return candidates
-    return frozenset(random.Random(settings.seed).sample(candidates, settings.sample))
-
-
 def _identity(source: RowSource, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
     numbers = ["dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed", "split"]
     numbers += ["unshared_cosine"] if settings.unshared_cosine else []
@@ -300,7 +205,3 @@ def _hardware(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(torch.device(device))
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

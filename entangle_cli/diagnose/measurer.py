@@ -1,0 +1,88 @@
+"""Prepared rows to records: one batch on the engine, smaller ones where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from entangle_cli.diagnose.movements import derived_fields
+from entangle_cli.diagnose.row_records import PreparedRow, pair_record, without_shared_prefix
+from entangle_cli.engine.engine import Engine
+from entangle_cli.engine.scorer import Scorer
+from entangle_cli.errors import UnfinishedError
+from entangle_cli.records import PairRecord, ScanSettings, TokenizedPair
+
+
+class Measurer:
+    """Measures batches of rows.
+
+    Args:
+        reference: scores the pairs under a reference model; None where there is none.
+    """
+
+    def __init__(self, engine: Engine, reference: Scorer | None, settings: ScanSettings) -> None:
+        self._engine = engine
+        self._reference = reference
+        self._recompute = settings.activation_checkpointing
+        self._unshared_cosine = settings.unshared_cosine
+
+    def measure(self, rows: Sequence[PreparedRow]) -> list[PairRecord]:
+        """The records of one batch of rows.
+
+        Raises:
+            UnfinishedError: one pair alone does not fit into memory.
+        """
+        return self._measure(rows, recompute=self._recompute)
+
+    def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
+        """Measure a batch; when memory runs out, its halves one after the other, and a pair alone by recomputing."""
+        try:
+            return self._measure_at_once(rows, recompute=recompute)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) == 1 and not recompute:
+            return self._measure(rows, recompute=True)
+        if len(rows) == 1:
+            raise UnfinishedError(
+                f"out of memory on row {rows[0].pair.index} alone",
+                "memory for one pair's forward and backward",
+                "lower --max-length, use --dtype bfloat16, or a larger device; the same command goes on from here",
+            )
+        half = len(rows) // 2
+        return self._measure(rows[:half], recompute=recompute) + self._measure(rows[half:], recompute=recompute)
+
+    def _measure_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
+        pairs = [row.tokens.pair for row in rows]
+        measured = self._engine.measure(pairs, recompute=recompute)
+        records = [pair_record(*row) for row in zip(rows, measured, derived_fields(measured), strict=True)]
+        if self._reference is not None:
+            chosen, rejected = self._reference.log_probs(pairs).tolist()
+            records = [
+                replace(record, chosen_ref_log_prob=chosen[place], rejected_ref_log_prob=rejected[place])
+                for place, record in enumerate(records)
+            ]
+        return self._with_unshared_cosines(pairs, records, recompute) if self._unshared_cosine else records
+
+    def _with_unshared_cosines(
+        self, pairs: Sequence[TokenizedPair], records: list[PairRecord], recompute: bool
+    ) -> list[PairRecord]:
+        """The cosines behind the answers' common start: their own where there is none, else from a second pass."""
+        unshared = [without_shared_prefix(pair) for pair in pairs]
+        again = [place for place, pair in enumerate(unshared) if pair is not None and pair != pairs[place]]
+        cosines = [None if pair is None else record.cosine for pair, record in zip(unshared, records, strict=True)]
+        if again:
+            measured = self._engine.measure(
+                [pair for place in again if (pair := unshared[place]) is not None], recompute=recompute
+            )
+            for place, derived in zip(again, derived_fields(measured), strict=True):
+                cosines[place] = derived.cosine
+        return [replace(record, unshared_cosine=cosine) for record, cosine in zip(records, cosines, strict=True)]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
