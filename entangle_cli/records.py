@@ -79,6 +79,44 @@ class ScanSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """One step of an optimizer, as torch names its numbers."""
+
+    name: str = "adamw"
+    """`sgd` or `adamw`."""
+    learning_rate: float = 1e-6
+    """TRL DPOConfig's default."""
+    weight_decay: Mapping[str, float] = field(default_factory=dict)
+    """By parameter name; those that are missing have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    """The whole gradient is scaled down to this norm first, as Trainer does; None for no clipping."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastSettings:
+    """The step that is forecast, and how the forecast is checked."""
+
+    optimizer: str = "adamw"
+    learning_rate: float | None = None
+    """None for that of the state, or TRL's default."""
+    weight_decay: float | None = None
+    """None for that of the state, or 0, Trainer's default."""
+    state: Path | None = None
+    """A Trainer checkpoint's optimizer.pt; None for the first step."""
+    max_grad_norm: float | None = 1.0
+    batch_size: int | None = None
+    """Pairs of a forward pass in training; None for the whole data set in one step."""
+    accumulate: int = 1
+    """Forward passes a step."""
+    verify: bool = False
+    """Whether the step is taken for real on a copy and compared."""
+    steps: int = 0
+    """Real steps over which the forecast is followed; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanPlan:
     """What a scan recognised and will do, before it starts."""
 

@@ -27,12 +27,12 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 ONLY_IN = {
-    "torch": {"engine", "data.checkpoint", "diagnose"},
+    "torch": {"engine", "data.checkpoint", "data.optimizer_state", "diagnose"},
     "peft": {"data.adapter"},
     "transformers": {"data"},
     "datasets": {"data"},
     "typer": {"cli"},
-    "rich": {"cli", "report.terminal", "report.losses"},
+    "rich": {"cli", "report.terminal", "report.losses", "report.forecast"},
     "pyarrow": {"store", "data.rows"},
 }
 

@@ -21,7 +21,7 @@ Booleans: TypeAlias = NDArray[np.bool_]
 CAUCHY_SCHWARZ_ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Excess of |inner product| over the product of the norms, relative, that is taken for rounding:
 4 ulp of float32, the least precise type that squared norms and inner products are summed in."""
-# Indexed by `_movement_names`; the last is the undefined movement.
+# Indexed by `movement_names`; the last is the undefined movement.
 _NAMES = np.array(
     [
         Movement.SEPARATES.value,
@@ -142,7 +142,7 @@ def pair_movements(geometry: Geometry, coefficients: Coefficients, noise: float)
     return Movements(
         chosen_delta=np.where(defined, chosen_delta, np.nan),
         rejected_delta=np.where(defined, rejected_delta, np.nan),
-        movement=_movement_names(chosen_delta, rejected_delta, defined),
+        movement=movement_names(chosen_delta, rejected_delta, defined),
         slack=np.where(defined, _slack(terms, geometry, coefficients), np.nan),
         uncertain=defined & doubt,
     )
@@ -196,7 +196,10 @@ def _quotient(dividend: Floats, divisor: Floats) -> Floats:
     return np.where((divisor > 0) & np.isfinite(quotient), quotient, np.nan)
 
 
-def _movement_names(chosen: Floats, rejected: Floats, defined: Booleans) -> NDArray[np.object_]:
+def movement_names(chosen: Floats, rejected: Floats, defined: Booleans | None = None) -> NDArray[np.object_]:
+    """The `str` value of the `Movement` of two changes, [pairs]; None where a change is not finite or not defined."""
+    if defined is None:
+        defined = np.isfinite(chosen) & np.isfinite(rejected)
     chosen_falls, rejected_rises = chosen < 0, rejected > 0
     # `select` takes the first condition that holds.
     index = np.select(

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from entangle_cli import __version__
+from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(scan)
 app.command()(report)
 app.command()(gate)
+app.command()(forecast)
 
 
 def _print_version(wanted: bool) -> None:

@@ -94,7 +94,7 @@ class Scan:
             skipped = [row for row in window if isinstance(row, SkippedRow)]
             if records := [skipped_record(row) for row in skipped if row.index not in done]:
                 yield records
-            for batch in self._batches(window):
+            for batch in self.batches(window):
                 if missing := [row for row in batch if row.pair.index not in done]:
                     yield self.measurer.measure(missing)
 
@@ -105,10 +105,10 @@ class Scan:
             DataError: none of the first rows can be measured.
         """
         window = self.reader.first_window()
-        batches = self._batches(window)
+        batches = self.batches(window)
         return estimate(self.measurer.measure, batches, len(window), self.plan.num_selected, self.checkpoint.model)
 
-    def _batches(self, window: Window) -> list[list[PreparedRow]]:
+    def batches(self, window: Window) -> list[list[PreparedRow]]:
         """The rows of a window that can be measured, longest first."""
         prepared = [row for row in window if isinstance(row, PreparedRow)]
         places = plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens)

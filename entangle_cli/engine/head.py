@@ -173,6 +173,26 @@ def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> 
     return _target_log_probs(target_logits_N, maxima_N, others_N)
 
 
+def weighted_backward(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    """Backward of sum_n weight_n log p(target_n) through the head, a few positions at a time.
+
+    The head's own parameters collect their gradients where they require them.
+
+    Returns:
+        The gradient at the hidden states, [N, D].
+    """
+    seeds = []
+    height = max(1, _chunk_columns(hidden_ND) * hidden_ND.shape[0] // head.weight_VD.shape[0])
+    for rows in torch.arange(hidden_ND.shape[0], device=hidden_ND.device).split(height):
+        hidden_nD = hidden_ND[rows].requires_grad_()
+        log_probs_nV = head.logits(hidden_nD, slice(None)).log_softmax(-1)
+        log_probs_n = log_probs_nV.gather(1, targets_N[rows].unsqueeze(1)).squeeze(1)
+        (weights_N[rows].to(log_probs_n.dtype) * log_probs_n).sum().backward()
+        assert hidden_nD.grad is not None
+        seeds.append(hidden_nD.grad)
+    return torch.cat(seeds)
+
+
 def _target_log_probs(target_logits_N: Tensor, maxima_N: Tensor, others_N: Tensor) -> Tensor:
     shifted_N = (target_logits_N - maxima_N).double()
     # In float64, since 1 + 1e-8 is 1 in float32 and its logarithm the whole log-prob of a sure position.

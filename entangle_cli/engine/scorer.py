@@ -1,20 +1,24 @@
-"""Log-probs alone: a forward pass without gradients, for a reference model and for weights that were moved."""
+"""A policy seen from outside: the log-probs of pairs, and the gradient of a weighted sum of them.
+
+For a reference model, for weights that were moved, and for the step that a whole batch takes. Nothing per pair is
+formed here but log-probs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
-from entangle_cli.engine.batch import make_batch
+from entangle_cli.engine.batch import Batch, make_batch
 from entangle_cli.engine.coverage import AGREEMENT, probe_pair
 from entangle_cli.engine.gradient_pass import HeadNotFound, record_forward
-from entangle_cli.engine.head import sweep_log_probs
+from entangle_cli.engine.head import sweep_log_probs, weighted_backward
 from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen
-from entangle_cli.engine.per_response import response_log_prob
+from entangle_cli.engine.per_response import requiring_grad, response_log_prob
 from entangle_cli.engine.uses import Use
 from entangle_cli.records import TokenizedPair
 
@@ -51,9 +55,50 @@ class Scorer:
         """Summed log-probs of one batch, nats, float64 [2, P] on the host: chosen, then rejected."""
         return (self._one_by_one(pairs) if self._by_own_logits else self._in_a_batch(pairs)).cpu()
 
-    def _in_a_batch(self, pairs: Sequence[TokenizedPair]) -> Tensor:
+    def weighted_gradient(
+        self,
+        batches: Iterable[tuple[Sequence[TokenizedPair], Tensor]],
+        parameters: Mapping[str, nn.Parameter],
+    ) -> dict[str, Tensor]:
+        """Gradient of sum over all pairs of weight_c * log pi(chosen) + weight_r * log pi(rejected).
+
+        Args:
+            batches: pairs that run together, and their weights [2, P].
+            parameters: name to parameter; each tensor once.
+        Returns:
+            A tensor a parameter, in its dtype; zero where nothing reaches it.
+        Cost: a forward and a backward with weight gradients a batch; memory of one gradient of `parameters`.
+        """
+        with requiring_grad(parameters), torch.enable_grad():
+            for pairs, weights in batches:
+                self._add_gradients(pairs, weights)
+            return {
+                name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                for name, parameter in parameters.items()
+            }
+
+    def _add_gradients(self, pairs: Sequence[TokenizedPair], weights: Tensor) -> None:
+        if self._by_own_logits:
+            for pair, (chosen, rejected) in zip(pairs, weights.T.tolist(), strict=True):
+                for response, weight in ((pair.chosen, chosen), (pair.rejected, rejected)):
+                    (weight * response_log_prob(self._model, response)).backward()
+            return
+        batch, hidden_BTD = self._hidden(pairs)
+        scored_ND = hidden_BTD.detach()[batch.rows_N, batch.positions_N]
+        weights_N = weights.to(scored_ND.device).flatten()[batch.rows_N]
+        seed_ND = weighted_backward(self._head, scored_ND, batch.targets_N, weights_N)
+        if hidden_BTD.requires_grad:
+            seed_BTD = torch.zeros_like(hidden_BTD)
+            seed_BTD[batch.rows_N, batch.positions_N] = seed_ND.to(seed_BTD.dtype)
+            hidden_BTD.backward(seed_BTD)
+
+    def _hidden(self, pairs: Sequence[TokenizedPair]) -> tuple[Batch, Tensor]:
         batch = make_batch(pairs, self._head.weight_VD.device)
         _, hidden_BTD = record_forward(self._model, self._head, batch, {}, _nothing_to_consume)
+        return batch, hidden_BTD
+
+    def _in_a_batch(self, pairs: Sequence[TokenizedPair]) -> Tensor:
+        batch, hidden_BTD = self._hidden(pairs)
         hidden_ND = hidden_BTD.detach()[batch.rows_N, batch.positions_N]
         log_probs_N = sweep_log_probs(self._head, hidden_ND, batch.targets_N)
         return torch.stack([log_probs_N[scored].sum() for scored in batch.slices]).view(2, -1)

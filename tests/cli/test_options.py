@@ -16,6 +16,12 @@ SURFACE = {
         "--ref-model", "--unshared-cosine",
     },
     "report": {"[RUN]", "--format", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
+    "forecast": {
+        "MODEL", "DATA", "--eval-data", "--optimizer", "--lr", "--weight-decay", "--state", "--max-grad-norm",
+        "--batch-size", "--accumulate", "--verify", "--steps", "--ref-model", "--loss", "--beta", "--gamma",
+        "--loss-option", "--json", "--dtype", "--device", "--max-length", "--limit", "--sample", "--seed", "--split",
+        "--parameters", "--base-model", "--quiet", "-q",
+    },
     "gate": {"[RUN]", "--fail-if", "--loss", "--beta", "--gamma", "--loss-option"},
 }  # fmt: skip
 

@@ -1,0 +1,50 @@
+"""Predicted against measured changes of log-probs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entangle_cli.analysis.movement import movement_names
+from entangle_cli.analysis.statistics import Interval, share_interval
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+class Agreement(NamedTuple):
+    """How well one predictor foresaw a change."""
+
+    log_probs: int
+    """Compared: two a pair, where both are finite."""
+    same_sign: int
+    interval: Interval | None
+    """95 %, of the share of equal signs."""
+    pairs: int
+    same_movement: int
+    """Pairs that moved as named."""
+    slope: float | None
+    """Of the least squares line through 0, measured on predicted; 1 for a perfect predictor. None where nothing was
+    predicted."""
+    relative_error: float | None
+    """|measured - predicted| / |measured|, norms over all log-probs; None where nothing moved."""
+
+
+def agreement(predicted: Floats, measured: Floats) -> Agreement:
+    """Compare changes of log-probs, both [2, pairs]: chosen, then rejected."""
+    both = np.isfinite(predicted) & np.isfinite(measured)
+    pairs = both.all(axis=0)
+    before, after = predicted[both], measured[both]
+    same_sign = int(np.count_nonzero(np.sign(before) == np.sign(after)))
+    moved = movement_names(*predicted[:, pairs]) == movement_names(*measured[:, pairs])
+    square, length = float(before @ before), float(np.linalg.norm(after))
+    return Agreement(
+        log_probs=len(before),
+        same_sign=same_sign,
+        interval=share_interval(same_sign, len(before)),
+        pairs=int(pairs.sum()),
+        same_movement=int(np.count_nonzero(moved)),
+        slope=float(before @ after) / square if square > 0 else None,
+        relative_error=float(np.linalg.norm(after - before)) / length if length > 0 else None,
+    )

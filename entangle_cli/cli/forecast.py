@@ -1,0 +1,157 @@
+"""`entangle forecast`: one step of the user's optimizer, predicted, and on request taken."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from entangle_cli.cli.options import Beta, Debug, Gamma, LossName, LossOptions, loss_settings
+from entangle_cli.errors import UsageError
+from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
+
+
+class OptimizerName(str, Enum):
+    """Optimizers whose step is forecast."""
+
+    ADAMW = "adamw"
+    SGD = "sgd"
+
+
+class ForecastDtype(str, Enum):
+    """Dtypes in which a small step does not vanish."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+def forecast(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The preference pairs that are trained on.")],
+    eval_data: Annotated[
+        Path | None, typer.Option(help="Held-out pairs, forecast under the first step; they take no part in it.")
+    ] = None,
+    optimizer: Annotated[OptimizerName, typer.Option(help="Whose step.")] = OptimizerName.ADAMW,
+    learning_rate: Annotated[
+        float | None, typer.Option("--lr", help="Learning rate; default: the state's, else TRL's 1e-6.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0.0, help="Of all but biases and norms; default: the state's, else 0.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="optimizer.pt of a Trainer checkpoint; default: the very first step.")
+    ] = None,
+    max_grad_norm: Annotated[
+        float, typer.Option(min=0.0, help="Gradient clipping of the optimizer's step; 0 for none.")
+    ] = 1.0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of a batch, drawn with --seed; default: all pairs in one step.")
+    ] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches a step.")] = 1,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Take the step for real, on a copy, at three learning rates; compare.")
+    ] = False,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Also train so many real steps on a copy: how long is the forecast right?")
+    ] = 0,
+    ref_model: Annotated[
+        str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
+    ] = None,
+    loss: LossName = None,
+    beta: Beta = None,
+    gamma: Gamma = None,
+    loss_option: LossOptions = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
+    dtype: Annotated[ForecastDtype, typer.Option(help="What the weights are loaded as.")] = ForecastDtype.FLOAT32,
+    device: Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")] = "auto",
+    max_length: Annotated[
+        int, typer.Option(min=0, help="Tokens of prompt and response together, as in TRL; 0 for no limit.")
+    ] = 1024,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample and of the order of training.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")] = None,
+    parameters: Annotated[
+        str | None,
+        typer.Option(help="Parameters that are trained: all, adapter, or a regular expression on their names."),
+    ] = None,
+    base_model: Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Forecast every pair's movement under one step on the whole batch, with your optimizer; --verify takes it."""
+    from entangle_cli.diagnose.movements import check_loss
+
+    weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
+    check_loss(weighing)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(f"--json {json_file}: no such folder", "a file in a folder that exists", "make the folder")
+    if accumulate > 1 and batch_size is None:
+        raise UsageError(
+            "--accumulate without --batch-size", "the pairs of a batch", "give --batch-size, or leave it out"
+        )
+    settings = ScanSettings(
+        dtype=dtype.value,
+        max_length=max_length or None,
+        parameters=parameters,
+        base_model=base_model,
+        limit=limit,
+        sample=sample,
+        seed=seed,
+        split=split,
+        ref_model=ref_model,
+        loss=weighing,
+        device=device,
+    )
+    step = ForecastSettings(
+        optimizer=optimizer.value,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        state=state,
+        max_grad_norm=max_grad_norm or None,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        verify=verify,
+        steps=steps,
+    )
+    document = _forecast(model, data, eval_data, settings, step, quiet=quiet)
+    if json_file is not None:
+        _write(json_file, document)
+    if not quiet:
+        from entangle_cli.report.forecast import forecast_report
+        from entangle_cli.report.terminal import console_for
+
+        console_for(sys.stdout).print(forecast_report(document))
+
+
+def _forecast(
+    model: str, data: Path, eval_data: Path | None, settings: ScanSettings, step: ForecastSettings, *, quiet: bool
+) -> dict[str, Any]:
+    from entangle_cli.cli.progress import progress
+    from entangle_cli.diagnose.forecast import open_forecast
+    from entangle_cli.diagnose.forecast_document import forecast_document
+    from entangle_cli.report.terminal import console_for, plan_lines
+
+    with open_forecast(model, data, eval_data, settings, step) as ready:
+        if not quiet:
+            console_for(sys.stderr).print(plan_lines(ready.scan.plan))
+        with progress(ready.scan.plan.num_selected, 0, quiet=quiet) as advance:
+            result = ready.run(advance)
+        return forecast_document(ready, result, settings.loss)
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    from entangle_cli.report.forecast import write_json
+
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            write_json(stream, document)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"--json {path}: {error.strerror or error}", "a file that can be written", "name another"
+        ) from (error)

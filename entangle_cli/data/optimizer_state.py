@@ -1,0 +1,126 @@
+"""The optimizer of a training run as Trainer saves it: optimizer.pt, read as weights only."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.trainer_pt_utils import get_parameter_names
+
+from entangle_cli.errors import DataError
+
+# As `Trainer.get_decay_parameter_names` has them; a method there, of an object that cannot be made without training.
+UNDECAYED_NAMES = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMoments:
+    """AdamW's running averages of one parameter."""
+
+    step: int
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOptimizer:
+    """What a saved AdamW holds."""
+
+    moments: Mapping[str, StoredMoments]
+    weight_decay: Mapping[str, float]
+    """By parameter name."""
+    learning_rate: float
+    """Of the next step, as the schedule has set it."""
+    betas: tuple[float, float]
+    epsilon: float
+
+
+def decayed_names(model: nn.Module) -> frozenset[str]:
+    """Parameters that Trainer applies weight decay to: all but biases and norms."""
+    names: list[str] = get_parameter_names(model, [nn.LayerNorm], UNDECAYED_NAMES)  # type: ignore[no-untyped-call]
+    return frozenset(names)
+
+
+def read_optimizer(path: Path, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> StoredOptimizer:
+    """Read AdamW's state of the trained parameters.
+
+    The file numbers parameters as Trainer's two groups hold them, decayed ones first, each in the model's order; names
+    come from that order and are held against every shape.
+
+    Args:
+        parameters: those that are trained, in the model's order.
+    Raises:
+        DataError: no such file, not an optimizer's state, another optimizer's, or of other parameters.
+    """
+    groups, state = _loaded(path)
+    names = _names(groups, model, parameters)
+    numbers = [number for group in groups for number in group["params"]]
+    if len(names) != len(numbers):
+        raise _does_not_fit(path, f"{len(numbers)} parameters, the model trains {len(names)}")
+    moments, decay = {}, {}
+    group_of = {number: group for group in groups for number in group["params"]}
+    for name, number in zip(names, numbers, strict=True):
+        decay[name] = float(group_of[number].get("weight_decay", 0.0))
+        if number in state:
+            moments[name] = _moments(path, name, state[number], parameters[name])
+    first = groups[0]
+    return StoredOptimizer(
+        moments, decay, float(first["lr"]), (float(first["betas"][0]), float(first["betas"][1])), float(first["eps"])
+    )
+
+
+def _loaded(path: Path) -> tuple[list[dict[str, Any]], dict[int, Any]]:
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+        groups, state = document["param_groups"], document["state"]
+        if not (groups and all({"params", "lr", "betas", "eps"} <= group.keys() for group in groups)):
+            raise KeyError("betas")
+        return groups, state
+    except FileNotFoundError as error:
+        raise DataError(f"--state {path}: no such file", "a Trainer checkpoint's optimizer.pt", "check it") from error
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"--state {path} cannot be read: {str(error).strip().splitlines()[0]}",
+            "a Trainer checkpoint's optimizer.pt, which holds tensors and numbers only",
+            "save it again, or leave --state out to forecast the first step",
+        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"--state {path} holds no AdamW state: {error}",
+            "param_groups with lr, betas and eps, and a state, as torch's AdamW saves them",
+            "leave --state out to forecast the first step",
+        ) from error
+
+
+def _names(groups: list[dict[str, Any]], model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    if len(groups) == 1:
+        return list(parameters)
+    decayed = decayed_names(model)
+    return sorted(parameters, key=lambda name: name not in decayed)
+
+
+def _moments(path: Path, name: str, found: Any, parameter: nn.Parameter) -> StoredMoments:
+    if not isinstance(found, dict) or not {"step", "exp_avg", "exp_avg_sq"} <= found.keys():
+        keys = ", ".join(found) if isinstance(found, dict) else type(found).__name__
+        raise DataError(
+            f"--state {path}: {name} has {keys}",
+            "step, exp_avg and exp_avg_sq, as torch's AdamW keeps them",
+            "leave --state out to forecast the first step; 8-bit and other optimizers cannot be read",
+        )
+    for moment in ("exp_avg", "exp_avg_sq"):
+        if found[moment].shape != parameter.shape:
+            raise _does_not_fit(path, f"{tuple(found[moment].shape)} for {name}, which is {tuple(parameter.shape)}")
+    return StoredMoments(int(found["step"]), found["exp_avg"], found["exp_avg_sq"])
+
+
+def _does_not_fit(path: Path, what: str) -> DataError:
+    return DataError(
+        f"--state {path} holds {what}",
+        "the state of the parameters that count, of the same checkpoint",
+        "name the optimizer.pt beside MODEL's weights, and --parameters as they were trained",
+    )

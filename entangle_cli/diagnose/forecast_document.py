@@ -1,0 +1,150 @@
+"""A forecast as plain data: what is printed, and what `--json` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entangle_cli.analysis.agreement import agreement
+from entangle_cli.analysis.movement import movement_names
+from entangle_cli.analysis.statistics import share_interval
+from entangle_cli.diagnose.forecast import Forecaster
+from entangle_cli.diagnose.forecast_result import PREDICTORS, Forecast, ForecastResult
+from entangle_cli.diagnose.movements import describe_loss
+from entangle_cli.records import LossSettings, Movement
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: LossSettings) -> dict[str, Any]:
+    """Everything that a forecast found, JSON-able. Changes are in nats at the user's learning rate."""
+    optimizer = asdict(result.optimizer)
+    optimizer["weight_decay"] = max(result.optimizer.weight_decay.values(), default=0.0)
+    batches = np.bincount(result.training.batch)
+    return {
+        "schema": "entangle.forecast",
+        "schema_version": "1.0",
+        "model": forecaster.scan.identity["model"],
+        "data": forecaster.scan.identity["data"],
+        "measurement": forecaster.scan.identity["settings"],
+        "loss": {**asdict(loss), "text": describe_loss(loss)},
+        "optimizer": {**optimizer, "steps_before": result.state_step},
+        "steps": {"count": len(batches), "largest": int(batches.max())},
+        "skipped": [
+            {"index": record.index, "line": record.line, "reason": record.reason, "detail": record.detail}
+            for record in result.skipped
+        ],
+        "checks": [asdict(check) for check in result.checks],
+        "summary": _summary(result.training),
+        "held_out_summary": None if result.held_out is None else _summary(result.held_out),
+        "verification": [
+            {"learning_rate": rate, **row}
+            for rate, measured in result.real_steps.items()
+            for row in _agreements(result.training, measured, rate / result.optimizer.learning_rate)
+        ],
+        "trajectory": [
+            {"steps": steps, "data": name, **row}
+            for name, forecast, trajectory in (
+                ("training", result.training, result.trajectory),
+                ("held-out", result.held_out, result.trajectory_held_out),
+            )
+            if forecast is not None
+            for steps, measured in trajectory.items()
+            for row in _agreements(forecast, measured, 1.0)
+        ],
+        "pairs": _pairs(result.training, result.real_steps.get(result.optimizer.learning_rate), result.trajectory),
+        "held_out": None if result.held_out is None else _pairs(result.held_out, None, result.trajectory_held_out),
+    }
+
+
+def _summary(forecast: Forecast) -> dict[str, Any]:
+    """Shares of each movement by predictor, and how far first order reaches."""
+    ratio = forecast.valid_learning_rate[np.isfinite(forecast.valid_learning_rate)]
+    return {
+        "pairs": len(forecast.pairs),
+        "movements": {
+            name: _movement_shares(movement_names(*changes))
+            for name, changes in forecast.changes.items()
+            if np.isfinite(changes).any()
+        },
+        "uncertain": int(np.count_nonzero(_uncertain(forecast, "optimizer"))),
+        "valid_learning_rate": {
+            name: float(np.quantile(ratio, level)) if len(ratio) else None
+            for name, level in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95))
+        },
+        "moved_by_others": _share(forecast.changes["pair-sgd"], forecast.changes["batch-sgd"]),
+    }
+
+
+def _share(alone: Floats, together: Floats) -> float | None:
+    """Share of log-probs whose sign in the batch is not that of the pair alone."""
+    both = np.isfinite(alone) & np.isfinite(together)
+    return float(np.mean(np.sign(alone[both]) != np.sign(together[both]))) if both.any() else None
+
+
+def _movement_shares(names: NDArray[np.object_]) -> dict[str, Any]:
+    total = int(np.count_nonzero(names != np.array(None)))
+    counts = {movement.value: int(np.count_nonzero(names == movement.value)) for movement in Movement}
+    return {
+        name: {
+            "count": count,
+            "rate": count / total if total else None,
+            "interval": share_interval(count, total),
+        }
+        for name, count in counts.items()
+    }
+
+
+def _uncertain(forecast: Forecast, predictor: str) -> NDArray[np.bool_]:
+    """Pairs with a change within the rounding of its difference, [pairs]."""
+    within: NDArray[np.bool_] = np.abs(forecast.changes[predictor]) <= forecast.error
+    either: NDArray[np.bool_] = within[0] | within[1]
+    return either
+
+
+def _agreements(forecast: Forecast, measured: Floats, factor: float) -> Iterable[dict[str, Any]]:
+    for predictor in PREDICTORS:
+        predicted = forecast.changes[predictor] * factor
+        if np.isfinite(predicted).any():
+            yield {"predictor": predictor, **agreement(predicted, measured)._asdict()}
+
+
+def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int, Floats]) -> list[dict[str, Any]]:
+    names = {name: movement_names(*changes) for name, changes in forecast.changes.items()}
+    uncertain = _uncertain(forecast, "optimizer")
+    last = trajectory[max(trajectory)] if trajectory else None
+    rows = []
+    for place, record in enumerate(forecast.pairs.records):
+        row: dict[str, Any] = {
+            "index": record.index,
+            "line": record.line,
+            "pair_id": record.pair_id,
+            "step": int(forecast.batch[place]),
+            "chosen_log_prob": record.chosen_log_prob,
+            "rejected_log_prob": record.rejected_log_prob,
+            "uncertain": bool(uncertain[place]),
+        }
+        for name, changes in forecast.changes.items():
+            row[name] = {**_both(changes, place), "movement": names[name][place]}
+        row["others"] = _both(forecast.others, place)
+        row["influence_on_others_margins"] = _finite(forecast.influence[place])
+        chosen_rate, rejected_rate = forecast.valid_learning_rate[:, place]
+        row["chosen_valid_learning_rate"], row["rejected_valid_learning_rate"] = map(
+            _finite, (chosen_rate, rejected_rate)
+        )
+        row["real_step"] = None if real_step is None else _both(real_step, place)
+        row["after_training"] = None if last is None else _both(last, place)
+        rows.append(row)
+    return rows
+
+
+def _both(changes: Floats, place: int) -> dict[str, float | None]:
+    return {"chosen_delta": _finite(changes[0, place]), "rejected_delta": _finite(changes[1, place])}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

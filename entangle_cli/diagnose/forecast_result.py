@@ -1,0 +1,95 @@
+"""What a forecast finds, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entangle_cli.records import OptimizerSettings, PairRecord, TokenizedPair
+
+Floats: TypeAlias = NDArray[np.float64]
+
+PREDICTORS = ("pair-sgd", "batch-sgd", "optimizer")
+"""Each named where a number of its is shown; see `forecast`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Pairs with what is known of them before the step; arrays [pairs], or [2, pairs]: chosen, then rejected."""
+
+    records: list[PairRecord]
+    tokens: list[TokenizedPair]
+    log_probs: Floats
+    """[2, pairs], nats."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What one step does to pairs. Changes are in nats at the user's learning rate, [2, pairs]."""
+
+    pairs: Measured
+    batch: NDArray[np.int64]
+    """The step in which a pair takes part, from 0."""
+    changes: Mapping[str, Floats]
+    """By predictor."""
+    error: Floats
+    """Rounding of the changes under the batch's and the optimizer's step, at most."""
+    valid_learning_rate: Floats
+    """At which the second order of the optimizer's step is as large as the first, or may be by its rounding."""
+    others: Floats
+    """The part of `batch-sgd` that comes from the other pairs of its batch."""
+    influence: Floats
+    """What the pair's own part of the batch's step does to the sum of all other pairs' margins, [pairs]."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCheck:
+    """The forecast of one step, computed in two ways that must agree."""
+
+    identity_error: float
+    """Of sum_i s_i <g_i, u> by differences against <D, u> by its own definition, relative to the sum of all parts'
+    sizes; of three directions u the largest."""
+    gradient_norm: float
+    clip_factor: float
+
+
+@dataclass(slots=True)
+class ForecastResult:
+    """Everything that a forecast found."""
+
+    optimizer: OptimizerSettings
+    state_step: int | None
+    """Steps that the optimizer has taken before; None without a state."""
+    training: Forecast
+    held_out: Forecast | None
+    checks: list[StepCheck]
+    skipped: list[PairRecord]
+    real_steps: dict[float, Floats] = field(default_factory=dict)
+    """Learning rate to the measured changes of a real step at it, [2, pairs]."""
+    trajectory: dict[int, Floats] = field(default_factory=dict)
+    """Number of real steps to the measured changes since the start, [2, pairs]."""
+    trajectory_held_out: dict[int, Floats] = field(default_factory=dict)
+
+
+def empty_forecast(pairs: Measured) -> Forecast:
+    """A forecast of pairs of which nothing is known yet: NaN throughout."""
+
+    def undefined() -> Floats:
+        return np.full((2, len(pairs)), np.nan)
+
+    return Forecast(
+        pairs,
+        np.zeros(len(pairs), dtype=np.int64),
+        {name: undefined() for name in PREDICTORS},
+        undefined(),
+        undefined(),
+        undefined(),
+        np.full(len(pairs), np.nan),
+    )

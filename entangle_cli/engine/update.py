@@ -1,0 +1,84 @@
+"""What one optimizer step does to the weights, as a direction: computed by torch's own optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from entangle_cli.records import OptimizerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class AdamMoments:
+    """The running averages of AdamW for one parameter."""
+
+    step: int
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, moments: Mapping[str, AdamMoments]
+) -> torch.optim.Optimizer:
+    """torch's optimizer on some parameters, with the moments that it would have after earlier steps."""
+    groups = [
+        {"params": [parameter], "weight_decay": settings.weight_decay.get(name, 0.0)}
+        for name, parameter in parameters.items()
+    ]
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
+    for name, parameter in parameters.items():
+        if name in moments:
+            found = moments[name]
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(found.step)),
+                "exp_avg": found.exp_avg.to(parameter).clone(),
+                "exp_avg_sq": found.exp_avg_sq.to(parameter).clone(),
+            }
+    return optimizer
+
+
+def optimizer_update(
+    loss_gradient: Mapping[str, Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    settings: OptimizerSettings,
+    moments: Mapping[str, AdamMoments],
+) -> dict[str, Tensor]:
+    """The change of every parameter in one step, without changing any.
+
+    The optimizer steps on zeros, so that a change of 1e-6 keeps its digits beside a weight of 1: neither SGD's nor
+    AdamW's step depends on the weights but for their decay, -lr * weight_decay * weight, which is added.
+
+    Memory: of the update, and of one parameter's moments.
+    """
+    factor = clip_factor(loss_gradient, settings.max_grad_norm)
+    update = {}
+    for name, parameter in parameters.items():
+        decay = settings.weight_decay.get(name, 0.0)
+        stand_in = nn.Parameter(torch.zeros_like(parameter))
+        stand_in.grad = loss_gradient[name] * factor
+        make_optimizer({name: stand_in}, settings, moments).step()
+        update[name] = stand_in.detach() - settings.learning_rate * decay * parameter.detach()
+    return update
+
+
+def clip_factor(gradient: Mapping[str, Tensor], max_norm: float | None) -> float:
+    """What gradient clipping multiplies the gradient by, as `torch.nn.utils.clip_grad_norm_` has it."""
+    if max_norm is None:
+        return 1.0
+    return min(1.0, max_norm / (norm(gradient) + 1e-6))
+
+
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """L2 norm over all parameters, summed in float64."""
+    return math.sqrt(inner_product(tensors, tensors))
+
+
+def inner_product(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
+    """<left, right> over all parameters, summed in float64."""
+    return math.fsum(float((left[name].double() * right[name].double()).sum()) for name in left)

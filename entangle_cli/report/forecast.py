@@ -1,0 +1,186 @@
+"""A forecast for people: what one step moves, who hurts whom, and how right the predictors were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from entangle_cli.report.escape import for_terminal
+
+MOVEMENTS = ("separates", "both_rise", "both_fall", "reversed", "still")
+NUM_NAMED = 5
+
+PREDICTOR_MEANINGS = {
+    "pair-sgd": "the pair alone, plain gradient descent: the paper's",
+    "batch-sgd": "its whole batch, plain gradient descent",
+    "optimizer": "its whole batch, the optimizer's own step",
+}
+
+
+def write_json(stream: TextIO, document: Mapping[str, Any]) -> None:
+    """The forecast as one document."""
+    json.dump(document, stream, ensure_ascii=True, allow_nan=False, indent=1)
+    stream.write("\n")
+
+
+def forecast_report(document: Mapping[str, Any]) -> RenderableType:
+    """Everything worth reading about a forecast."""
+    parts: list[RenderableType] = [_headline(document), Text()]
+    parts += [_movement_heading("Predicted movement", "one step"), _movement_table(document["summary"]), Text()]
+    if document["held_out_summary"] is not None:
+        heading = _movement_heading(
+            "Predicted movement of held-out pairs", "the first step, in which they take no part"
+        )
+        parts += [heading, _movement_table(document["held_out_summary"]), Text()]
+    parts += [*_reach_lines(document), Text()]
+    if len(document["pairs"]) > 1:
+        parts += [*_neighbour_tables(document["pairs"]), Text()]
+    if document["verification"]:
+        parts += [_verification_heading(), _agreement_table(document["verification"], "learning_rate"), Text()]
+    if document["trajectory"]:
+        parts += [_trajectory_heading(), _agreement_table(document["trajectory"], "steps"), Text()]
+    parts.append(Text(_verdict(document), style="bold"))
+    return Group(*parts)
+
+
+def _headline(document: Mapping[str, Any]) -> Text:
+    title = f"One step of {document['model']['name']} on {document['data']['name']}"
+    text = Text(for_terminal(title), style="bold")
+    optimizer, steps = document["optimizer"], document["steps"]
+    step = f"{optimizer['name']}, learning rate {optimizer['learning_rate']:g}, "
+    step += f"weight decay {optimizer['weight_decay']:g}, "
+    clip = optimizer["max_grad_norm"]
+    step += "no clipping" if clip is None else f"gradient clipped to {clip:g}"
+    before = optimizer["steps_before"]
+    step += "" if before is None else f", after {before:,} steps"
+    several = f", {steps['count']:,} batches of up to {steps['largest']:,}, each from these weights"
+    batch = several if steps["count"] > 1 else " in one batch"
+    skipped = f", {len(document['skipped']):,} rows skipped" if document["skipped"] else ""
+    pairs = f"{document['summary']['pairs']:,} pairs{batch}{skipped}; loss {document['loss']['text']}"
+    return text.append(f"\n{step}\n{pairs}", style="not bold")
+
+
+def _movement_heading(title: str, step: str) -> Text:
+    return Text(title, style="bold").append(f"  log-probs of each pair under {step}", style="not bold")
+
+
+def _movement_table(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("predictor", no_wrap=True)
+    for name in MOVEMENTS:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold", style="dim")
+    for predictor, shares in summary["movements"].items():
+        values = ["-" if shares[name]["rate"] is None else f"{shares[name]['rate']:.1%}" for name in MOVEMENTS]
+        table.add_row(predictor, *values, PREDICTOR_MEANINGS[predictor])
+    return table
+
+
+def _reach_lines(document: Mapping[str, Any]) -> list[RenderableType]:
+    summary, rate = document["summary"], document["optimizer"]["learning_rate"]
+    lines: list[RenderableType] = []
+    valid = summary["valid_learning_rate"]
+    if valid["p50"] is not None:
+        lines.append(
+            Text("First order", style="bold").append(
+                f"  the second order is as large at a learning rate of {valid['p05']:.2g} for 5 % of the log-probs, "
+                f"{valid['p50']:.2g} for half of them; yours is {rate:.2g}",
+                style="not bold",
+            )
+        )
+    if summary["moved_by_others"] is not None:
+        lines.append(
+            Text("Other pairs", style="bold").append(
+                f"  turn the sign of {summary['moved_by_others']:.1%} of the log-probs' changes", style="not bold"
+            )
+        )
+    worst = max(check["identity_error"] for check in document["checks"])
+    lines.append(
+        Text("Check", style="bold").append(
+            f"  the batch's own gradient and the pairs' derivatives agree to {worst:.1e}; "
+            f"{summary['uncertain']:,} pairs are within the rounding of theirs",
+            style="not bold",
+        )
+    )
+    return lines
+
+
+def _neighbour_tables(pairs: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    hurt = sorted(pairs, key=_others_margin)[:NUM_NAMED]
+    hurting = sorted(pairs, key=_influence)[:NUM_NAMED]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("hurt most\nby others", "margin\nby others", "hurting\nothers most", "others'\nmargins"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for victim, culprit in zip(hurt, hurting, strict=True):
+        table.add_row(_place(victim), f"{_others_margin(victim):+.3g}", _place(culprit), f"{_influence(culprit):+.3g}")
+    heading = Text("Pairs against one another", style="bold").append(
+        "  changes of margins in nats, batch-sgd; equal lists where all coefficients are equal", style="not bold"
+    )
+    return [heading, table]
+
+
+def _influence(row: Mapping[str, Any]) -> float:
+    return float(row["influence_on_others_margins"] or 0.0)
+
+
+def _others_margin(row: Mapping[str, Any]) -> float:
+    chosen, rejected = row["others"]["chosen_delta"], row["others"]["rejected_delta"]
+    return 0.0 if chosen is None or rejected is None else chosen - rejected
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"row {row['index']}" + ("" if row["line"] is None else f", line {row['line']}")
+
+
+def _verification_heading() -> Text:
+    return Text("Real steps", style="bold").append(
+        "  each batch's step taken with torch's optimizer on a copy, against the predictions", style="not bold"
+    )
+
+
+def _trajectory_heading() -> Text:
+    return Text("Training", style="bold").append(
+        "  real steps one after the other; change since the start against the forecast of the first step",
+        style="not bold",
+    )
+
+
+def _agreement_table(rows: Sequence[Mapping[str, Any]], first: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column(first.replace("_", "\n"), justify="right", no_wrap=True)
+    several = len({row.get("data") for row in rows}) > 1
+    if several:
+        table.add_column("pairs", no_wrap=True)
+    table.add_column("predictor", no_wrap=True)
+    for heading in ("same\nsign", "95 % interval", "same\nmovement", "slope", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row[first]:,}" if first == "steps" else f"{row[first]:.3g}",
+            *([row["data"]] if several else []),
+            row["predictor"],
+            f"{row['same_sign'] / row['log_probs']:.1%}" if row["log_probs"] else "-",
+            "{:.1%} to {:.1%}".format(*row["interval"]) if row["interval"] else "-",
+            f"{row['same_movement'] / row['pairs']:.1%}" if row["pairs"] else "-",
+            "-" if row["slope"] is None else f"{row['slope']:.3g}",
+            "-" if row["relative_error"] is None else f"{row['relative_error']:.1%}",
+        )
+    return table
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    """One plain sentence, with the predictor it speaks for."""
+    movements, pairs = document["summary"]["movements"]["optimizer"], document["summary"]["pairs"]
+    falls = movements["both_fall"]["count"] + movements["reversed"]["count"]
+    rises = movements["both_rise"]["count"] + movements["reversed"]["count"]
+    basis = f"under {document['loss']['text']}, by optimizer (the batch's first step)"
+    return (
+        f"Verdict {basis}: of {pairs:,} pairs {falls:,} ({falls / pairs:.1%}) would lose probability of the chosen "
+        f"answer and {rises:,} ({rises / pairs:.1%}) would gain probability of the rejected one."
+    )
