@@ -45,6 +45,15 @@ RULE_FIELDS = (
     "chosen_tokens",
     "rejected_tokens",
     "prompt_tokens",
+    "chosen_ref_log_prob",
+    "rejected_ref_log_prob",
+    "ches",
+    "length_normalised_ches",
+    "head_inner_product",
+    "unshared_cosine",
+    "edit_distance",
+    "shared_prefix_tokens",
+    "shared_suffix_tokens",
 )
 """Fields of `PairRecord` that rules may name with a statistic."""
 OPERATORS: dict[str, Callable[[float, float], bool]] = {

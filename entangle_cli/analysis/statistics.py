@@ -24,6 +24,7 @@ NORMAL_QUANTILE_975 = 1.959963984540054
 """Two-sided 95 % point of the standard normal distribution."""
 SUMMARISED_FIELDS = (
     "cosine",
+    "unshared_cosine",
     "norm_ratio",
     "chosen_condition",
     "rejected_condition",
@@ -151,9 +152,9 @@ def summarise(columns: Mapping[str, Column]) -> dict[str, Any]:
         "pairs": pairs,
         "status": _status_counts(columns["status"]),
         "reasons": _reason_counts(column_of(columns, "reason")[~measured]),
-        "movements": {name: _share(count, pairs) for name, count in movements.items()},
+        "movements": {name: share(count, pairs) for name, count in movements.items()},
         "without_movement": pairs - sum(movements.values()),
-        "uncertain": _share(uncertain, pairs),
+        "uncertain": share(uncertain, pairs),
         "fields": {name: _field_summary(numbers(columns, name)[measured]) for name in SUMMARISED_FIELDS},
         "cosine_histogram": histogram(cosine, -1.0, 1.0, COSINE_BINS)._asdict(),
     }
@@ -181,7 +182,8 @@ def _reason_counts(reasons_of_rows: Column) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _share(count: int, total: int) -> dict[str, Any]:
+def share(count: int, total: int) -> dict[str, Any]:
+    """A count with its share and the share's 95 % interval, JSON-able; None where total is 0."""
     interval = share_interval(count, total)
     return {
         "count": count,

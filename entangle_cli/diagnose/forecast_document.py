@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from entangle_cli.analysis.agreement import agreement
 from entangle_cli.analysis.movement import movement_names
-from entangle_cli.analysis.statistics import share_interval
+from entangle_cli.analysis.statistics import share
 from entangle_cli.diagnose.forecast import Forecaster
 from entangle_cli.diagnose.forecast_result import PREDICTORS, Forecast, ForecastResult
 from entangle_cli.diagnose.movements import describe_loss
@@ -76,27 +76,20 @@ def _summary(forecast: Forecast) -> dict[str, Any]:
             name: float(np.quantile(ratio, level)) if len(ratio) else None
             for name, level in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95))
         },
-        "moved_by_others": _share(forecast.changes["pair-sgd"], forecast.changes["batch-sgd"]),
+        "turned_by_others": _turned(forecast.changes["pair-sgd"], forecast.changes["batch-sgd"]),
     }
 
 
-def _share(alone: Floats, together: Floats) -> float | None:
+def _turned(alone: Floats, together: Floats) -> float | None:
     """Share of log-probs whose sign in the batch is not that of the pair alone."""
     both = np.isfinite(alone) & np.isfinite(together)
     return float(np.mean(np.sign(alone[both]) != np.sign(together[both]))) if both.any() else None
 
 
 def _movement_shares(names: NDArray[np.object_]) -> dict[str, Any]:
-    total = int(np.count_nonzero(names != np.array(None)))
-    counts = {movement.value: int(np.count_nonzero(names == movement.value)) for movement in Movement}
-    return {
-        name: {
-            "count": count,
-            "rate": count / total if total else None,
-            "interval": share_interval(count, total),
-        }
-        for name, count in counts.items()
-    }
+    found = names.tolist()
+    total = len(found) - found.count(None)
+    return {movement.value: share(found.count(movement.value), total) for movement in Movement}
 
 
 def _uncertain(forecast: Forecast, predictor: str) -> NDArray[np.bool_]:

@@ -94,10 +94,10 @@ def _reach_lines(document: Mapping[str, Any]) -> list[RenderableType]:
                 style="not bold",
             )
         )
-    if summary["moved_by_others"] is not None:
+    if summary["turned_by_others"] is not None:
         lines.append(
             Text("Other pairs", style="bold").append(
-                f"  turn the sign of {summary['moved_by_others']:.1%} of the log-probs' changes", style="not bold"
+                f"  turn the sign of {summary['turned_by_others']:.1%} of the log-probs' changes", style="not bold"
             )
         )
     worst = max(check["identity_error"] for check in document["checks"])

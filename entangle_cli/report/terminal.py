@@ -153,14 +153,18 @@ def _movement_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _cosine_lines(summary: Mapping[str, Any]) -> RenderableType:
-    cosine = summary["fields"]["cosine"]
-    names = ("p05", "p25", "p50", "p75", "p95")
-    values = "  ".join(f"{name} {_number(cosine[name])}" for name in names)
     counts = summary["cosine_histogram"]["counts"]
     top = max(counts) or 1
     bars = "".join(BLOCKS[0] * 2 if not count else BLOCKS[max(1, round(8 * count / top))] * 2 for count in counts)
-    heading = Text("Cosine of the two gradients", style="bold").append("  " + values, style="not bold")
-    return Group(heading, Text(f"  -1 |{bars}| +1"))
+    lines = [_quantile_line("Cosine of the two gradients", summary["fields"]["cosine"]), Text(f"  -1 |{bars}| +1")]
+    if summary["fields"]["unshared_cosine"]["count"]:
+        lines.append(_quantile_line("Without the answers' common start", summary["fields"]["unshared_cosine"]))
+    return Group(*lines)
+
+
+def _quantile_line(heading: str, quantiles: Mapping[str, Any]) -> Text:
+    values = "  ".join(f"{name} {_number(quantiles[name])}" for name in ("p05", "p25", "p50", "p75", "p95"))
+    return Text(heading, style="bold").append("  " + values, style="not bold")
 
 
 def _number(value: float | None) -> str:
