@@ -9,7 +9,7 @@ from pathlib import Path
 
 from entangle_cli.records import LossSettings, PairRecord, ScanSettings
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["LossSettings", "PairRecord", "ScanSettings", "__version__", "scan"]
 
 

@@ -218,6 +218,21 @@ class PairRecord:
     uncertain: bool | None = None
 
 
+COUNT_FIELDS = frozenset(
+    {
+        "index",
+        "line",
+        "prompt_tokens",
+        "chosen_tokens",
+        "rejected_tokens",
+        "edit_distance",
+        "shared_prefix_tokens",
+        "shared_suffix_tokens",
+    }
+)
+"""Fields of `PairRecord` that are whole numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """Something the user should know that is not an error; shown in every output."""

@@ -26,7 +26,7 @@ import pyarrow
 import pyarrow.parquet
 
 from entangle_cli.errors import RunError, UnfinishedError, UsageError
-from entangle_cli.records import SCHEMA, SCHEMA_VERSION, PairRecord, Run
+from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, Run
 
 RUNS_FOLDER = Path("entangle-runs")
 PART_ROWS = 2000
@@ -35,16 +35,6 @@ PART_SECONDS = 20.0
 _LOSS_FIELDS = {"movement", "chosen_delta", "rejected_delta", "slack", "uncertain"}
 _TEXT_FIELDS = {"pair_id", "status", "reason", "detail", "format"}
 _FLAG_FIELDS = {"boundary_moved", "chosen_truncated", "rejected_truncated"}
-_COUNT_FIELDS = {
-    "index",
-    "line",
-    "prompt_tokens",
-    "chosen_tokens",
-    "rejected_tokens",
-    "edit_distance",
-    "shared_prefix_tokens",
-    "shared_suffix_tokens",
-}
 
 
 def _arrow_type(name: str) -> pyarrow.DataType:
@@ -52,7 +42,7 @@ def _arrow_type(name: str) -> pyarrow.DataType:
         return pyarrow.string()
     if name in _FLAG_FIELDS:
         return pyarrow.bool_()
-    return pyarrow.int64() if name in _COUNT_FIELDS else pyarrow.float64()
+    return pyarrow.int64() if name in COUNT_FIELDS else pyarrow.float64()
 
 
 STORED_FIELDS = tuple(field.name for field in fields(PairRecord) if field.name not in _LOSS_FIELDS)

@@ -9,7 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
-from entangle_cli.cli.options import Beta, Debug, Gamma, LossName, LossOptions, loss_settings
+from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.options import (
+    BaseModel,
+    Beta,
+    Data,
+    Debug,
+    Device,
+    Gamma,
+    Limit,
+    LossName,
+    LossOptions,
+    MaxLength,
+    Model,
+    Parameters,
+    RefModel,
+    Sample,
+    Split,
+    loss_settings,
+)
 from entangle_cli.errors import UsageError
 from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
 
@@ -29,8 +47,8 @@ class ForecastDtype(str, Enum):
 
 
 def forecast(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="The preference pairs that are trained on.")],
+    model: Model,
+    data: Data,
     eval_data: Annotated[
         Path | None, typer.Option(help="Held-out pairs, forecast under the first step; they take no part in it.")
     ] = None,
@@ -57,28 +75,21 @@ def forecast(
     steps: Annotated[
         int, typer.Option(min=0, help="Also train so many real steps on a copy: how long is the forecast right?")
     ] = 0,
-    ref_model: Annotated[
-        str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
-    ] = None,
+    ref_model: RefModel = None,
     loss: LossName = None,
     beta: Beta = None,
     gamma: Gamma = None,
     loss_option: LossOptions = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
     dtype: Annotated[ForecastDtype, typer.Option(help="What the weights are loaded as.")] = ForecastDtype.FLOAT32,
-    device: Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")] = "auto",
-    max_length: Annotated[
-        int, typer.Option(min=0, help="Tokens of prompt and response together, as in TRL; 0 for no limit.")
-    ] = 1024,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")] = None,
+    device: Device = "auto",
+    max_length: MaxLength = 1024,
+    limit: Limit = None,
+    sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample and of the order of training.")] = 0,
-    split: Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")] = None,
-    parameters: Annotated[
-        str | None,
-        typer.Option(help="Parameters that are trained: all, adapter, or a regular expression on their names."),
-    ] = None,
-    base_model: Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")] = None,
+    split: Split = None,
+    parameters: Parameters = None,
+    base_model: BaseModel = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -87,8 +98,7 @@ def forecast(
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UsageError(f"--json {json_file}: no such folder", "a file in a folder that exists", "make the folder")
+    refuse_unwritable(json_file)
     if accumulate > 1 and batch_size is None:
         raise UsageError(
             "--accumulate without --batch-size", "the pairs of a batch", "give --batch-size, or leave it out"
@@ -119,7 +129,9 @@ def forecast(
     )
     document = _forecast(model, data, eval_data, settings, step, quiet=quiet)
     if json_file is not None:
-        _write(json_file, document)
+        from entangle_cli.report.forecast import write_json
+
+        write_file(json_file, lambda stream: write_json(stream, document))
     if not quiet:
         from entangle_cli.report.forecast import forecast_report
         from entangle_cli.report.terminal import console_for
@@ -141,17 +153,3 @@ def _forecast(
         with progress(ready.scan.plan.num_selected, 0, quiet=quiet) as advance:
             result = ready.run(advance)
         return forecast_document(ready, result, settings.loss)
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    from entangle_cli.report.forecast import write_json
-
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            write_json(stream, document)
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"--json {path}: {error.strerror or error}", "a file that can be written", "name another"
-        ) from (error)

@@ -11,6 +11,28 @@ import typer
 from entangle_cli.errors import UsageError
 from entangle_cli.records import LossSettings
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Preference pairs: .jsonl, .json, .csv, .tsv, .parquet or a folder.")
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")]
+MaxLength = Annotated[
+    int, typer.Option(min=0, help="Tokens of prompt and response together, as in TRL; 0 for no limit.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
+Sample = Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")]
+Split = Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")]
+Parameters = Annotated[
+    str | None,
+    typer.Option(
+        help="Parameters that count: all, adapter, or a regular expression on their names; "
+        "default: an adapter's where MODEL is one, else all."
+    ),
+]
+BaseModel = Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")]
+RefModel = Annotated[
+    str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
+]
 LossName = Annotated[
     str | None,
     typer.Option("--loss", help="Preference loss whose coefficients weigh the two gradients; default: sigmoid, DPO's."),

@@ -10,13 +10,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossName, LossOptions, loss_settings
-from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
+from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.options import (
+    BaseModel,
+    Beta,
+    Data,
+    Debug,
+    Device,
+    FailIf,
+    Gamma,
+    Limit,
+    LossName,
+    LossOptions,
+    MaxLength,
+    Model,
+    Parameters,
+    RefModel,
+    Sample,
+    Split,
+    loss_settings,
+)
+from entangle_cli.errors import ExitCode, NothingToJudgeError
 from entangle_cli.records import LossSettings, ScanSettings
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Rule
-    from entangle_cli.cli.judged import JudgedRun
     from entangle_cli.diagnose.scan import Scan
     from entangle_cli.store import RunWriter
 
@@ -38,29 +56,25 @@ class TruncationOption(str, Enum):
 
 
 def scan(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")],
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Preference pairs: .jsonl, .json, .csv, .tsv, .parquet or a folder.")
-    ],
+    model: Model,
+    data: Data,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; default: a folder below entangle-runs/.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the run document to this file.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="What the weights are loaded as and computed in.")] = Dtype.FLOAT32,
-    device: Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over several devices: auto, balanced or sequential.")
     ] = None,
-    max_length: Annotated[
-        int, typer.Option(min=0, help="Tokens of prompt and response together, as in TRL; 0 for no limit.")
-    ] = 1024,
+    max_length: MaxLength = 1024,
     truncation: Annotated[
         TruncationOption, typer.Option(help="Which end of a longer sequence is kept.")
     ] = TruncationOption.KEEP_START,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")] = None,
+    limit: Limit = None,
+    sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
-    split: Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")] = None,
+    split: Split = None,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default: what is fast and fits.")
     ] = None,
@@ -68,17 +82,9 @@ def scan(
         bool,
         typer.Option("--activation-checkpointing", help="Less memory for more time, as in training; for long answers."),
     ] = False,
-    parameters: Annotated[
-        str | None,
-        typer.Option(
-            help="Parameters that count: all, adapter, or a regular expression on their names; "
-            "default: an adapter's where MODEL is one, else all."
-        ),
-    ] = None,
-    base_model: Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")] = None,
-    ref_model: Annotated[
-        str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
-    ] = None,
+    parameters: Parameters = None,
+    base_model: BaseModel = None,
+    ref_model: RefModel = None,
     unshared_cosine: Annotated[
         bool,
         typer.Option("--unshared-cosine", help="Also the cosine without the tokens that both answers start with."),
@@ -102,7 +108,7 @@ def scan(
     rules = parse_rules(fail_if)
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    _refuse_unwritable(json_file)
+    refuse_unwritable(json_file)
     settings = ScanSettings(
         dtype=dtype.value,
         max_length=max_length or None,
@@ -127,13 +133,6 @@ def scan(
         return
     folder = _scan_into_run(model, data, settings, output, quiet=quiet)
     raise typer.Exit(_show_result(folder, settings, json_file, rules, quiet=quiet))
-
-
-def _refuse_unwritable(json_file: Path | None) -> None:
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UsageError(
-            f"--json {json_file}: no such folder", "a file in a folder that exists", "make the folder first"
-        )
 
 
 def _print_estimate(model: str, data: Path, settings: ScanSettings) -> None:
@@ -190,7 +189,9 @@ def _show_result(
     judged = read_judged(folder, lambda _: settings.loss)
     write_summary(folder, judged.summary)
     if json_file is not None:
-        _write_document(json_file, judged)
+        from entangle_cli.report.rows import write_document
+
+        write_file(json_file, lambda stream: write_document(stream, judged.run, judged.columns, judged.summary))
     console = console_for(sys.stdout)
     if not quiet:
         console.print(judged.report())
@@ -203,19 +204,3 @@ def _show_result(
             "see the reasons above, or entangle report",
         )
     return ExitCode.DONE
-
-
-def _write_document(path: Path, judged: JudgedRun) -> None:
-    from entangle_cli.report.rows import write_document
-
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            write_document(stream, judged.run, judged.columns, judged.summary)
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"--json {path}: {error.strerror or error}",
-            "a file that can be written",
-            "name another file; the run itself is complete",
-        ) from error

@@ -9,20 +9,10 @@ from dataclasses import fields
 from math import isfinite
 from typing import Any, TextIO
 
-from entangle_cli.records import SCHEMA, SCHEMA_VERSION, PairRecord, Run
+from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, Run
 from entangle_cli.report.escape import for_spreadsheet
 
 FIELDS = tuple(field.name for field in fields(PairRecord))
-COUNTS = {
-    "index",
-    "line",
-    "prompt_tokens",
-    "chosen_tokens",
-    "rejected_tokens",
-    "edit_distance",
-    "shared_prefix_tokens",
-    "shared_suffix_tokens",
-}
 FLAGS = {"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"}
 
 
@@ -46,7 +36,7 @@ def _plain(name: str, value: Any) -> Any:
         return None
     if name in FLAGS:
         return bool(number)
-    return int(number) if name in COUNTS else number
+    return int(number) if name in COUNT_FIELDS else number
 
 
 def write_document(stream: TextIO, run: Run, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:

@@ -397,6 +397,52 @@ def test_coefficients_are_those_of_trls_dpo_trainer(name: str, at_reference: boo
     assert_coefficients(actual, expected, rtol=rtol, atol=atol)
 
 
+@pytest.mark.parametrize("name", ["kto", "apo_zero"])
+def test_unpaired_losses_are_twice_trls_mean_over_single_answers(name: str) -> None:
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    accelerator = SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda x: x, gather=lambda x: x)
+    z0, weights = 1.25, {"chosen_weight": 1.5, "rejected_weight": 0.5}
+    stub = SimpleNamespace(
+        model=SimpleNamespace(training=True),
+        accelerator=accelerator,
+        aux_loss_enabled=False,
+        precompute_ref_logps=True,
+        calculate_KL=name == "kto",
+        loss_type="kto" if name == "kto" else "apo_zero_unpaired",
+        beta=0.1,
+        desirable_weight=weights["chosen_weight"] if name == "kto" else 1.0,
+        undesirable_weight=weights["rejected_weight"] if name == "kto" else 1.0,
+        # The batch's KL estimate: policy minus reference of mismatched answers.
+        _compute_kl_logps=lambda model, batch: torch.full((4,), z0),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    point = seeded_point(at_reference=False, seed=3)
+    pairs = len(point.chosen_tokens)
+    log_probs = torch.tensor(np.concatenate([point.chosen_log_prob, point.rejected_log_prob]))[:, None]
+    log_probs = log_probs.requires_grad_(True)
+    outputs = SimpleNamespace(
+        log_probs=log_probs, entropy=torch.zeros_like(log_probs), mean_logits=torch.zeros_like(log_probs)
+    )
+    mask = torch.tensor([[0, 1]]).expand(2 * pairs, 2)
+    inputs = {
+        "input_ids": torch.zeros_like(mask),
+        "attention_mask": torch.ones_like(mask),
+        "completion_mask": mask,
+        "label": torch.arange(2 * pairs) < pairs,
+        "ref_logps": torch.tensor(np.concatenate([point.chosen_ref_log_prob, point.rejected_ref_log_prob])),
+        "ref_KL_logps": torch.zeros(4),
+    }
+    loss = trl.KTOTrainer._compute_loss(stub, lambda **_: outputs, inputs, False)
+    (grad,) = torch.autograd.grad(loss, log_probs)
+    # Mean over 2 n answers, twice that over n pairs.
+    chosen, rejected = (2 * pairs * grad[:, 0]).numpy().reshape(2, -1)
+    options = {"z0": z0, **weights} if name == "kto" else {}
+    actual = loss_coefficients(LossSettings(name, 0.1, options), point)
+    assert_coefficients(actual, Coefficients(-chosen, rejected), rtol=FLOAT64_RTOL, atol=FLOAT64_ATOL)
+
+
 def trl_experimental(module: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "APIs here are unstable"
