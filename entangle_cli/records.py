@@ -114,6 +114,8 @@ class ForecastSettings:
     """Whether the step is taken for real on a copy and compared."""
     steps: int = 0
     """Real steps over which the forecast is followed; 0 for none."""
+    eval_split: str | None = None
+    """Split of the held-out data set."""
 
 
 @dataclass(frozen=True, slots=True)

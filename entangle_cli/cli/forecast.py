@@ -52,6 +52,7 @@ def forecast(
     eval_data: Annotated[
         Path | None, typer.Option(help="Held-out pairs, forecast under the first step; they take no part in it.")
     ] = None,
+    eval_split: Annotated[str | None, typer.Option(help="Split of the held-out data set.")] = None,
     optimizer: Annotated[OptimizerName, typer.Option(help="Whose step.")] = OptimizerName.ADAMW,
     learning_rate: Annotated[
         float | None, typer.Option("--lr", help="Learning rate; default: the state's, else TRL's 1e-6.")
@@ -126,6 +127,7 @@ def forecast(
         accumulate=accumulate,
         verify=verify,
         steps=steps,
+        eval_split=eval_split,
     )
     document = _forecast(model, data, eval_data, settings, step, quiet=quiet)
     if json_file is not None:

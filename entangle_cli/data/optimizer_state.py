@@ -77,6 +77,8 @@ def read_optimizer(path: Path, model: nn.Module, parameters: Mapping[str, nn.Par
 def _loaded(path: Path) -> tuple[list[dict[str, Any]], dict[int, Any]]:
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(document, dict):
+            raise TypeError(f"a {type(document).__name__}")
         groups, state = document["param_groups"], document["state"]
         if not (groups and all({"params", "lr", "betas", "eps"} <= group.keys() for group in groups)):
             raise KeyError("betas")

@@ -32,6 +32,11 @@ def batch_tokens(device: torch.device, bytes_per_token: int) -> int:
     return tokens
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def _free_bytes(device: torch.device) -> int | None:
     """Free memory of a device or of this host, within its control group; None where neither tells."""
     if device.type == "cuda":

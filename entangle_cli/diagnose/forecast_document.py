@@ -15,7 +15,7 @@ from entangle_cli.analysis.statistics import share
 from entangle_cli.diagnose.forecast import Forecaster
 from entangle_cli.diagnose.forecast_result import PREDICTORS, Forecast, ForecastResult
 from entangle_cli.diagnose.movements import describe_loss
-from entangle_cli.records import LossSettings, Movement
+from entangle_cli.records import LossSettings, Movement, PairRecord
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -30,14 +30,13 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
         "schema_version": "1.0",
         "model": forecaster.scan.identity["model"],
         "data": forecaster.scan.identity["data"],
+        "held_out_data": None if forecaster.held_out is None else forecaster.held_out.identity,
         "measurement": forecaster.scan.identity["settings"],
         "loss": {**asdict(loss), "text": describe_loss(loss)},
         "optimizer": {**optimizer, "steps_before": result.state_step},
         "steps": {"count": len(batches), "largest": int(batches.max())},
-        "skipped": [
-            {"index": record.index, "line": record.line, "reason": record.reason, "detail": record.detail}
-            for record in result.skipped
-        ],
+        "skipped": _reasons(result.unused),
+        "held_out_skipped": _reasons(result.held_out_unused),
         "checks": [asdict(check) for check in result.checks],
         "summary": _summary(result.training),
         "held_out_summary": None if result.held_out is None else _summary(result.held_out),
@@ -61,6 +60,13 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
     }
 
 
+def _reasons(records: Iterable[PairRecord]) -> list[dict[str, Any]]:
+    return [
+        {"index": record.index, "line": record.line, "reason": record.reason, "detail": record.detail}
+        for record in records
+    ]
+
+
 def _summary(forecast: Forecast) -> dict[str, Any]:
     """Shares of each movement by predictor, and how far first order reaches."""
     ratio = forecast.valid_learning_rate[np.isfinite(forecast.valid_learning_rate)]
@@ -69,9 +75,9 @@ def _summary(forecast: Forecast) -> dict[str, Any]:
         "movements": {
             name: _movement_shares(movement_names(*changes))
             for name, changes in forecast.changes.items()
-            if np.isfinite(changes).any()
+            if np.isfinite(changes).any() or name == "optimizer"
         },
-        "uncertain": int(np.count_nonzero(_uncertain(forecast, "optimizer"))),
+        "uncertain": int(np.count_nonzero(_uncertain(forecast))),
         "valid_learning_rate": {
             name: float(np.quantile(ratio, level)) if len(ratio) else None
             for name, level in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95))
@@ -92,9 +98,9 @@ def _movement_shares(names: NDArray[np.object_]) -> dict[str, Any]:
     return {movement.value: share(found.count(movement.value), total) for movement in Movement}
 
 
-def _uncertain(forecast: Forecast, predictor: str) -> NDArray[np.bool_]:
+def _uncertain(forecast: Forecast) -> NDArray[np.bool_]:
     """Pairs with a change within the rounding of its difference, [pairs]."""
-    within: NDArray[np.bool_] = np.abs(forecast.changes[predictor]) <= forecast.error
+    within: NDArray[np.bool_] = np.abs(forecast.changes["optimizer"]) <= forecast.error
     either: NDArray[np.bool_] = within[0] | within[1]
     return either
 
@@ -108,7 +114,7 @@ def _agreements(forecast: Forecast, measured: Floats, factor: float) -> Iterable
 
 def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int, Floats]) -> list[dict[str, Any]]:
     names = {name: movement_names(*changes) for name, changes in forecast.changes.items()}
-    uncertain = _uncertain(forecast, "optimizer")
+    uncertain = _uncertain(forecast)
     last = trajectory[max(trajectory)] if trajectory else None
     rows = []
     for place, record in enumerate(forecast.pairs.records):

@@ -25,9 +25,23 @@ class Measured:
     tokens: list[TokenizedPair]
     log_probs: Floats
     """[2, pairs], nats."""
+    references: Floats
+    """The reference's log-probs, [2, pairs]; the policy's own where no pair has any."""
+    lengths: Floats
+    """Scored tokens, [2, pairs]."""
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def at(self, places: NDArray[np.intp]) -> Measured:
+        """Some of the pairs."""
+        return Measured(
+            [self.records[place] for place in places],
+            [self.tokens[place] for place in places],
+            self.log_probs[:, places],
+            self.references[:, places],
+            self.lengths[:, places],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +54,7 @@ class Forecast:
     changes: Mapping[str, Floats]
     """By predictor."""
     error: Floats
-    """Rounding of the changes under the batch's and the optimizer's step, at most."""
+    """Bound of the rounding in the changes under the optimizer's step."""
     valid_learning_rate: Floats
     """At which the second order of the optimizer's step is as large as the first, or may be by its rounding."""
     others: Floats
@@ -58,6 +72,9 @@ class StepCheck:
     sizes; of three directions u the largest."""
     gradient_norm: float
     clip_factor: float
+    descent_step: float
+    """Of the differences along D, relative to the weights."""
+    update_step: float
 
 
 @dataclass(slots=True)
@@ -70,7 +87,9 @@ class ForecastResult:
     training: Forecast
     held_out: Forecast | None
     checks: list[StepCheck]
-    skipped: list[PairRecord]
+    unused: list[PairRecord]
+    """Rows that take no part, with their reasons."""
+    held_out_unused: list[PairRecord]
     real_steps: dict[float, Floats] = field(default_factory=dict)
     """Learning rate to the measured changes of a real step at it, [2, pairs]."""
     trajectory: dict[int, Floats] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from entangle_cli.diagnose.budget import is_out_of_memory
 from entangle_cli.diagnose.movements import derived_fields
 from entangle_cli.diagnose.row_records import PreparedRow, pair_record, without_shared_prefix
 from entangle_cli.engine.engine import Engine
@@ -41,7 +42,7 @@ class Measurer:
         try:
             return self._measure_at_once(rows, recompute=recompute)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -82,7 +83,3 @@ class Measurer:
             for place, derived in zip(again, derived_fields(measured), strict=True):
                 cosines[place] = derived.cosine
         return [replace(record, unshared_cosine=cosine) for record, cosine in zip(records, cosines, strict=True)]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

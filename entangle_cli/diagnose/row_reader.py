@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Any
 
 from entangle_cli.data.checkpoint import Checkpoint
 from entangle_cli.data.pairs import SkippedRow, read_pair
@@ -40,6 +41,11 @@ class RowReader:
             checkpoint.position_limit,
             getattr(checkpoint.model.get_input_embeddings(), "num_embeddings", None),
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The data set's name, hash and rows, JSON-able."""
+        return {"name": self._source.path.name, "sha256": self._source.sha256, "rows": self._source.num_rows}
 
     def windows(self) -> Iterator[Window]:
         """All selected rows; the next window is prepared in the background while one is in use.

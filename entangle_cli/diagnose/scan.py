@@ -69,7 +69,7 @@ class Scan:
         self.reader = RowReader(source, checkpoint, settings)
         self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
         tokenizer = checkpoint.tokenizer
-        self.identity = _identity(source, checkpoint, settings)
+        self.identity = _identity(self.reader, checkpoint, settings)
         if reference is not None:
             self.identity["reference"] = dict(reference.identity)
         self.about = {
@@ -190,12 +190,12 @@ def _peeked_formats(source: RowSource) -> tuple[str, ...]:
     return tuple(formats)
 
 
-def _identity(source: RowSource, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
+def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
     numbers = ["dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed", "split"]
     numbers += ["unshared_cosine"] if settings.unshared_cosine else []
     return {
         "model": dict(checkpoint.identity),
-        "data": {"name": source.path.name, "sha256": source.sha256, "rows": source.num_rows},
+        "data": reader.identity,
         "settings": {name: value for name, value in asdict(settings).items() if name in numbers},
         "tokenization": TOKENIZATION,
     }

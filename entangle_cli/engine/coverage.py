@@ -46,8 +46,7 @@ class Rule(str, Enum):
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 1e-1}
 """How far a parameter's products on the probe may be from autograd's, relative to its own norms.
 
-Wide enough for rounding (the probe's 3rd product is a difference of squares), far below what a missed or
-doubled use makes.
+Wide enough for rounding, far below what a missed or doubled use makes.
 """
 
 

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from entangle_cli.engine.update import norm
 
-RELATIVE_STEPS = {torch.float32: (1e-5, 3e-6, 3e-5), torch.float64: (1e-7, 1e-8, 1e-6)}
-"""Lengths of the step of a difference, relative to that of the weights, the usual best first. In float32, on three
-trained models, 1e-5 is off by 1e-6 to 4e-3, mostly below 2e-4; 1e-4 by up to 7 % from curvature, 1e-6 by 0.5 % from
-rounding."""
+RELATIVE_STEPS = (5e-5, 1e-5, 5e-4, 5e-3)
+"""Spacings of a difference's points, relative to the length of the weights that move, the usual best first. Small ones
+are for sharp models; the long ones for fresh adapters, whose weights are small against the model's."""
 
-LOG_PROB_ROUNDING = 16.0
-"""Error of a log-prob's difference in units of its dtype's epsilon times its size; measured with room to spare."""
+ROUNDING = torch.finfo(torch.float32).eps
+"""Relative rounding of a log-prob; of float64 models too, whose norms compute in float32."""
+
+ROUNDING_MARGIN = 16.0
+"""How much larger than one rounding the error of a log-prob's difference may be; measured with room to spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,18 @@ class Derivatives:
     """<gradient, direction>, nats."""
     second: Tensor
     """direction' Hessian direction, nats."""
+    bend: Tensor
+    """What the third order would put into a plain difference of the inner points; what is left in `first` is smaller by
+    about the same ratio."""
     first_error: Tensor
     """Bound of the rounding in `first`."""
     second_error: Tensor
     """Bound of the rounding in `second`."""
+
+    @property
+    def one_rounding(self) -> Tensor:
+        """What one rounding of each log-prob makes in `first`: the error to expect, where `first_error` bounds it."""
+        return self.first_error / ROUNDING_MARGIN
 
 
 class Weights:
@@ -63,30 +73,36 @@ class Weights:
     def derivatives(
         self, log_probs: Callable[[], Tensor], before: Tensor, direction: Mapping[str, Tensor], relative_step: float
     ) -> Derivatives:
-        """Central differences of log-probs along a direction.
+        """Central differences of log-probs along a direction, from four points at +-h and +-2h.
 
-        (z(+h) - z(-h)) / 2h and (z(+h) - 2 z(0) + z(-h)) / h^2: errors of order h^2, and rounding over h and h^2.
+        First order: (8 (z(h) - z(-h)) - (z(2h) - z(-2h))) / 12h, with an error of order h^4; second order:
+        (z(2h) - 2 z(0) + z(-2h)) / 4h^2. Both have rounding besides, over h and over 4h^2.
 
         Args:
             log_probs: computes them with the parameters as they are at the time.
             before: what it gives now.
             direction: a tensor a parameter; what 1 step of it changes.
-            relative_step: length of the difference's step relative to that of the weights.
-        Cost: two forwards.
+            relative_step: h relative to the length of the weights.
+        Cost: four forwards.
         """
         length = norm(direction)
         if length == 0.0:
-            return Derivatives(*(torch.zeros_like(before) for _ in range(4)))
-        dtype = next(iter(self.parameters.values())).dtype
-        step = relative_step * norm(self._start) / length
-        with self.moved(direction, step):
-            above = log_probs()
-        with self.moved(direction, -step):
-            below = log_probs()
-        rounding = LOG_PROB_ROUNDING * torch.finfo(dtype).eps * before.abs()
+            return Derivatives(*(torch.zeros_like(before) for _ in range(5)))
+        # Weights that are all zero, as a fresh adapter's B, have no length of their own.
+        step = relative_step * (norm(self._start) or 1.0) / length
+        odd, even = [], []
+        for distance in (step, 2 * step):
+            with self.moved(direction, distance):
+                above = log_probs()
+            with self.moved(direction, -distance):
+                below = log_probs()
+            odd.append((above - below) / (2 * distance))
+            even.append((above - 2 * before + below) / distance**2)
+        rounding = ROUNDING_MARGIN * ROUNDING * before.abs()
         return Derivatives(
-            first=(above - below) / (2 * step),
-            second=(above - 2 * before + below) / step**2,
-            first_error=rounding / step,
-            second_error=4 * rounding / step**2,
+            first=(4 * odd[0] - odd[1]) / 3,
+            second=even[1],
+            bend=(odd[0] - odd[1]).abs() / 3,
+            first_error=1.5 * rounding / step,
+            second_error=rounding / step**2,
         )

@@ -83,7 +83,8 @@ def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
     """Products of a weight's gradients by the gram route.
 
     On the prefix both rows meet the same symmetric input gram X, and sum(X * (Q_c Q_r')) follows by polarisation
-    from the three symmetric sums of Q_c, Q_r and Q_c + Q_r, which cost half of a full product each.
+    from the three symmetric sums of Q_c, Q_r and Q_c + a Q_r, which cost half of a full product each. With a the ratio
+    of the two norms its rounding is relative to their product, as that of a product is.
 
     Args:
         inputs: grams of the weight's inputs.
@@ -97,7 +98,10 @@ def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
     rejected_prefix, rejected = rejected_PTO[:, :shared], rejected_PTO[:, shared:]
     of_chosen = _symmetric_sum(inputs.prefix, chosen_prefix)
     of_rejected = _symmetric_sum(inputs.prefix, rejected_prefix)
-    of_both = _symmetric_sum(inputs.prefix, chosen_prefix + rejected_prefix)
+    ratio_P = torch.where((of_chosen > 0) & (of_rejected > 0), (of_chosen / of_rejected).sqrt(), 1.0)
+    of_both = _symmetric_sum(
+        inputs.prefix, torch.addcmul(chosen_prefix, ratio_P.to(chosen_PTO.dtype)[:, None, None], rejected_prefix)
+    )
     return torch.stack(
         [
             of_chosen
@@ -106,7 +110,7 @@ def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
             of_rejected
             + 2 * _mixed_sum(inputs.prefix_rejected, rejected_prefix, rejected)
             + _symmetric_sum(inputs.own_rejected, rejected),
-            (of_both - of_chosen - of_rejected) / 2
+            (of_both - of_chosen - ratio_P**2 * of_rejected) / (2 * ratio_P)
             + _mixed_sum(inputs.prefix_chosen, rejected_prefix, chosen)
             + _mixed_sum(inputs.prefix_rejected, chosen_prefix, rejected)
             + _mixed_sum(inputs.mixed, chosen, rejected),

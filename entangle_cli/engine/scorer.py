@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,11 @@ class Scorer:
         )
 
     def _agrees_with_own_logits(self) -> bool:
+        layer: Any = self._model
+        known = {id(self._head.weight_VD), id(self._head.bias_V)}
+        if any(id(parameter) not in known for parameter in layer.get_output_embeddings().parameters()):
+            # An adapter of the head: without effect as long as one of its factors is zero, and with a gradient.
+            return False
         probe = [probe_pair(self._head.weight_VD.shape[0])]
         try:
             found = self._in_a_batch(probe)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TextIO
 
 from rich import box
@@ -11,9 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from entangle_cli.records import Movement
 from entangle_cli.report.escape import for_terminal
 
-MOVEMENTS = ("separates", "both_rise", "both_fall", "reversed", "still")
+MOVEMENTS = tuple(movement.value for movement in Movement)
 NUM_NAMED = 5
 
 PREDICTOR_MEANINGS = {
@@ -38,6 +40,8 @@ def forecast_report(document: Mapping[str, Any]) -> RenderableType:
             "Predicted movement of held-out pairs", "the first step, in which they take no part"
         )
         parts += [heading, _movement_table(document["held_out_summary"]), Text()]
+    if lines := _skipped_lines(document):
+        parts += [*lines, Text()]
     parts += [*_reach_lines(document), Text()]
     if len(document["pairs"]) > 1:
         parts += [*_neighbour_tables(document["pairs"]), Text()]
@@ -59,9 +63,9 @@ def _headline(document: Mapping[str, Any]) -> Text:
     step += "no clipping" if clip is None else f"gradient clipped to {clip:g}"
     before = optimizer["steps_before"]
     step += "" if before is None else f", after {before:,} steps"
-    several = f", {steps['count']:,} batches of up to {steps['largest']:,}, each from these weights"
-    batch = several if steps["count"] > 1 else " in one batch"
-    skipped = f", {len(document['skipped']):,} rows skipped" if document["skipped"] else ""
+    several = f", {steps['count']:,} steps of up to {steps['largest']:,} pairs, each from these weights"
+    batch = several if steps["count"] > 1 else " in one step"
+    skipped = f", {len(document['skipped']):,} rows not used" if document["skipped"] else ""
     pairs = f"{document['summary']['pairs']:,} pairs{batch}{skipped}; loss {document['loss']['text']}"
     return text.append(f"\n{step}\n{pairs}", style="not bold")
 
@@ -80,6 +84,19 @@ def _movement_table(summary: Mapping[str, Any]) -> Table:
         values = ["-" if shares[name]["rate"] is None else f"{shares[name]['rate']:.1%}" for name in MOVEMENTS]
         table.add_row(predictor, *values, PREDICTOR_MEANINGS[predictor])
     return table
+
+
+def _skipped_lines(document: Mapping[str, Any]) -> list[RenderableType]:
+    """The first rows that take no part, with their reasons."""
+    lines: list[RenderableType] = []
+    for name, title in (("skipped", "Not used"), ("held_out_skipped", "Not used of the held-out rows")):
+        rows = document[name]
+        if rows:
+            lines.append(Text(title, style="bold").append(f"  {len(rows):,} rows", style="not bold"))
+        for row in rows[:NUM_NAMED]:
+            detail = f": {row['detail']}" if row["detail"] else ""
+            lines.append(Text(for_terminal(f"  {_place(row)}: {row['reason']}{detail}")))
+    return lines
 
 
 def _reach_lines(document: Mapping[str, Any]) -> list[RenderableType]:
@@ -112,17 +129,26 @@ def _reach_lines(document: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _neighbour_tables(pairs: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    hurt = sorted(pairs, key=_others_margin)[:NUM_NAMED]
-    hurting = sorted(pairs, key=_influence)[:NUM_NAMED]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("hurt most\nby others", "margin\nby others", "hurting\nothers most", "others'\nmargins"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for victim, culprit in zip(hurt, hurting, strict=True):
-        table.add_row(_place(victim), f"{_others_margin(victim):+.3g}", _place(culprit), f"{_influence(culprit):+.3g}")
+    """The pairs that lose most by others, and those that others lose most by."""
     heading = Text("Pairs against one another", style="bold").append(
         "  changes of margins in nats, batch-sgd; equal lists where all coefficients are equal", style="not bold"
     )
+    hurt = [(_place(row), f"{_others_margin(row):+.3g}") for row in _most_negative(pairs, _others_margin)]
+    hurting = [(_place(row), f"{_influence(row):+.3g}") for row in _most_negative(pairs, _influence)]
+    if not hurt and not hurting:
+        return [heading, Text("  none loses by another")]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("hurt most\nby others", "margin\nby others", "hurting\nothers most", "others'\nmargins"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for victim, culprit in zip_longest(hurt, hurting, fillvalue=("", "")):
+        table.add_row(*victim, *culprit)
     return [heading, table]
+
+
+def _most_negative(
+    pairs: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]
+) -> list[Mapping[str, Any]]:
+    return [row for row in sorted(pairs, key=value)[:NUM_NAMED] if value(row) < 0]
 
 
 def _influence(row: Mapping[str, Any]) -> float:

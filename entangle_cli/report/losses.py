@@ -11,7 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-COLUMNS = ("separates", "both_rise", "both_fall", "reversed", "still")
+from entangle_cli.records import Movement
+
+COLUMNS = tuple(movement.value for movement in Movement)
 
 
 def write_json(stream: TextIO, comparison: Mapping[str, Any]) -> None:
@@ -40,10 +42,12 @@ def losses_report(comparison: Mapping[str, Any]) -> RenderableType:
 
 def _table(comparison: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("loss", no_wrap=True)
+    # Widths that never shrink: the last column gives way in a narrow terminal.
+    table.add_column("loss", no_wrap=True, min_width=max(len(row["name"]) for row in comparison["losses"]) + 1)
     for name in COLUMNS:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
-    table.add_column("median\nslack", justify="right", no_wrap=True)
+        lines = name.split("_")
+        table.add_column("\n".join(lines), justify="right", no_wrap=True, min_width=max(6, *map(len, lines)))
+    table.add_column("median\nslack", justify="right", no_wrap=True, min_width=7)
     table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
     for row in comparison["losses"]:
         marks = "*" * row["depends_on_batch"] + "+" * bool(row["undefined"])

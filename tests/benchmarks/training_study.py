@@ -137,7 +137,8 @@ def main() -> None:
         for measure in MEASURES:
             columns[measure] = np.array([getattr(record, measure) for record in records], dtype=float)
         for name, column in columns.items():
-            print_row([name, *(f"{spearman(column, result.trajectory[number][0]):+.2f}" for number in after)])
+            found = [spearman(column, result.trajectory[number][0]) for number in after]
+            print_row([name, *("equal for all" if np.isnan(value) else f"{value:+.2f}" for value in found)])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_a_forecast_with_everything(entangle: Entangle, tmp_path: Path) -> None:
     text = " ".join(outcome.out.split())
     for words in (
         "adamw, learning rate 1e-06, weight decay 0, gradient clipped to 1",
-        "8 pairs, 2 batches of up to 4, each from these weights; loss simpo, beta 2, gamma 0.5, nll_weight 0",
+        "8 pairs, 2 steps of up to 4 pairs, each from these weights; loss simpo, beta 2, gamma 0.5, nll_weight 0",
         "pair-sgd",
         "batch-sgd",
         "held-out pairs",
@@ -32,7 +32,7 @@ def test_a_forecast_with_everything(entangle: Entangle, tmp_path: Path) -> None:
     document = json.loads((tmp_path / "forecast.json").read_text())
     assert document["schema"] == "entangle.forecast"
     assert [row["index"] for row in document["pairs"]] == list(range(8))
-    assert len(document["held_out"]) == 8
+    assert len(document["held_out"]) == 100
     assert {row["predictor"] for row in document["verification"]} == {"pair-sgd", "batch-sgd", "optimizer"}
     assert sorted({row["steps"] for row in document["trajectory"]}) == [1, 2, 3]
     by_optimizer = [row for row in document["verification"] if row["predictor"] == "optimizer"]

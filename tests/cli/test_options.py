@@ -17,7 +17,8 @@ SURFACE = {
     },
     "report": {"[RUN]", "--format", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
     "forecast": {
-        "MODEL", "DATA", "--eval-data", "--optimizer", "--lr", "--weight-decay", "--state", "--max-grad-norm",
+        "MODEL", "DATA", "--eval-data", "--eval-split", "--optimizer", "--lr", "--weight-decay", "--state",
+        "--max-grad-norm",
         "--batch-size", "--accumulate", "--verify", "--steps", "--ref-model", "--loss", "--beta", "--gamma",
         "--loss-option", "--json", "--dtype", "--device", "--max-length", "--limit", "--sample", "--seed", "--split",
         "--parameters", "--base-model", "--quiet", "-q",

@@ -134,6 +134,17 @@ def test_all_losses_side_by_side(entangle: Entangle) -> None:
     assert entangle("report", run, "--losses", "--format", "csv").code == 2
 
 
+def test_a_narrow_terminal_cuts_no_share(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(PAIRS)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = entangle("report", run, "--losses").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for line in lines:
+        if line.startswith(" simpo") or "separates" in line:
+            assert "…" not in line[:70]
+            assert line.count("%") in (0, 5)
+
+
 def test_all_losses_of_nothing(entangle: Entangle) -> None:
     assert "No pair was measured" in entangle("report", write_run([SKIPPED]), "--losses").out
 

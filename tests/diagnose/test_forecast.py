@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ import entangle_cli
 from entangle_cli.data.optimizer_state import read_optimizer
 from entangle_cli.diagnose.forecast import open_forecast
 from entangle_cli.diagnose.forecast_result import ForecastResult
-from entangle_cli.errors import DataError, NothingToJudgeError, UsageError
+from entangle_cli.engine.scorer import Scorer
+from entangle_cli.errors import DataError, NothingToJudgeError, UnfinishedError, UsageError
 from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
 from tests.oracle import response_gradient
 from tests.true_float64 import TrueFloat64
@@ -96,7 +98,7 @@ def test_one_step_is_the_real_one(name: str) -> None:
     assert_close(result.training.changes["optimizer"], real, 2e-3)
     assert_close(result.real_steps[rate], real, 1e-5)
     assert np.array_equal(np.sign(result.training.changes["optimizer"]), np.sign(real))
-    assert max(check.identity_error for check in result.checks) < 1e-4
+    assert max(check.identity_error for check in result.checks) < 5e-4
     same_as_batch = np.allclose(result.training.changes["optimizer"], result.training.changes["batch-sgd"], rtol=1e-9)
     assert same_as_batch == (name == "sgd")
 
@@ -163,11 +165,14 @@ def test_what_others_do_is_the_rest_of_the_gram() -> None:
     assert_close(result.training.influence, influence, 1e-3)
 
 
-def test_held_out_pairs_take_no_part() -> None:
-    held_out = SAMPLE / "one_token.jsonl"
+def test_held_out_pairs_take_no_part(tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    lines = (SAMPLE / "one_token.jsonl").read_text().splitlines()[:7]
+    held_out.write_text("\n".join([*lines, '{"prompt": "a", "chosen": "b", "rejected": "b"}', "no row"]) + "\n")
     result = run(STEP, eval_data=held_out)
     assert result.held_out is not None
-    assert len(result.held_out.pairs) == 6
+    assert len(result.held_out.pairs) == 7, "--limit is the training data's"
+    assert [record.reason for record in result.held_out_unused] == ["identical", "malformed"]
     assert np.isnan(result.held_out.changes["pair-sgd"]).all()
     np.testing.assert_array_equal(result.training.changes["optimizer"], run(STEP).training.changes["optimizer"])
 
@@ -255,7 +260,8 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             read_optimizer(path, model, parameters)
 
     refused({"state": {}}, "no AdamW state")
-    refused([1, 2], "no AdamW state")
+    refused([1, 2], "no AdamW state: a list")
+    refused(torch.ones(3), "no AdamW state: a Tensor")
     refused(torch.optim.SGD(model.parameters(), lr=0.1).state_dict(), "no AdamW state")
     few = torch.optim.AdamW(list(model.parameters())[:3], lr=0.1).state_dict()
     refused(few, "holds 3 parameters")
@@ -290,6 +296,70 @@ def test_losses_weigh_the_pairs() -> None:
     settings = replace(SETTINGS, loss=LossSettings("rrhf", options={"nll_weight": 1e6}))
     result = run(STEP, settings)
     assert (result.training.changes["batch-sgd"][0] > 0).all()
+
+
+def test_pairs_that_the_loss_does_not_weigh_are_named_and_take_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    known = {"ref_chosen_logps": -20.0, "ref_rejected_logps": -21.0}
+    far = {"ref_chosen_logps": 1000.0, "ref_rejected_logps": -21.0}
+    rows = [{**ROWS[0], **known}, ROWS[1], {**ROWS[2], **known}, {**ROWS[3], **far}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = replace(SETTINGS, loss=LossSettings("forward_kl"))
+    with TrueFloat64(), open_forecast(str(MODEL), path, None, settings, STEP) as ready:
+        result = ready.run(lambda _: None)
+    assert [record.index for record in result.training.pairs.records] == [0, 2]
+    assert [(record.index, record.reason) for record in result.unused] == [(1, "loss_undefined"), (3, "loss_undefined")]
+    assert np.isfinite(result.training.changes["optimizer"]).all()
+
+
+def test_an_adapter_of_the_head_takes_part(tmp_path: Path) -> None:
+    """At B = 0 it changes no logit, and has a gradient all the same."""
+    peft = pytest.importorskip("peft")
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(MODEL)
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    step = replace(STEP, optimizer="sgd", learning_rate=1e-3, verify=True)
+    with TrueFloat64(), open_forecast(str(tmp_path), DATA, None, SETTINGS, step) as ready:
+        head = [name for name in ready.scan.parameters if "lm_head" in name and "lora_B" in name]
+        result = ready.run(lambda _: None)
+    assert head
+    alone = result.training.changes["pair-sgd"] / 6
+    # The scan's own products take the slow way through the head's adapter: the pair's part of the step must agree.
+    own = result.training.changes["batch-sgd"] - result.training.others
+    np.testing.assert_allclose(own, alone, rtol=1e-9)
+    assert max(check.identity_error for check in result.checks) < 1e-3
+    assert_close(result.real_steps[1e-4], 0.1 * result.training.changes["optimizer"], 2e-2)
+
+
+def no_memory(*_: Any) -> torch.Tensor:
+    raise torch.OutOfMemoryError("no memory")
+
+
+def test_running_out_of_memory_halves_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(STEP).training.changes["optimizer"]
+    log_probs, gradient = Scorer.log_probs, Scorer.weighted_gradient
+
+    def scarce_log_probs(self: Scorer, pairs: Sequence[Any]) -> torch.Tensor:
+        if len(pairs) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return log_probs(self, pairs)
+
+    def scarce_gradient(self: Scorer, batches: Iterable[Any], parameters: Any) -> dict[str, torch.Tensor]:
+        batches = list(batches)
+        if any(len(pairs) > 1 for pairs, _ in batches):
+            raise RuntimeError("can't allocate memory")
+        return gradient(self, batches, parameters)
+
+    monkeypatch.setattr(Scorer, "log_probs", scarce_log_probs)
+    monkeypatch.setattr(Scorer, "weighted_gradient", scarce_gradient)
+    assert_close(run(STEP).training.changes["optimizer"], expected, 1e-4)
+
+    monkeypatch.setattr(Scorer, "log_probs", no_memory)
+    with pytest.raises(UnfinishedError, match="single pair"):
+        run(STEP)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_norms_are_over_all_parameters() -> None:
     assert clip_factor(tensors, 0.5) == pytest.approx(0.5 / float(flat.norm()), rel=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 3e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float32, 3e-2)])
 def test_derivatives_are_inner_products_with_the_gradients(dtype: torch.dtype, tolerance: float) -> None:
     model, pairs = tiny_model("gpt2").to(dtype), assorted_pairs(VOCABULARY)
     parameters = dict(model.named_parameters())
@@ -100,7 +100,7 @@ def test_derivatives_are_inner_products_with_the_gradients(dtype: torch.dtype, t
     with Scorer(model) as scorer, TrueFloat64():
         weights = Weights(parameters)
         start = scorer.log_probs(pairs)
-        found = weights.derivatives(lambda: scorer.log_probs(pairs), start, direction, RELATIVE_STEPS[dtype][0])
+        found = weights.derivatives(lambda: scorer.log_probs(pairs), start, direction, RELATIVE_STEPS[0])
         for name, parameter in parameters.items():
             assert torch.equal(parameter, before[name])
     wide = model.double()
@@ -117,7 +117,7 @@ def test_derivatives_are_inner_products_with_the_gradients(dtype: torch.dtype, t
     scale = float(expected.abs().max())
     torch.testing.assert_close(found.first.float(), expected, rtol=0, atol=tolerance * scale)
     if dtype == torch.float32:
-        assert bool(((found.first - expected).abs() <= found.first_error + 1e-4 * scale).all())
+        assert bool(((found.first - expected).abs() <= found.first_error + 1e-6 * scale).all())
 
 
 def test_the_second_derivative_is_that_of_a_longer_step() -> None:
@@ -131,7 +131,7 @@ def test_the_second_derivative_is_that_of_a_longer_step() -> None:
     with Scorer(model) as scorer, TrueFloat64():
         weights = Weights(parameters)
         start = scorer.log_probs(pairs)
-        found = weights.derivatives(lambda: scorer.log_probs(pairs), start, direction, 1e-5)
+        found = weights.derivatives(lambda: scorer.log_probs(pairs), start, direction, 1e-4)
         errors = []
         for length in (2e-3, 1e-3):
             with weights.moved(direction, length):
@@ -140,6 +140,17 @@ def test_the_second_derivative_is_that_of_a_longer_step() -> None:
             errors.append(float((change - predicted).abs().max()))
     # What is left is of third order: half the length, an eighth of the error.
     assert errors[1] == pytest.approx(errors[0] / 8, rel=0.25)
+
+
+def test_weights_that_are_all_zero_move_too() -> None:
+    parameters = {"b": nn.Parameter(torch.zeros(3, dtype=torch.float64))}
+    direction = {"b": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)}
+
+    def log_probs() -> torch.Tensor:
+        return parameters["b"].detach().sum().expand(2, 1) - 7.0
+
+    found = Weights(parameters).derivatives(log_probs, log_probs(), direction, 1e-4)
+    torch.testing.assert_close(found.first, torch.full((2, 1), -0.5, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 def test_no_direction_no_change() -> None:

@@ -43,6 +43,17 @@ def test_both_routes_equal_the_definition(shared: int, strip: int, monkeypatch: 
     torch.testing.assert_close(materialised_products(inputs, gradients), expected)
 
 
+@pytest.mark.parametrize("ratio", [1.0, 1e-3, 1e4])
+def test_the_inner_product_keeps_its_digits_whatever_the_norms(ratio: float) -> None:
+    """Polarisation errs relative to the sum of squared norms, unless both sides are brought to one length."""
+    inputs, gradients = factors(shared=6)
+    gradients[:3] *= ratio
+    expected = from_gradients(torch.einsum("bti,bto->bio", inputs, gradients))
+    found = gram_products(InputGrams(inputs.float(), 6), gradients.float())
+    scale = (expected[0] * expected[1]).sqrt()
+    assert bool(((found[2] - expected[2]).abs() <= 2e-6 * scale).all())
+
+
 @pytest.mark.parametrize("shared", [0, 4, 11])
 def test_input_grams_are_the_products_of_the_inputs(shared: int) -> None:
     inputs, _ = factors(shared)

@@ -54,17 +54,6 @@ class LossPoint:
         """Divisor of a token average, at least 1, [pairs]."""
         return np.maximum(self.rejected_tokens, 1.0)
 
-    def at(self, places: NDArray[np.intp]) -> LossPoint:
-        """The pairs at some places."""
-        return LossPoint(
-            self.chosen_log_prob[places],
-            self.rejected_log_prob[places],
-            self.chosen_ref_log_prob[places],
-            self.rejected_ref_log_prob[places],
-            self.chosen_tokens[places],
-            self.rejected_tokens[places],
-        )
-
 
 class Coefficients(NamedTuple):
     """How hard a loss pushes each log-prob of a pair, per nat. Both arrays are float64, [pairs]."""

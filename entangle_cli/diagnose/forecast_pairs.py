@@ -1,0 +1,111 @@
+"""The pairs of a forecast: measured before the step, set aside with a reason where the loss does not weigh them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
+from entangle_cli.analysis.losses.table import loss_coefficients
+from entangle_cli.diagnose.forecast_result import Floats, Measured
+from entangle_cli.diagnose.policy import Policy
+from entangle_cli.diagnose.row_reader import RowReader
+from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
+from entangle_cli.diagnose.scan import Scan
+from entangle_cli.records import LossSettings, PairRecord, Status
+
+Places: TypeAlias = NDArray[np.int64]
+
+LARGEST_COEFFICIENT = float(np.finfo(np.float32).max) / 1e6
+"""Beyond it a weighted gradient leaves float32's range."""
+
+
+def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None]) -> tuple[Measured, list[PairRecord]]:
+    """Every selected pair of a scan that a loss weighs, and the records of the rows that take no part.
+
+    A pair that the model is sure of has no gradient, and still takes part in its batch.
+
+    Args:
+        advance: told how many rows were measured.
+    """
+    rows: dict[int, tuple[PreparedRow, PairRecord]] = {}
+    unused = []
+    for window in scan.reader.windows():
+        for batch in scan.batches(window):
+            for row, record in zip(batch, scan.measurer.measure(batch), strict=True):
+                rows[row.pair.index] = (row, record)
+        unused += [skipped_record(row) for row in window if not isinstance(row, PreparedRow)]
+        advance(len(window))
+    in_order = [rows[index] for index in sorted(rows)]
+    unused += [record for _, record in in_order if record.inner_product is None]
+    found = _measured([(row, record) for row, record in in_order if record.inner_product is not None])
+    weighed = _is_weighed(loss, found)
+    unused += [
+        replace(
+            found.records[place],
+            status=Status.UNDEFINED.value,
+            reason="loss_undefined",
+            detail="the loss has no finite coefficients here; reference log-probs are missing or far away",
+        )
+        for place in np.flatnonzero(~weighed)
+    ]
+    return found.at(np.flatnonzero(weighed)), sorted(unused, key=lambda record: record.index)
+
+
+def held_out_pairs(reader: RowReader, policy: Policy) -> tuple[Measured, list[PairRecord]]:
+    """Every pair of a held-out data set with its log-probs, and the records of the rows that cannot be scored."""
+    rows: list[PreparedRow] = []
+    unused = []
+    for window in reader.windows():
+        rows += [row for row in window if isinstance(row, PreparedRow)]
+        unused += [skipped_record(row) for row in window if not isinstance(row, PreparedRow)]
+    chosen, rejected = policy.log_probs([row.tokens.pair for row in rows]).tolist()
+    records = [
+        PairRecord(
+            row.pair.index,
+            row.pair.pair_id,
+            Status.OK.value,
+            line=row.pair.line,
+            chosen_log_prob=chosen[place],
+            rejected_log_prob=rejected[place],
+            chosen_tokens=row.tokens.pair.chosen.num_scored,
+            rejected_tokens=row.tokens.pair.rejected.num_scored,
+        )
+        for place, row in enumerate(rows)
+    ]
+    return _measured(list(zip(rows, records, strict=True))), unused
+
+
+def _measured(found: Sequence[tuple[PreparedRow, PairRecord]]) -> Measured:
+    records = [record for _, record in found]
+    log_probs = _columns(records, "chosen_log_prob", "rejected_log_prob")
+    references = _columns(records, "chosen_ref_log_prob", "rejected_ref_log_prob")
+    if np.isnan(references).all():
+        # Without any the checkpoint is the reference, as at the first step of training.
+        references = log_probs
+    lengths = _columns(records, "chosen_tokens", "rejected_tokens")
+    return Measured(records, [row.tokens.pair for row, _ in found], log_probs, references, lengths)
+
+
+def _columns(records: Sequence[PairRecord], chosen: str, rejected: str) -> Floats:
+    values = [[getattr(record, name) for record in records] for name in (chosen, rejected)]
+    return np.array(values, dtype=np.float64).reshape(2, -1)
+
+
+def _is_weighed(loss: LossSettings, pairs: Measured) -> NDArray[np.bool_]:
+    """Whether a loss gives a pair coefficients that can be computed with, [pairs]."""
+    coefficients = np.stack(coefficients_of(loss, pairs, pairs.log_probs, np.arange(len(pairs))))
+    with np.errstate(invalid="ignore"):
+        within: NDArray[np.bool_] = np.abs(coefficients) <= LARGEST_COEFFICIENT
+    both: NDArray[np.bool_] = within[0] & within[1]
+    return both
+
+
+def coefficients_of(loss: LossSettings, pairs: Measured, log_probs: Floats, places: Places) -> Coefficients:
+    """A loss's coefficients of some pairs, which are one batch, at given log-probs [2, pairs]."""
+    point = LossPoint(*log_probs[:, places], *pairs.references[:, places], *pairs.lengths[:, places])
+    return loss_coefficients(loss, point)

@@ -1,0 +1,141 @@
+"""The policy of a forecast: log-probs, gradients and derivatives of any number of pairs, within the memory there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from entangle_cli.diagnose.budget import SMALLEST_TOKENS, is_out_of_memory
+from entangle_cli.engine.batch import plan_batches
+from entangle_cli.engine.displacement import RELATIVE_STEPS, Derivatives, Weights
+from entangle_cli.engine.scorer import Scorer
+from entangle_cli.engine.update import inner_product
+from entangle_cli.errors import UnfinishedError
+from entangle_cli.records import TokenizedPair
+
+Floats: TypeAlias = NDArray[np.float64]
+Result = TypeVar("Result")
+
+GOOD_ERROR = 2e-4
+"""Error of derivatives below which no other step of a difference is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedDerivatives:
+    """Derivatives along a direction, and how exact they are."""
+
+    derivatives: Derivatives
+    relative_step: float
+    identity_error: float
+    """Of sum_i s_i <g_i, u> by differences against <D, u> by its own definition, relative to the sizes of all parts."""
+
+
+class Policy:
+    """A model whose weights can move.
+
+    Args:
+        scorer: entered.
+        parameters: those that are trained.
+        batch_tokens: tokens of a batch; halved when memory runs out.
+    """
+
+    def __init__(self, scorer: Scorer, parameters: Mapping[str, nn.Parameter], batch_tokens: int) -> None:
+        self.parameters = parameters
+        self.weights = Weights(parameters)
+        self._scorer = scorer
+        self._batch_tokens = batch_tokens
+
+    def log_probs(self, tokens: Sequence[TokenizedPair]) -> Tensor:
+        """Log-probs of chosen and rejected with the weights as they are, nats, float64 [2, pairs].
+
+        Raises:
+            UnfinishedError: one pair alone does not fit into memory; so for all methods.
+        """
+
+        def work() -> Tensor:
+            found = torch.empty(2, len(tokens), dtype=torch.float64)
+            for batch in plan_batches(tokens, self._batch_tokens):
+                found[:, batch] = self._scorer.log_probs([tokens[place] for place in batch])
+            return found
+
+        return self._within_memory(work)
+
+    def gradient(self, tokens: Sequence[TokenizedPair], weights: Floats) -> dict[str, Tensor]:
+        """Sum over all pairs of weights [2, pairs] times the gradients of chosen and rejected."""
+        by_pair = torch.from_numpy(weights)
+
+        def work() -> dict[str, Tensor]:
+            batches = plan_batches(tokens, self._batch_tokens)
+            parts = (([tokens[place] for place in batch], by_pair[:, batch]) for batch in batches)
+            return self._scorer.weighted_gradient(parts, self.parameters)
+
+        return self._within_memory(work)
+
+    def derivatives(
+        self, tokens: Sequence[TokenizedPair], before: Floats, direction: Mapping[str, Tensor], relative_step: float
+    ) -> Derivatives:
+        """Derivatives of the pairs' log-probs along a direction; see `Weights.derivatives`."""
+        start = torch.from_numpy(before)
+        return self.weights.derivatives(lambda: self.log_probs(tokens), start, direction, relative_step)
+
+    def checked_derivatives(
+        self,
+        tokens: Sequence[TokenizedPair],
+        before: Floats,
+        direction: Mapping[str, Tensor],
+        shares: Floats,
+        descent: Mapping[str, Tensor],
+    ) -> CheckedDerivatives:
+        """Derivatives along a direction u by the step of a difference that serves the model best.
+
+        With D = sum_i s_i g_i, sum_i s_i <g_i, u> = <D, u> is known without differences. A sum may meet it by luck, or
+        because errors of chosen and rejected cancel, so that the rounding and the bend to be expected of its parts
+        count as well.
+
+        Args:
+            shares: s, [2, pairs].
+            descent: D.
+        """
+        exact = inner_product(descent, direction)
+        best: tuple[float, CheckedDerivatives] | None = None
+        for relative_step in RELATIVE_STEPS:
+            found = self.derivatives(tokens, before, direction, relative_step)
+            parts = shares * found.first.numpy()
+            # Pairs in conflict cancel in the sum: its error is relative to its parts.
+            size = float(np.abs(parts).sum())
+            identity_error = abs(float(parts.sum()) - exact) / size if size else 0.0
+            rounding, bend = (
+                float((np.abs(shares) * part.numpy()).sum()) / size if size else 0.0
+                for part in (found.one_rounding, found.bend)
+            )
+            # Of fourth order: where the third order is a share of the first, the fifth is about its square.
+            error = max(identity_error, rounding, bend**2)
+            if best is None or error < best[0]:
+                best = error, CheckedDerivatives(found, relative_step, identity_error)
+            if error <= GOOD_ERROR:
+                break
+        assert best is not None
+        return best[1]
+
+    def _within_memory(self, work: Callable[[], Result]) -> Result:
+        while True:
+            try:
+                return work()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self._batch_tokens < SMALLEST_TOKENS // 16:
+                raise UnfinishedError(
+                    "out of memory on a single pair",
+                    "memory for one pair beside about five copies of the trained weights",
+                    "lower --max-length, train fewer --parameters, or use a larger device",
+                )
+            self._batch_tokens //= 2
