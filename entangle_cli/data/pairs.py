@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from entangle_cli.data.formats import NotAPair, recognised
 from entangle_cli.data.rows import RawRow
 
 Messages = list[dict[str, Any]]
@@ -16,7 +17,7 @@ Text = str | Messages
 
 
 class PairFormat(str, Enum):
-    """The signatures that are recognised."""
+    """The shapes that TRL takes; see `formats` for those that are rewritten."""
 
     STANDARD = "TRL standard"
     STANDARD_IMPLICIT = "TRL standard, prompt implicit"
@@ -31,7 +32,8 @@ class PreferencePair:
 
     index: int
     line: int | None
-    format: PairFormat
+    format: str
+    """How the row was recognised, in words."""
     pair_id: str
     prompt: Text
     chosen: Text
@@ -83,6 +85,7 @@ def _pair(row: RawRow) -> PreferencePair:
     value = row.value
     if not isinstance(value, dict):
         raise _Unusable("malformed", f"a {_kind(value)} where an object was expected")
+    value, rewritten = _in_trls_shape(value)
     _refuse_other_tasks(value)
     chosen, rejected, prompt = value["chosen"], value["rejected"], value.get("prompt")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -108,7 +111,7 @@ def _pair(row: RawRow) -> PreferencePair:
     return PreferencePair(
         index=row.index,
         line=row.line,
-        format=pair_format,
+        format=rewritten or pair_format.value,
         pair_id=pair_id(prompt, chosen, rejected, tools, kwargs),
         prompt=prompt,
         chosen=chosen,
@@ -117,6 +120,25 @@ def _pair(row: RawRow) -> PreferencePair:
         chat_template_kwargs=kwargs,
         ref_log_probs=_ref_log_probs(value),
     )
+
+
+def _in_trls_shape(value: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The row as TRL takes it, and the format that it was rewritten from, if it was."""
+    found = recognised(value)
+    if not found:
+        return value, None
+    if len(found) > 1:
+        titles = " and of ".join(known.title for known in found)
+        raise _Unusable("malformed", f"the row has the columns of {titles}", holds_pair=True)
+    try:
+        pair = found[0].rewrite(value)
+    except NotAPair as error:
+        raise _Unusable(error.reason, error.detail, holds_pair=True) from error
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        detail = f"the columns of {found[0].title} do not hold what they should: {error}"
+        raise _Unusable("malformed", detail, holds_pair=True) from error
+    rest = {name: item for name, item in value.items() if name not in {"prompt", "chosen", "rejected"}}
+    return {**rest, **pair}, found[0].title
 
 
 REF_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("reference_chosen_logps", "reference_rejected_logps"))

@@ -42,7 +42,7 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
         status=(Status.OK if reason is None else Status.UNDEFINED).value,
         reason=reason,
         line=row.pair.line,
-        format=row.pair.format.value,
+        format=row.pair.format,
         boundary_moved=row.tokens.boundary_moved,
         prompt_tokens=row.tokens.prompt_tokens,
         chosen_tokens=chosen.num_scored,

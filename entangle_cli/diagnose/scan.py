@@ -180,7 +180,7 @@ def _peeked_formats(source: RowSource) -> tuple[str, ...]:
             first_problem = first_problem or f"{place}: {result.detail}"
             holds_pair = holds_pair or result.holds_pair
         else:
-            formats[result.format.value] = None
+            formats[result.format] = None
     if not formats and not holds_pair:
         raise DataError(
             f"{source.path}: no preference pair in the first {min(source.num_rows, PEEKED_ROWS)} rows; {first_problem}",

@@ -1,0 +1,208 @@
+"""Preference formats that TRL does not take as they are: recognised by their columns, rewritten in TRL's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+class NotAPair(Exception):
+    """A row has the columns of a format, and holds no usable pair.
+
+    Args:
+        reason: as in the run document.
+        detail: what was found.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format: how it is recognised, and how a row becomes one of TRL's."""
+
+    title: str
+    matches: Callable[[Row], bool]
+    rewrite: Callable[[Row], dict[str, Any]]
+    """Gives `prompt` (unless the answers hold it), `chosen`, `rejected` and perhaps `tools`.
+
+    Raises:
+        NotAPair: a tie, labels that disagree, or columns that do not hold what the format says.
+    """
+
+
+def recognised(row: Row) -> list[Format]:
+    """Every format whose columns a row has; none where TRL takes the row as it is."""
+    return [] if _is_trls(row) else [known for known in FORMATS if known.matches(row)]
+
+
+def _is_trls(row: Row) -> bool:
+    answers = [row.get("chosen"), row.get("rejected")]
+    for kind in (str, list):
+        if all(isinstance(answer, kind) for answer in answers):
+            return row.get("prompt") is None or isinstance(row["prompt"], kind)
+    return False
+
+
+def _has(*names: str) -> Callable[[Row], bool]:
+    return lambda row: all(row.get(name) is not None for name in names)
+
+
+def _user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def _assistant(content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+def _is_ultrafeedback(row: Row) -> bool:
+    answers = (row.get("chosen"), row.get("rejected"))
+    return isinstance(row.get("prompt"), str) and all(isinstance(answer, list) and answer for answer in answers)
+
+
+def _ultrafeedback(row: Row) -> dict[str, Any]:
+    """The answers are whole conversations, and `prompt` repeats their first turn; or the prompt stands alone."""
+    first = row["chosen"][0]
+    if isinstance(first, dict) and first.get("role") == "assistant":
+        return {"prompt": [_user(row["prompt"])], "chosen": row["chosen"], "rejected": row["rejected"]}
+    return {"chosen": row["chosen"], "rejected": row["rejected"]}
+
+
+def _argilla(row: Row) -> dict[str, Any]:
+    return {
+        "prompt": row.get("instruction") or row.get("prompt") or row.get("input"),
+        "chosen": row["chosen_response"],
+        "rejected": row["rejected_response"],
+    }
+
+
+def _is_pku(row: Row) -> bool:
+    judged = ("better_response_id", "safer_response_id")
+    return _has("prompt", "response_0", "response_1")(row) and any(row.get(name) is not None for name in judged)
+
+
+def _pku(row: Row) -> dict[str, Any]:
+    better, safer = row.get("better_response_id"), row.get("safer_response_id")
+    if better is not None and safer is not None and better != safer:
+        raise NotAPair("labels_disagree", f"better_response_id is {better}, safer_response_id is {safer}")
+    return _two_answers(row["prompt"], row["response_0"], row["response_1"], better if better is not None else safer)
+
+
+def _two_answers(prompt: Any, first: Any, second: Any, chosen: Any) -> dict[str, Any]:
+    """Two answers, of which number 0 or 1 is chosen."""
+    if chosen not in (0, 1) or isinstance(chosen, bool):
+        raise NotAPair("malformed", f"{chosen!r} where 0 or 1 names the better answer")
+    answers = (first, second) if chosen == 0 else (second, first)
+    return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+
+
+def _by_strength(prompt: Any, first: Any, second: Any, strength: Any) -> dict[str, Any]:
+    """Two answers and a number: negative prefers the first, positive the second."""
+    if not isinstance(strength, int | float) or isinstance(strength, bool):
+        raise NotAPair("malformed", f"{strength!r} where a number says which answer is preferred")
+    if strength == 0:
+        raise NotAPair("tie", "both answers are preferred alike")
+    return _two_answers(prompt, first, second, 0 if strength < 0 else 1)
+
+
+def _helpsteer3(row: Row) -> dict[str, Any]:
+    answers = ([_assistant(row["response1"])], [_assistant(row["response2"])])
+    return _by_strength(row["context"], *answers, row["overall_preference"])
+
+
+def _shp(row: Row) -> dict[str, Any]:
+    labels = row["labels"]
+    if labels not in (0, 1) or isinstance(labels, bool):
+        raise NotAPair("malformed", f'"labels" is {labels!r}, not 0 or 1')
+    return _two_answers(row["history"], row["human_ref_A"], row["human_ref_B"], 1 - labels)
+
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "tool": "tool",
+}
+
+
+def _sharegpt_message(turn: Any) -> dict[str, Any]:
+    role = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
+    if role not in SHAREGPT_ROLES:
+        raise NotAPair("malformed", f"a turn from {role!r}; known are {', '.join(SHAREGPT_ROLES)}")
+    return {"role": SHAREGPT_ROLES[role], "content": turn.get("value", turn.get("content"))}
+
+
+def _is_sharegpt(row: Row) -> bool:
+    is_answer = all(isinstance(row.get(name), dict) for name in ("chosen", "rejected"))
+    return is_answer and isinstance(_turns(row), list)
+
+
+def _turns(row: Row) -> Any:
+    return row.get("conversations", row.get("messages"))
+
+
+def _sharegpt(row: Row) -> dict[str, Any]:
+    prompt = [_sharegpt_message(turn) for turn in _turns(row)]
+    if row.get("system"):
+        prompt = [{"role": "system", "content": row["system"]}, *prompt]
+    return {
+        "prompt": prompt,
+        "chosen": [_sharegpt_message(row["chosen"])],
+        "rejected": [_sharegpt_message(row["rejected"])],
+    }
+
+
+def _is_openai(row: Row) -> bool:
+    has_answers = _has("preferred_output", "non_preferred_output")(row)
+    return has_answers and isinstance(row.get("input"), dict) and isinstance(row["input"].get("messages"), list)
+
+
+def _openai(row: Row) -> dict[str, Any]:
+    found = {
+        "prompt": row["input"]["messages"],
+        "chosen": row["preferred_output"],
+        "rejected": row["non_preferred_output"],
+    }
+    return {**found, "tools": row["input"]["tools"]} if row["input"].get("tools") else found
+
+
+def _summarize(row: Row) -> dict[str, Any]:
+    info, summaries = row["info"], row["summaries"]
+    texts = [summary.get("text") if isinstance(summary, dict) else None for summary in summaries]
+    if not isinstance(info, dict) or len(texts) != 2:
+        raise NotAPair("malformed", f'"info" and two "summaries" were expected; found {len(texts)}')
+    if info.get("post") is not None:
+        prompt = f"SUBREDDIT: r/{info.get('subreddit')}\nTITLE: {info.get('title')}\nPOST: {info['post']}\nTL;DR:"
+    elif info.get("article") is not None:
+        prompt = f"ARTICLE: {info['article']}\nTL;DR:"
+    else:
+        raise NotAPair("malformed", '"info" has neither a post nor an article')
+    first, second = (f" {text.strip()}" if text else text for text in texts)
+    return _two_answers(prompt, first, second, row["choice"])
+
+
+FORMATS = (
+    Format("UltraFeedback, the prompt repeated in both conversations", _is_ultrafeedback, _ultrafeedback),
+    Format("argilla, chosen_response and rejected_response", _has("chosen_response", "rejected_response"), _argilla),
+    Format("PKU-SafeRLHF", _is_pku, _pku),
+    Format(
+        "HelpSteer2 preference",
+        _has("prompt", "response_1", "response_2", "preference_strength"),
+        lambda row: _by_strength(row["prompt"], row["response_1"], row["response_2"], row["preference_strength"]),
+    ),
+    Format("HelpSteer3 preference", _has("context", "response1", "response2", "overall_preference"), _helpsteer3),
+    Format("SHP", _has("history", "human_ref_A", "human_ref_B", "labels"), _shp),
+    Format("conversation with one turn a side (LLaMA-Factory sharegpt, Axolotl)", _is_sharegpt, _sharegpt),
+    Format("OpenAI preference fine-tuning", _is_openai, _openai),
+    Format("summarize-from-feedback comparisons", _has("info", "summaries", "choice"), _summarize),
+)

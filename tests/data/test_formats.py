@@ -1,0 +1,184 @@
+"""Formats of other data sets: a made-up row of each, and the pair it holds, written out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entangle_cli.data.formats import FORMATS, recognised
+from entangle_cli.data.pairs import PreferencePair, SkippedRow, read_pair
+from entangle_cli.data.rows import RawRow
+
+USER, GOOD, BAD = (
+    {"role": role, "content": text} for role, text in (("user", "2+2?"), ("assistant", "4"), ("assistant", "5"))
+)
+
+ROWS: dict[str, tuple[dict[str, Any], tuple[Any, Any, Any]]] = {
+    "ultrafeedback": (
+        {"prompt": "2+2?", "prompt_id": "x", "chosen": [USER, GOOD], "rejected": [USER, BAD], "score_chosen": 8.0},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "ultrafeedback, answers alone": (
+        {"prompt": "2+2?", "chosen": [GOOD], "rejected": [BAD]},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "argilla": (
+        {"instruction": "2+2?", "chosen_response": "4", "rejected_response": "5"},
+        ("2+2?", "4", "5"),
+    ),
+    "pku": (
+        {"prompt": "2+2?", "response_0": "5", "response_1": "4", "better_response_id": 1, "safer_response_id": 1},
+        ("2+2?", "4", "5"),
+    ),
+    "pku, one label": (
+        {"prompt": "2+2?", "response_0": "4", "response_1": "5", "safer_response_id": 0},
+        ("2+2?", "4", "5"),
+    ),
+    "helpsteer2": (
+        {"prompt": "2+2?", "response_1": "5", "response_2": "4", "preference_strength": 2},
+        ("2+2?", "4", "5"),
+    ),
+    "helpsteer3": (
+        {"context": [USER], "response1": "4", "response2": "5", "overall_preference": -1},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "shp": (
+        {"history": "2+2?", "human_ref_A": "4", "human_ref_B": "5", "labels": 1, "score_ratio": 2.5},
+        ("2+2?", "4", "5"),
+    ),
+    "shp, B": (
+        {"history": "2+2?", "human_ref_A": "5", "human_ref_B": "4", "labels": 0},
+        ("2+2?", "4", "5"),
+    ),
+    "sharegpt": (
+        {
+            "conversations": [{"from": "human", "value": "2+2?"}],
+            "chosen": {"from": "gpt", "value": "4"},
+            "rejected": {"from": "gpt", "value": "5"},
+            "system": "Be brief.",
+        },
+        ([{"role": "system", "content": "Be brief."}, USER], [GOOD], [BAD]),
+    ),
+    "axolotl messages": ({"messages": [USER], "chosen": GOOD, "rejected": BAD}, ([USER], [GOOD], [BAD])),
+    "openai": (
+        {"input": {"messages": [USER], "tools": []}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "summarize, posts": (
+        {
+            "info": {"post": "A long day.", "title": "Day", "subreddit": "life"},
+            "summaries": [{"text": "Short."}, {"text": " A day. "}],
+            "choice": 1,
+        },
+        ("SUBREDDIT: r/life\nTITLE: Day\nPOST: A long day.\nTL;DR:", " A day.", " Short."),
+    ),
+    "summarize, articles": (
+        {"info": {"article": "News."}, "summaries": [{"text": "N."}, {"text": "M."}], "choice": 0},
+        ("ARTICLE: News.\nTL;DR:", " N.", " M."),
+    ),
+}
+
+
+def read(row: Any) -> PreferencePair | SkippedRow:
+    return read_pair(RawRow(index=0, line=1, value=row))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_becomes_the_pair_that_it_holds(name: str) -> None:
+    row, expected = ROWS[name]
+    pair = read(row)
+    assert isinstance(pair, PreferencePair), pair
+    assert (pair.prompt, pair.chosen, pair.rejected) == expected
+    assert [known.title for known in recognised(row)] == [pair.format]
+
+
+def test_every_format_has_a_row_here() -> None:
+    assert {known.title for row, _ in ROWS.values() for known in recognised(row)} == {known.title for known in FORMATS}
+
+
+def test_tools_of_an_openai_row_reach_the_template() -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    row = {"input": {"messages": [USER], "tools": tools}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}
+    pair = read(row)
+    assert isinstance(pair, PreferencePair)
+    assert pair.tools == tools
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "prompt": "2+2?",
+            "chosen": "4",
+            "rejected": "5",
+            "response_0": "a",
+            "response_1": "b",
+            "better_response_id": 0,
+        },
+        {"chosen": [USER, GOOD], "rejected": [USER, BAD], "conversations": [], "system": "s"},
+        {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD], "messages": [USER]},
+    ],
+)
+def test_what_trl_takes_as_it_is_stays_as_it_is(row: dict[str, Any]) -> None:
+    pair = read(row)
+    assert isinstance(pair, PreferencePair)
+    assert pair.format.startswith("TRL")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason", "detail"),
+    [
+        ("pku", {"safer_response_id": 0}, "labels_disagree", "better_response_id is 1, safer_response_id is 0"),
+        ("pku", {"better_response_id": 2, "safer_response_id": None}, "malformed", "2 where 0 or 1"),
+        ("helpsteer2", {"preference_strength": 0}, "tie", "preferred alike"),
+        ("helpsteer2", {"preference_strength": "2"}, "malformed", "where a number says"),
+        ("helpsteer3", {"overall_preference": 0}, "tie", "preferred alike"),
+        ("shp", {"labels": True}, "malformed", "not 0 or 1"),
+        ("sharegpt", {"conversations": [{"from": "narrator", "value": "x"}]}, "malformed", "narrator"),
+        ("summarize, posts", {"summaries": [{"text": "a"}]}, "malformed", "found 1"),
+        ("summarize, posts", {"summaries": 5}, "malformed", "do not hold what they should"),
+        ("summarize, posts", {"info": {}}, "malformed", "neither a post nor an article"),
+        ("argilla", {"chosen_response": 4}, "malformed", '"chosen" a number'),
+        ("pku", {"response_1": "5"}, "identical", "the same"),
+        ("shp", {"human_ref_A": ""}, "empty", '"chosen" is empty'),
+        ("openai", {"images": ["a.png"]}, "malformed", "vision"),
+    ],
+)
+def test_rows_without_a_usable_pair_say_why(name: str, changes: dict[str, Any], reason: str, detail: str) -> None:
+    skipped = read({**ROWS[name][0], **changes})
+    assert isinstance(skipped, SkippedRow)
+    assert skipped.reason == reason
+    assert detail in skipped.detail
+    assert skipped.holds_pair or reason == "malformed"
+
+
+def test_two_formats_at_once_are_an_error_that_names_both() -> None:
+    skipped = read({**ROWS["shp"][0], **ROWS["helpsteer2"][0]})
+    assert isinstance(skipped, SkippedRow)
+    assert "HelpSteer2 preference and of SHP" in skipped.detail
+
+
+NAMES = sorted({name for row, _ in ROWS.values() for name in row})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "text", "messages"]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES))
+def test_no_row_is_lost_without_a_reason(row: dict[str, Any]) -> None:
+    found = read(row)
+    assert isinstance(found, PreferencePair) or (found.reason and found.detail)
+
+
+@given(st.sampled_from(sorted(ROWS)), st.sampled_from(NAMES), VALUES)
+def test_a_damaged_row_is_a_pair_or_has_a_reason(name: str, column: str, value: Any) -> None:
+    found = read({**ROWS[name][0], column: value})
+    assert isinstance(found, PreferencePair) or (found.reason and found.detail)
