@@ -60,6 +60,8 @@ class ScanSettings:
     """Only so many rows, drawn at random with `seed`."""
     seed: int = 0
     split: str | None = None
+    data_format: str | None = None
+    """How every row is read; None to recognise each by its columns."""
     ref_model: str | None = None
     """Checkpoint of the reference log-probs; None for those of the data's columns, or this checkpoint's own."""
     unshared_cosine: bool = False

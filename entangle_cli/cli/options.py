@@ -22,6 +22,13 @@ MaxLength = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
 Sample = Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")]
 Split = Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")]
+DataFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="Read every row so: trl, hh (transcripts split at their turns), orca, alpaca, pku-better, pku-safer, ...; "
+        "default: each row is recognised by its columns."
+    ),
+]
 Parameters = Annotated[
     str | None,
     typer.Option(

@@ -15,6 +15,7 @@ from entangle_cli.cli.options import (
     BaseModel,
     Beta,
     Data,
+    DataFormat,
     Debug,
     Device,
     FailIf,
@@ -75,6 +76,7 @@ def scan(
     sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
     split: Split = None,
+    data_format: DataFormat = None,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default: what is fast and fits.")
     ] = None,
@@ -119,6 +121,7 @@ def scan(
         sample=sample,
         seed=seed,
         split=split,
+        data_format=data_format,
         ref_model=ref_model,
         unshared_cosine=unshared_cosine,
         loss=weighing,

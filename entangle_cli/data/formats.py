@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from entangle_cli.errors import UsageError
 
 Row = Mapping[str, Any]
 
@@ -27,8 +30,11 @@ class NotAPair(Exception):
 class Format:
     """A format: how it is recognised, and how a row becomes one of TRL's."""
 
+    name: str
+    """As `--data-format` has it."""
     title: str
-    matches: Callable[[Row], bool]
+    matches: Callable[[Row], bool] | None
+    """Whether a row has its columns; None where only the user can tell."""
     rewrite: Callable[[Row], dict[str, Any]]
     """Gives `prompt` (unless the answers hold it), `chosen`, `rejected` and perhaps `tools`.
 
@@ -39,7 +45,7 @@ class Format:
 
 def recognised(row: Row) -> list[Format]:
     """Every format whose columns a row has; none where TRL takes the row as it is."""
-    return [] if _is_trls(row) else [known for known in FORMATS if known.matches(row)]
+    return [] if _is_trls(row) else [known for known in FORMATS if known.matches is not None and known.matches(row)]
 
 
 def _is_trls(row: Row) -> bool:
@@ -191,18 +197,101 @@ def _summarize(row: Row) -> dict[str, Any]:
     return _two_answers(prompt, first, second, row["choice"])
 
 
+def _pku_by(label: str) -> Callable[[Row], dict[str, Any]]:
+    """PKU-SafeRLHF by one of its two labels."""
+    return lambda row: _two_answers(row["prompt"], row["response_0"], row["response_1"], row[label])
+
+
+def _orca(row: Row) -> dict[str, Any]:
+    """System, question and two answers; TRL would train on the answers alone, without the question."""
+    question = row["question"] if row.get("question") is not None else row["input"]
+    return _chat(row, [_user(question)])
+
+
+def _alpaca(row: Row) -> dict[str, Any]:
+    """LLaMA-Factory's: instruction and input are one turn, earlier ones in `history`."""
+    turns = [turn for asked, answered in row.get("history") or [] for turn in (_user(asked), _assistant(answered))]
+    asked = "\n".join(text for text in (row["instruction"], row.get("input")) if text)
+    return _chat(row, [*turns, _user(asked)])
+
+
+def _chat(row: Row, prompt: list[dict[str, Any]]) -> dict[str, Any]:
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return {
+        "prompt": [*system, *prompt],
+        "chosen": [_assistant(row["chosen"])],
+        "rejected": [_assistant(row["rejected"])],
+    }
+
+
+ASSISTANT_TURN = "\n\nAssistant:"
+
+
+def _hh(row: Row) -> dict[str, Any]:
+    """hh-rlhf by turns: the answers are what follows the last `Assistant:` that both transcripts share."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    shared = next((place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), len(chosen))
+    start = chosen.rfind(ASSISTANT_TURN, 0, shared)
+    if start < 0:
+        raise NotAPair("malformed", "the transcripts share no turn of an assistant")
+    end = start + len(ASSISTANT_TURN)
+    return {"prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}
+
+
 FORMATS = (
-    Format("UltraFeedback, the prompt repeated in both conversations", _is_ultrafeedback, _ultrafeedback),
-    Format("argilla, chosen_response and rejected_response", _has("chosen_response", "rejected_response"), _argilla),
-    Format("PKU-SafeRLHF", _is_pku, _pku),
     Format(
+        "ultrafeedback", "UltraFeedback, the prompt repeated in both conversations", _is_ultrafeedback, _ultrafeedback
+    ),
+    Format(
+        "argilla",
+        "argilla, chosen_response and rejected_response",
+        _has("chosen_response", "rejected_response"),
+        _argilla,
+    ),
+    Format("pku", "PKU-SafeRLHF", _is_pku, _pku),
+    Format(
+        "helpsteer2",
         "HelpSteer2 preference",
         _has("prompt", "response_1", "response_2", "preference_strength"),
         lambda row: _by_strength(row["prompt"], row["response_1"], row["response_2"], row["preference_strength"]),
     ),
-    Format("HelpSteer3 preference", _has("context", "response1", "response2", "overall_preference"), _helpsteer3),
-    Format("SHP", _has("history", "human_ref_A", "human_ref_B", "labels"), _shp),
-    Format("conversation with one turn a side (LLaMA-Factory sharegpt, Axolotl)", _is_sharegpt, _sharegpt),
-    Format("OpenAI preference fine-tuning", _is_openai, _openai),
-    Format("summarize-from-feedback comparisons", _has("info", "summaries", "choice"), _summarize),
+    Format(
+        "helpsteer3",
+        "HelpSteer3 preference",
+        _has("context", "response1", "response2", "overall_preference"),
+        _helpsteer3,
+    ),
+    Format("shp", "SHP", _has("history", "human_ref_A", "human_ref_B", "labels"), _shp),
+    Format("sharegpt", "conversation with one turn a side (LLaMA-Factory sharegpt, Axolotl)", _is_sharegpt, _sharegpt),
+    Format("openai", "OpenAI preference fine-tuning", _is_openai, _openai),
+    Format("summarize", "summarize-from-feedback comparisons", _has("info", "summaries", "choice"), _summarize),
+    Format("pku-better", "PKU-SafeRLHF by better_response_id", None, _pku_by("better_response_id")),
+    Format("pku-safer", "PKU-SafeRLHF by safer_response_id", None, _pku_by("safer_response_id")),
+    Format("hh", "hh-rlhf transcript, split at its turns", None, _hh),
+    Format("orca", "Orca, system and question", None, _orca),
+    Format("alpaca", "LLaMA-Factory alpaca", None, _alpaca),
 )
+"""The last ones are taken only when named: TRL takes their rows as they are, if not as they are meant."""
+
+
+def named(name: str) -> Format | None:
+    """The format of `--data-format`; None for `trl`, which rewrites nothing.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name == TRL:
+        return None
+    by_name = {known.name: known for known in FORMATS}
+    if name not in by_name:
+        near = difflib.get_close_matches(name, [TRL, *by_name], n=1)
+        raise UsageError(
+            f"--data-format {name}",
+            f"one of {', '.join([TRL, *by_name])}",
+            f"did you mean {near[0]}?" if near else "choose one of these, or leave it out",
+        )
+    return by_name[name]
+
+
+TRL = "trl"
+"""Takes every row as TRL would."""

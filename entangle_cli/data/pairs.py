@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from entangle_cli.data.formats import NotAPair, recognised
+from entangle_cli.data.formats import NotAPair, named, recognised
 from entangle_cli.data.rows import RawRow
 
 Messages = list[dict[str, Any]]
@@ -65,8 +65,13 @@ class _Unusable(Exception):
         self.holds_pair = holds_pair
 
 
-def read_pair(row: RawRow) -> PreferencePair | SkippedRow:
+def read_pair(row: RawRow, data_format: str | None = None) -> PreferencePair | SkippedRow:
     """The preference pair in a row, or the reason why there is none.
+
+    Args:
+        data_format: a name of `formats`, in which the row is read whatever its columns; None to recognise it.
+    Raises:
+        UsageError: there is no format of that name.
 
     The prompt of a row without one is what its two answers share from the start, as TRL's `extract_prompt` has it:
     by character for strings, by message for conversations.
@@ -74,18 +79,18 @@ def read_pair(row: RawRow) -> PreferencePair | SkippedRow:
     try:
         if row.problem is not None:
             raise _Unusable("malformed", row.problem)
-        return _pair(row)
+        return _pair(row, data_format)
     except RecursionError:
         return SkippedRow(row.index, row.line, "malformed", "nested too deeply")
     except _Unusable as unusable:
         return SkippedRow(row.index, row.line, unusable.reason, unusable.detail, holds_pair=unusable.holds_pair)
 
 
-def _pair(row: RawRow) -> PreferencePair:
+def _pair(row: RawRow, data_format: str | None) -> PreferencePair:
     value = row.value
     if not isinstance(value, dict):
         raise _Unusable("malformed", f"a {_kind(value)} where an object was expected")
-    value, rewritten = _in_trls_shape(value)
+    value, rewritten = _in_trls_shape(value, data_format)
     _refuse_other_tasks(value)
     chosen, rejected, prompt = value["chosen"], value["rejected"], value.get("prompt")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -122,9 +127,10 @@ def _pair(row: RawRow) -> PreferencePair:
     )
 
 
-def _in_trls_shape(value: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+def _in_trls_shape(value: dict[str, Any], data_format: str | None) -> tuple[dict[str, Any], str | None]:
     """The row as TRL takes it, and the format that it was rewritten from, if it was."""
-    found = recognised(value)
+    forced = None if data_format is None else named(data_format)
+    found = recognised(value) if data_format is None else [forced] if forced is not None else []
     if not found:
         return value, None
     if len(found) > 1:

@@ -34,6 +34,7 @@ class RowReader:
         self._source = source
         self._tokenizer = checkpoint.tokenizer
         self._is_strict = settings.strict
+        self._data_format = settings.data_format
         self._selected = selected_rows(source.num_rows, settings)
         self._tokens = TokenSettings(
             settings.max_length,
@@ -73,7 +74,7 @@ class RowReader:
         return [self._prepare(row) for row in islice(rows, WINDOW_ROWS)]
 
     def _prepare(self, row: RawRow) -> PreparedRow | SkippedRow:
-        pair = read_pair(row)
+        pair = read_pair(row, self._data_format)
         if isinstance(pair, SkippedRow):
             return pair
         tokens = tokenize_pair(pair, self._tokenizer, self._tokens)

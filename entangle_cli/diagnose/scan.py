@@ -126,7 +126,7 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
     """
     check_dtype(settings.dtype)
     source = open_source(data, settings.split)
-    formats = _peeked_formats(source)
+    formats = _peeked_formats(source, settings.data_format)
     device = choose_device(settings.device, settings.device_map)
     with quiet_libraries():
         checkpoint = load_checkpoint(model, settings.dtype, device, settings.base_model, settings.device_map)
@@ -168,13 +168,13 @@ def _plan(
     )
 
 
-def _peeked_formats(source: RowSource) -> tuple[str, ...]:
+def _peeked_formats(source: RowSource, data_format: str | None) -> tuple[str, ...]:
     """Formats of the first rows, in order of appearance."""
     formats: dict[str, None] = {}
     first_problem = ""
     holds_pair = False
     for row in islice(source.rows(), PEEKED_ROWS):
-        result = read_pair(row)
+        result = read_pair(row, data_format)
         if isinstance(result, SkippedRow):
             place = f"line {result.line}" if result.line is not None else f"row {result.index}"
             first_problem = first_problem or f"{place}: {result.detail}"
@@ -192,7 +192,7 @@ def _peeked_formats(source: RowSource) -> tuple[str, ...]:
 
 def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
     numbers = ["dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed", "split"]
-    numbers += ["unshared_cosine"] if settings.unshared_cosine else []
+    numbers += [name for name in ("unshared_cosine", "data_format") if getattr(settings, name)]
     return {
         "model": dict(checkpoint.identity),
         "data": reader.identity,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from entangle_cli.data.formats import FORMATS, recognised
 from entangle_cli.data.pairs import PreferencePair, SkippedRow, read_pair
 from entangle_cli.data.rows import RawRow
+from entangle_cli.errors import UsageError
 
 USER, GOOD, BAD = (
     {"role": role, "content": text} for role, text in (("user", "2+2?"), ("assistant", "4"), ("assistant", "5"))
@@ -95,8 +96,76 @@ def test_a_row_becomes_the_pair_that_it_holds(name: str) -> None:
     assert [known.title for known in recognised(row)] == [pair.format]
 
 
+HH = "\n\nHuman: hi\n\nAssistant: Hey.\n\nHuman: 2+2?\n\nAssistant:"
+FORCED: dict[str, tuple[str, dict[str, Any], tuple[Any, Any, Any]]] = {
+    "pku-better": (
+        "pku-better",
+        {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0},
+        ("q", "b", "a"),
+    ),
+    "pku-safer": (
+        "pku-safer",
+        {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0},
+        ("q", "a", "b"),
+    ),
+    "hh": ("hh", {"chosen": HH + " Four.", "rejected": HH + " Forty."}, (HH, " Four.", " Forty.")),
+    "hh, TRL's own reading": (
+        "trl",
+        {"chosen": HH + " Four.", "rejected": HH + " Forty."},
+        (HH + " Fo", "ur.", "rty."),
+    ),
+    "orca": (
+        "orca",
+        {"system": "Be brief.", "question": "2+2?", "chosen": "4", "rejected": "5"},
+        ([{"role": "system", "content": "Be brief."}, USER], [GOOD], [BAD]),
+    ),
+    "alpaca": (
+        "alpaca",
+        {"instruction": "Add.", "input": "2+2", "chosen": "4", "rejected": "5", "history": [["Hi", "Hey"]]},
+        (
+            [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hey"},
+                {"role": "user", "content": "Add.\n2+2"},
+            ],
+            [GOOD],
+            [BAD],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORCED)
+def test_a_format_that_the_user_names(name: str) -> None:
+    data_format, row, expected = FORCED[name]
+    pair = read_pair(RawRow(index=0, line=1, value=row), data_format)
+    assert isinstance(pair, PreferencePair), pair
+    assert (pair.prompt, pair.chosen, pair.rejected) == expected
+
+
 def test_every_format_has_a_row_here() -> None:
-    assert {known.title for row, _ in ROWS.values() for known in recognised(row)} == {known.title for known in FORMATS}
+    by_columns = {known.name for row, _ in ROWS.values() for known in recognised(row)}
+    assert by_columns | {data_format for data_format, _, _ in FORCED.values()} - {"trl"} == {
+        known.name for known in FORMATS
+    }
+
+
+def test_transcripts_without_a_shared_turn_say_so() -> None:
+    row = RawRow(index=0, line=1, value={"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c"})
+    skipped = read_pair(row, "hh")
+    assert isinstance(skipped, SkippedRow)
+    assert "share no turn" in skipped.detail
+
+
+def test_a_format_that_does_not_fit_says_so() -> None:
+    skipped = read_pair(RawRow(index=0, line=1, value={"prompt": "q", "chosen": "a", "rejected": "b"}), "orca")
+    assert isinstance(skipped, SkippedRow)
+    assert "Orca, system and question do not hold" in skipped.detail
+
+
+def test_an_unknown_format_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean alpaca"):
+        read_pair(RawRow(index=0, line=1, value={}), "alpacca")
 
 
 def test_tools_of_an_openai_row_reach_the_template() -> None:
