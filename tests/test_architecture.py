@@ -32,7 +32,7 @@ ONLY_IN = {
     "transformers": {"data"},
     "datasets": {"data"},
     "typer": {"cli"},
-    "rich": {"cli", "report.terminal", "report.losses", "report.forecast"},
+    "rich": {"cli", "report.terminal", "report.losses", "report.forecast", "report.inspection"},
     "pyarrow": {"store", "data.rows"},
 }
 
@@ -76,9 +76,12 @@ def test_arrows(name: str, tree: ast.Module) -> None:
         "from entangle_cli.cli.app import run; run(['report', 'nowhere'])",
         "from entangle_cli.cli.app import run; run(['gate', 'nowhere', '--fail-if', 'both_fall_rate > 0.1'])",
         "import entangle_cli.cli.judged",
+        "from entangle_cli.cli.app import run; run(['inspect', 'sample_data/one_token.jsonl'])",
     ],
 )
 def test_reading_a_run_never_loads_the_heavy_libraries(statement: str) -> None:
     check = f"{statement}\nimport sys\nprint(sorted({{'torch', 'transformers', 'datasets'}} & sys.modules.keys()))"
-    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
     assert result.stdout.splitlines()[-1] == "[]"

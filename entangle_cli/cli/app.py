@@ -13,6 +13,7 @@ import typer
 from entangle_cli import __version__
 from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
+from entangle_cli.cli.inspect import inspect
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.errors import EntangleError, ExitCode
@@ -29,6 +30,7 @@ app.command()(scan)
 app.command()(report)
 app.command()(gate)
 app.command()(forecast)
+app.command()(inspect)
 
 
 def _print_version(wanted: bool) -> None:

@@ -173,6 +173,27 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_tokenizer(name: str, base_model: str | None = None) -> tuple[PreTrainedTokenizerBase, int | None]:
+    """The tokenizer of a checkpoint or an adapter, and how many positions the model has; no weights are loaded.
+
+    Raises:
+        ModelError: not there, not a causal LM, or without a usable tokenizer.
+    """
+    folder = _local_folder(name)
+    own = None if folder is None else str(folder)
+    if folder is not None and is_adapter(folder):
+        base = base_model or base_of(folder)
+        base_folder = _local_folder(base)
+        name = base if base_folder is None else str(base_folder)
+        own = str(folder) if (folder / "tokenizer_config.json").is_file() else name
+    elif own is not None:
+        name = own
+    with _translated(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    _refuse_other_models(name, config)
+    return _load_tokenizer(own or name), _position_limit(config)
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """No loading bars and warnings of the libraries inside; their settings as they were afterwards."""

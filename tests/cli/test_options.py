@@ -23,6 +23,7 @@ SURFACE = {
          "--max-length", "--limit", "--sample", "--seed", "--split",
         "--parameters", "--base-model", "--quiet", "-q",
     },
+    "inspect": {"DATA", "--model", "--data-format", "--max-length", "--limit", "--split", "--json"},
     "gate": {"[RUN]", "--fail-if", "--loss", "--beta", "--gamma", "--loss-option"},
 }  # fmt: skip
 

@@ -1,0 +1,50 @@
+"""`entangle inspect`: how a data set is read, before anything is computed with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.options import Data, DataFormat, Debug, Limit, MaxLength, Split
+from entangle_cli.errors import NothingToJudgeError
+
+
+def inspect(
+    data: Data,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Checkpoint whose tokenizer marks the scored tokens; default: text only."),
+    ] = None,
+    data_format: DataFormat = None,
+    max_length: MaxLength = 1024,
+    limit: Limit = None,
+    split: Split = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show how a data set is read: format, counts, lengths, traps, three pairs. Without --model no torch is loaded."""
+    from entangle_cli.diagnose.inspection import inspect_rows, opened_source
+    from entangle_cli.report.inspection import inspection_report, write_json
+    from entangle_cli.report.terminal import console_for
+
+    refuse_unwritable(json_file)
+    source = opened_source(data, split)
+    if model is None:
+        document = inspect_rows(source, data_format, limit)
+    else:
+        from entangle_cli.diagnose.inspect_model import inspect_with_model
+
+        document = inspect_with_model(source, model, data_format, limit, max_length or None)
+    if json_file is not None:
+        write_file(json_file, lambda stream: write_json(stream, document))
+    console_for(sys.stdout).print(inspection_report(document))
+    if not document["usable"]:
+        raise NothingToJudgeError(
+            f"{data}: none of {document['data']['looked_at']:,} rows is a usable pair",
+            "at least one preference pair",
+            "see the reasons above",
+        )
