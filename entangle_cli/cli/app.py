@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -63,15 +64,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except EntangleError as error:
         _show(f"error: {error}", words)
         return error.exit_code
-    except Exception as error:
-        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            return _unexpected(error, words)
         _show(
-            f"error: unexpected {message}\n  expected: no such thing; this is a defect of entangle or of a library\n"
-            "  to do: give the command again with --debug and report what it prints",
-            words,
+            f"error: standard output: {error.strerror}\n  expected: room for what is printed\n  to do: make room", words
         )
         return ExitCode.UNFINISHED
+    except Exception as error:
+        return _unexpected(error, words)
     return ExitCode.DONE
+
+
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+
+
+def _unexpected(error: Exception, words: Sequence[str]) -> ExitCode:
+    message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    _show(
+        f"error: unexpected {message}\n  expected: no such thing; this is a defect of entangle or of a library\n"
+        "  to do: give the command again with --debug and report what it prints",
+        words,
+    )
+    return ExitCode.UNFINISHED
 
 
 def _show(message: str, words: Sequence[str]) -> None:

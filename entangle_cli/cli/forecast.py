@@ -101,11 +101,13 @@ def forecast(
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    refuse_unwritable(json_file)
+    refuse_unwritable(json_file, data, eval_data, state)
     if accumulate > 1 and batch_size is None:
         raise UsageError(
             "--accumulate without --batch-size", "the pairs of a batch", "give --batch-size, or leave it out"
         )
+    if eval_split is not None and eval_data is None:
+        raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
     settings = ScanSettings(
         dtype=dtype.value,
         max_length=max_length or None,
@@ -133,15 +135,15 @@ def forecast(
         eval_split=eval_split,
     )
     document = _forecast(model, data, eval_data, settings, step, quiet=quiet)
-    if json_file is not None:
-        from entangle_cli.report.forecast import write_json
-
-        write_file(json_file, lambda stream: write_json(stream, document))
     if not quiet:
         from entangle_cli.report.forecast import forecast_report
         from entangle_cli.report.terminal import console_for
 
         console_for(sys.stdout).print(forecast_report(document))
+    if json_file is not None:
+        from entangle_cli.report.forecast import write_json
+
+        write_file(json_file, lambda stream: write_json(stream, document))
 
 
 def _forecast(
@@ -155,6 +157,10 @@ def _forecast(
     with open_forecast(model, data, eval_data, settings, step) as ready:
         if not quiet:
             console_for(sys.stderr).print(plan_lines(ready.scan.plan))
-        with progress(ready.scan.plan.num_selected, 0, quiet=quiet) as advance:
-            result = ready.run(advance)
+        try:
+            with progress(ready.scan.plan.num_selected, 0, quiet=quiet) as advance:
+                result = ready.run(advance)
+        except KeyboardInterrupt:
+            print("interrupted: a forecast keeps nothing; the same command starts anew", file=sys.stderr)
+            raise
         return forecast_document(ready, result, settings.loss)

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
-from entangle_cli.errors import UsageError
+from entangle_cli.errors import NothingToJudgeError, UsageError
 
 
 def gate(
@@ -29,4 +29,10 @@ def gate(
             "gate without a rule", 'at least one --fail-if "METRIC OP VALUE"', 'add --fail-if "both_fall_rate > 0.1"'
         )
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
+    if judged.run.status != "complete":
+        raise NothingToJudgeError(
+            f"{judged.run.folder} is not complete: {judged.summary['rows']:,} rows were measured before it ended",
+            "a complete run; a part is no sample of the whole",
+            "give the scan command again, it goes on from there",
+        )
     raise typer.Exit(show_gate(console_for(sys.stdout), judged, rules))

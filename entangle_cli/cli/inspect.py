@@ -31,7 +31,7 @@ def inspect(
     from entangle_cli.report.inspection import inspection_report, write_json
     from entangle_cli.report.terminal import console_for
 
-    refuse_unwritable(json_file)
+    refuse_unwritable(json_file, data)
     source = opened_source(data, split)
     if model is None:
         document = inspect_rows(source, data_format, limit)
@@ -39,9 +39,9 @@ def inspect(
         from entangle_cli.diagnose.inspect_model import inspect_with_model
 
         document = inspect_with_model(source, model, data_format, limit, max_length or None)
+    console_for(sys.stdout).print(inspection_report(document))
     if json_file is not None:
         write_file(json_file, lambda stream: write_json(stream, document))
-    console_for(sys.stdout).print(inspection_report(document))
     if not document["usable"]:
         raise NothingToJudgeError(
             f"{data}: none of {document['data']['looked_at']:,} rows is a usable pair",

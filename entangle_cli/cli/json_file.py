@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
-from entangle_cli.errors import UsageError
+from entangle_cli.errors import UnfinishedError, UsageError
 
 
-def refuse_unwritable(path: Path | None) -> None:
-    """Refuse a file whose folder does not exist.
+def refuse_unwritable(path: Path | None, *inputs: Path | None) -> None:
+    """Refuse a file that cannot be one, before anything is computed.
+
+    Args:
+        inputs: files that are read, which it must not replace.
+    Raises:
+        UsageError: no such folder, a folder itself, or one of the inputs.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        found = "a folder" if path.is_dir() else "no such folder"
+        raise UsageError(f"--json {path}: {found}", "a file in a folder that exists", "name a file, or make its folder")
+    if any(given is not None and given.exists() and path.exists() and path.samefile(given) for given in inputs):
+        raise UsageError(f"--json {path} would replace the data", "another file", "name another file")
+
+
+def write_file(path: Path, write: Callable[[IO[str]], None]) -> None:
+    """Have a document written under a temporary name, then rename it; into a device or a pipe it is written at once.
 
     Raises:
-        UsageError: it does not.
+        UnfinishedError: it cannot be written, as on a full disk; what was there before is untouched.
     """
-    if path is not None and not path.absolute().parent.is_dir():
-        raise UsageError(f"--json {path}: no such folder", "a file in a folder that exists", "make the folder first")
-
-
-def write_file(path: Path, write: Callable[[TextIO], None]) -> None:
-    """Have a document written under a temporary name, then rename it.
-
-    Raises:
-        UsageError: it cannot be written, as on a full disk.
-    """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            write(stream)
-        temporary.replace(path)
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8") as stream:
+                write(stream)
+        else:
+            _replace(path.resolve(), write)
     except OSError as error:
-        raise UsageError(
-            f"--json {path}: {error.strerror or error}",
-            "a file that can be written",
-            "name another file, or make room",
+        raise UnfinishedError(
+            f"--json {path}: {error.strerror or error}", "a file that can be written", "name another file, or make room"
         ) from error
+
+
+def _replace(path: Path, write: Callable[[IO[str]], None]) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
+    ) as stream:
+        temporary = Path(stream.name)
+        try:
+            write(stream.file)
+            stream.flush()
+            # A temporary file is its owner's alone; the document gets what a new file would have.
+            temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

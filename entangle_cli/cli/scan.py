@@ -110,7 +110,7 @@ def scan(
     rules = parse_rules(fail_if)
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    refuse_unwritable(json_file)
+    refuse_unwritable(json_file, data)
     settings = ScanSettings(
         dtype=dtype.value,
         max_length=max_length or None,
@@ -191,13 +191,13 @@ def _show_result(
 
     judged = read_judged(folder, lambda _: settings.loss)
     write_summary(folder, judged.summary)
+    console = console_for(sys.stdout)
+    if not quiet:
+        console.print(judged.report())
     if json_file is not None:
         from entangle_cli.report.rows import write_document
 
         write_file(json_file, lambda stream: write_document(stream, judged.run, judged.columns, judged.summary))
-    console = console_for(sys.stdout)
-    if not quiet:
-        console.print(judged.report())
     if rules:
         return show_gate(console, judged, rules)
     if not judged.summary["pairs"]:

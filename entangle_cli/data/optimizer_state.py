@@ -85,9 +85,15 @@ def _loaded(path: Path) -> tuple[list[dict[str, Any]], dict[int, Any]]:
         return groups, state
     except FileNotFoundError as error:
         raise DataError(f"--state {path}: no such file", "a Trainer checkpoint's optimizer.pt", "check it") from error
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
         raise DataError(
-            f"--state {path} cannot be read: {str(error).strip().splitlines()[0]}",
+            f"--state {path} cannot be read: it holds more than tensors and numbers, or is no file of torch",
+            "a Trainer checkpoint's optimizer.pt, read without running code",
+            "save it again, or leave --state out to forecast the first step",
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise DataError(
+            f"--state {path} cannot be read: {(str(error).strip() or 'it is empty').splitlines()[0]}",
             "a Trainer checkpoint's optimizer.pt, which holds tensors and numbers only",
             "save it again, or leave --state out to forecast the first step",
         ) from error
@@ -117,6 +123,12 @@ def _moments(path: Path, name: str, found: Any, parameter: nn.Parameter) -> Stor
     for moment in ("exp_avg", "exp_avg_sq"):
         if found[moment].shape != parameter.shape:
             raise _does_not_fit(path, f"{tuple(found[moment].shape)} for {name}, which is {tuple(parameter.shape)}")
+        if not bool(torch.isfinite(found[moment]).all()):
+            raise DataError(
+                f"--state {path}: {moment} of {name} holds NaN or infinite values",
+                "a state that training can go on from",
+                "take an earlier checkpoint's",
+            )
     return StoredMoments(int(found["step"]), found["exp_avg"], found["exp_avg_sq"])
 
 

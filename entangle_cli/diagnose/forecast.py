@@ -21,7 +21,7 @@ from torch import Tensor
 from entangle_cli.data.rows import open_source
 from entangle_cli.diagnose.forecast_pairs import coefficients_of, held_out_pairs, training_pairs
 from entangle_cli.diagnose.forecast_result import Forecast, ForecastResult, Measured, StepCheck, empty_forecast
-from entangle_cli.diagnose.optimizer_step import read_step
+from entangle_cli.diagnose.optimizer_step import read_step, refuse_rate
 from entangle_cli.diagnose.policy import Policy
 from entangle_cli.diagnose.row_reader import RowReader
 from entangle_cli.diagnose.scan import Scan, open_scan
@@ -285,7 +285,8 @@ def open_forecast(
         raise UsageError(
             "--dtype bfloat16", "float32 or float64: a small step vanishes in bfloat16 weights", "leave it out"
         )
-    # Before the checkpoint is loaded, so that a wrong name is told at once.
+    # Before the checkpoint is loaded, so that a wrong number or name is told at once.
+    refuse_rate(step.learning_rate)
     source = None if eval_data is None else open_source(eval_data, step.eval_split)
     with open_scan(model, data, settings) as scan, Scorer(scan.checkpoint.model) as scorer:
         held_out = None

@@ -26,6 +26,18 @@ def read_step(
     return _optimizer(settings, model, parameters, stored), {} if stored is None else _moments(stored)
 
 
+def refuse_rate(rate: float | None) -> None:
+    """Refuse a learning rate that is given and not positive.
+
+    Raises:
+        UsageError: see above.
+    """
+    if rate is not None and not (np.isfinite(rate) and rate > 0):
+        raise UsageError(
+            f"learning rate {rate:g}", "a finite number above 0", "give --lr; the end of a schedule leaves 0 in a state"
+        )
+
+
 def _stored(
     settings: ForecastSettings, model: nn.Module, parameters: Mapping[str, nn.Parameter]
 ) -> StoredOptimizer | None:
@@ -55,10 +67,7 @@ def _optimizer(
     rate = settings.learning_rate
     if rate is None:
         rate = default.learning_rate if stored is None else stored.learning_rate
-    if not (np.isfinite(rate) and rate > 0):
-        raise UsageError(
-            f"learning rate {rate:g}", "a finite number above 0", "give --lr; the end of a schedule leaves 0 in a state"
-        )
+    refuse_rate(rate)
     if settings.weight_decay is not None or stored is None:
         decayed = decayed_names(model)
         decay = {name: settings.weight_decay or 0.0 for name in parameters if name in decayed}

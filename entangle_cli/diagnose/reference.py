@@ -45,8 +45,25 @@ def opened_reference(
             "a reference that reads the checkpoint's tokens",
             "name the checkpoint that training starts from",
         )
+    _refuse_other_tokens(settings.ref_model, checkpoint, loaded)
     with Scorer(loaded.model) as scorer:
         yield Reference(scorer, loaded.identity)
+
+
+def _refuse_other_tokens(name: str, checkpoint: Checkpoint, reference: Checkpoint) -> None:
+    """Refuse a reference that was trained on other tokens; a few added ones may differ."""
+    own, its = checkpoint.tokenizer.get_vocab(), reference.tokenizer.get_vocab()
+    other = sum(its.get(token) != number for token, number in own.items())
+    if other > OTHER_TOKENS * len(own):
+        raise ModelError(
+            f"--ref-model {name}: {other:,} of the checkpoint's {len(own):,} tokens are others in its tokenizer",
+            "a reference that reads the checkpoint's tokens",
+            "name the checkpoint that training starts from",
+        )
+
+
+OTHER_TOKENS = 0.01
+"""Share of the vocabulary in which a checkpoint may differ from its reference, as by special tokens that were added."""
 
 
 def _num_tokens(checkpoint: Checkpoint) -> int:

@@ -63,6 +63,15 @@ class RowReader:
                     self._refuse_if_strict(row)
                 yield window
 
+    def check(self) -> None:
+        """Read the first row, so that a tokenizer that cannot read any is told before a run is begun.
+
+        Raises:
+            ModelError: a conversation, and the tokenizer has no chat template.
+        """
+        for row in islice(self._rows(), 1):
+            self._prepare(row)
+
     def first_window(self) -> Window:
         """The first selected rows."""
         return self._next_window(self._rows())

@@ -138,7 +138,9 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
             opened_reference(settings, checkpoint, device) as reference,
         ):
             plan = _plan(model, source, formats, checkpoint, engine, settings, device)
-            yield Scan(source, checkpoint, parameters, engine, reference, settings, plan)
+            scan = Scan(source, checkpoint, parameters, engine, reference, settings, plan)
+            scan.reader.check()
+            yield scan
 
 
 def _plan(

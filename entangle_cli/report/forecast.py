@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -25,7 +25,7 @@ PREDICTOR_MEANINGS = {
 }
 
 
-def write_json(stream: TextIO, document: Mapping[str, Any]) -> None:
+def write_json(stream: IO[str], document: Mapping[str, Any]) -> None:
     """The forecast as one document."""
     json.dump(document, stream, ensure_ascii=True, allow_nan=False, indent=1)
     stream.write("\n")

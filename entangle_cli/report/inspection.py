@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -17,7 +17,7 @@ SHOWN_CHARACTERS = 400
 SHOWN_TOKENS = 24
 
 
-def write_json(stream: TextIO, document: Mapping[str, Any]) -> None:
+def write_json(stream: IO[str], document: Mapping[str, Any]) -> None:
     """The inspection as one document."""
     json.dump(document, stream, ensure_ascii=True, allow_nan=False, indent=1, default=str)
     stream.write("\n")

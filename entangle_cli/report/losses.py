@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,7 +16,7 @@ from entangle_cli.records import Movement
 COLUMNS = tuple(movement.value for movement in Movement)
 
 
-def write_json(stream: TextIO, comparison: Mapping[str, Any]) -> None:
+def write_json(stream: IO[str], comparison: Mapping[str, Any]) -> None:
     """The comparison as one document."""
     document = {"schema": "entangle.losses", "schema_version": "1.0", **comparison}
     json.dump(document, stream, indent=2, allow_nan=False)
@@ -36,26 +36,34 @@ def losses_report(comparison: Mapping[str, Any]) -> RenderableType:
         parts.append(Text("* ranks pairs against one another: all pairs are taken for one batch", style="dim"))
     if any(row["undefined"] for row in comparison["losses"]):
         parts.append(Text("+ infinite or undefined for some pairs, which count nowhere", style="dim"))
-    parts += [Text(), _remedies(comparison)]
+    parts += [_numbers(comparison), Text(), _remedies(comparison)]
     return Group(*parts)
 
 
 def _table(comparison: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    # Widths that never shrink: the last column gives way in a narrow terminal.
+    # Widths that never shrink: a terminal too narrow for them cuts no number in two.
     table.add_column("loss", no_wrap=True, min_width=max(len(row["name"]) for row in comparison["losses"]) + 1)
     for name in COLUMNS:
         lines = name.split("_")
         table.add_column("\n".join(lines), justify="right", no_wrap=True, min_width=max(6, *map(len, lines)))
     table.add_column("median\nslack", justify="right", no_wrap=True, min_width=7)
-    table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
     for row in comparison["losses"]:
         marks = "*" * row["depends_on_batch"] + "+" * bool(row["undefined"])
         shares = [f"{row['counts'][name] / comparison['pairs']:.1%}" for name in COLUMNS]
         slack = "-" if row["median_slack"] is None else f"{row['median_slack']:+.3f}"
-        numbers = ", ".join(f"{name} {value:g}" for name, value in row["numbers"].items())
-        table.add_row(row["name"] + marks, *shares, slack, numbers)
+        table.add_row(row["name"] + marks, *shares, slack)
     return table
+
+
+def _numbers(comparison: Mapping[str, Any]) -> Text:
+    """Beta, which is everybody's, and the numbers that a loss has for itself."""
+    beta = next(row["numbers"]["beta"] for row in comparison["losses"] if "beta" in row["numbers"])
+    own = []
+    for row in comparison["losses"]:
+        numbers = ", ".join(f"{name} {value:g}" for name, value in row["numbers"].items() if name != "beta")
+        own += [f"{row['name']} {numbers}"] if numbers else []
+    return Text(f"beta {beta:g} throughout; {'; '.join(own)}", style="dim")
 
 
 def _remedies(comparison: Mapping[str, Any]) -> RenderableType:

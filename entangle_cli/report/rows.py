@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from math import isfinite
-from typing import Any, TextIO
+from typing import IO, Any
 
 from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, Run
 from entangle_cli.report.escape import for_spreadsheet
@@ -39,7 +39,7 @@ def _plain(name: str, value: Any) -> Any:
     return int(number) if name in COUNT_FIELDS else number
 
 
-def write_document(stream: TextIO, run: Run, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+def write_document(stream: IO[str], run: Run, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """The run document, one pair a line so that a large one can be written and read piece by piece."""
     head = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "status": run.status}
     parts = [f"{json.dumps(name)}: {_json(value)}" for name, value in head.items()]
@@ -52,13 +52,13 @@ def write_document(stream: TextIO, run: Run, columns: Mapping[str, Any], summary
     stream.write("\n]}\n")
 
 
-def write_json_lines(stream: TextIO, columns: Mapping[str, Any]) -> None:
+def write_json_lines(stream: IO[str], columns: Mapping[str, Any]) -> None:
     """One pair a line."""
     for row in rows(columns):
         stream.write(_json(row) + "\n")
 
 
-def write_csv(stream: TextIO, columns: Mapping[str, Any]) -> None:
+def write_csv(stream: IO[str], columns: Mapping[str, Any]) -> None:
     """One pair a line under a header; text cannot start a formula."""
     writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
     writer.writeheader()

@@ -239,7 +239,9 @@ def verdict_lines(verdict: Any) -> RenderableType:
     lines = []
     for result in verdict.results:
         outcome = result.outcome.value
-        lines.append(Text(f"{outcome:12}", style=styles[outcome]).append(result.sentence, style="default"))
+        lines.append(
+            Text(f"{outcome.replace('_', ' '):13}", style=styles[outcome]).append(result.sentence, style="default")
+        )
     outcome = verdict.outcome.value
-    lines.append(Text(f"gate {outcome}: {verdict.sentence}", style=f"bold {styles[outcome]}"))
+    lines.append(Text(f"gate {outcome.replace('_', ' ')}: {verdict.sentence}", style=f"bold {styles[outcome]}"))
     return Group(*lines)

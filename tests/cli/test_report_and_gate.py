@@ -139,10 +139,10 @@ def test_a_narrow_terminal_cuts_no_share(entangle: Entangle, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "80")
     lines = entangle("report", run, "--losses").out.splitlines()
     assert max(map(len, lines)) <= 80
-    for line in lines:
-        if line.startswith(" simpo") or "separates" in line:
-            assert "…" not in line[:70]
-            assert line.count("%") in (0, 5)
+    simpo = next(line for line in lines if line.startswith(" simpo "))
+    assert simpo.count("%") == 5
+    assert "…" not in "".join(lines)
+    assert "kto z0 0, chosen_weight 1, rejected_weight 1" in " ".join(" ".join(lines).split())
 
 
 def test_all_losses_of_nothing(entangle: Entangle) -> None:
@@ -170,6 +170,15 @@ def test_the_gate_judges(entangle: Entangle, rules: list[str], code: int) -> Non
         metric, *condition = rule.split()
         assert f"{metric} is" in outcome.out
         assert " ".join(condition) in outcome.out
+
+
+def test_a_part_of_a_run_is_no_pass(entangle: Entangle) -> None:
+    run = write_run(PAIRS)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": "partial"}))
+    outcome = entangle("gate", run, "--fail-if", "both_fall_rate > 0.9")
+    assert outcome.code == 5
+    assert "not complete" in outcome.err
 
 
 def test_a_gate_with_nothing_to_judge_is_no_pass(entangle: Entangle) -> None:

@@ -275,7 +275,7 @@ def test_nothing_to_judge_is_no_pass(entangle: Entangle, rows_file: RowsFile) ->
     assert_refused(entangle("scan", MODEL, same, "-o", "a"), 5, "none of 1 rows could be measured")
     outcome = entangle("scan", MODEL, same, "-o", "b", "--fail-if", "both_fall_rate > 0.1")
     assert outcome.code == 5
-    assert "cannot_judge" in outcome.out
+    assert "cannot judge" in outcome.out
 
 
 def test_a_run_of_other_settings_is_not_mixed(entangle: Entangle) -> None:

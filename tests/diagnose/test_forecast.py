@@ -252,6 +252,7 @@ def test_a_trainers_state_is_read_by_name(tmp_path: Path) -> None:
 def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = fresh()
     parameters = dict(model.named_parameters())
+    first = next(model.parameters()).detach()
 
     def refused(document: object, match: str) -> None:
         path = tmp_path / "optimizer.pt"
@@ -271,6 +272,11 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     )
     refused({**whole, "state": {0: {"step": 1, "state1": torch.ones(2)}}}, "8-bit")
     refused({"state": {}, "param_groups": Path("code")}, "cannot be read")
+    broken = {"step": 1, "exp_avg": torch.full_like(first, torch.nan), "exp_avg_sq": torch.ones_like(first)}
+    refused({**whole, "state": {0: broken}}, "holds NaN")
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(DataError, match="cannot be read"):
+        read_optimizer(tmp_path / "empty.pt", model, parameters)
     (tmp_path / "text.pt").write_text("no state")
     with pytest.raises(DataError, match="cannot be read"):
         read_optimizer(tmp_path / "text.pt", model, parameters)

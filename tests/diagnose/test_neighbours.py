@@ -161,3 +161,15 @@ def test_a_reference_with_fewer_tokens_is_refused(data, tmp_path: Path) -> None:
     model.save_pretrained(folder)
     with pytest.raises(ModelError, match="embeddings for 100 tokens"):
         entangle_cli.scan(str(SAMPLE / "model"), data(ROWS), replace(SETTINGS, ref_model=str(folder)))
+
+
+def test_a_reference_of_other_tokens_is_refused(data, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(SAMPLE / "model", folder)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    turned = dict(zip(vocabulary, reversed(list(vocabulary.values())), strict=True))
+    path.write_text(json.dumps({**tokenizer, "model": {**tokenizer["model"], "vocab": turned}}))
+    with pytest.raises(ModelError, match="tokens are others"):
+        entangle_cli.scan(str(SAMPLE / "model"), data(ROWS), replace(SETTINGS, ref_model=str(folder)))
