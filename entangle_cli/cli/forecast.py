@@ -159,8 +159,13 @@ def _forecast(
             console_for(sys.stderr).print(plan_lines(ready.scan.plan))
         try:
             with progress(ready.scan.plan.num_selected, 0, quiet=quiet) as advance:
-                result = ready.run(advance)
+                result = ready.run(advance, (lambda _: None) if quiet else _tell)
         except KeyboardInterrupt:
             print("interrupted: a forecast keeps nothing; the same command starts anew", file=sys.stderr)
             raise
         return forecast_document(ready, result, settings.loss)
+
+
+def _tell(text: str) -> None:
+    """What comes next, as a status line beside the results."""
+    print(f"entangle: {text}", file=sys.stderr, flush=True)

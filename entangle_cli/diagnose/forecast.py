@@ -65,11 +65,12 @@ class Forecaster:
         self._seed = seed
         self.optimizer, self._moments = read_step(settings, scan.checkpoint.model, scan.parameters)
 
-    def run(self, advance: Callable[[int], None]) -> ForecastResult:
+    def run(self, advance: Callable[[int], None], tell: Callable[[str], None] = lambda _: None) -> ForecastResult:
         """Measure every pair, forecast the steps, and take them for real where the settings ask for it.
 
         Args:
             advance: told how many rows were measured.
+            tell: told what comes next, in words.
         Raises:
             NothingToJudgeError: no pair can be measured.
             UnfinishedError: one pair alone does not fit into memory.
@@ -86,6 +87,7 @@ class Forecaster:
         if self.held_out is not None:
             held_out, held_out_unused = held_out_pairs(self.held_out, self._policy)
         steps = self._steps(len(pairs))
+        tell(f"forecasting {len(steps):,} steps of {len(pairs):,} pairs")
         training, checks = self._forecast(pairs, steps)
         result = ForecastResult(
             optimizer=self.optimizer,
@@ -99,8 +101,10 @@ class Forecaster:
         if self._settings.verify:
             for factor in VERIFIED_FACTORS:
                 rate = self.optimizer.learning_rate * factor
+                tell(f"taking {len(steps):,} real steps at a learning rate of {rate:.3g}")
                 result.real_steps[rate] = self._real_step(pairs, steps, rate)
         if self._settings.steps:
+            tell(f"training {self._settings.steps:,} real steps")
             self._train(pairs, held_out, steps, result)
         return result
 

@@ -34,7 +34,12 @@ def write_json(stream: IO[str], document: Mapping[str, Any]) -> None:
 def forecast_report(document: Mapping[str, Any]) -> RenderableType:
     """Everything worth reading about a forecast."""
     parts: list[RenderableType] = [_headline(document), Text()]
-    parts += [_movement_heading("Predicted movement", "one step"), _movement_table(document["summary"]), Text()]
+    parts += [
+        _movement_heading("Predicted movement", "one step"),
+        _movement_table(document["summary"]),
+        _legend(),
+        Text(),
+    ]
     if document["held_out_summary"] is not None:
         heading = _movement_heading(
             "Predicted movement of held-out pairs", "the first step, in which they take no part"
@@ -79,11 +84,14 @@ def _movement_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("predictor", no_wrap=True)
     for name in MOVEMENTS:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold", style="dim")
     for predictor, shares in summary["movements"].items():
         values = ["-" if shares[name]["rate"] is None else f"{shares[name]['rate']:.1%}" for name in MOVEMENTS]
-        table.add_row(predictor, *values, PREDICTOR_MEANINGS[predictor])
+        table.add_row(predictor, *values)
     return table
+
+
+def _legend() -> Text:
+    return Text("\n".join(f"{name}: {meaning}" for name, meaning in PREDICTOR_MEANINGS.items()), style="dim")
 
 
 def _skipped_lines(document: Mapping[str, Any]) -> list[RenderableType]:

@@ -29,6 +29,8 @@ def test_a_forecast_with_everything(entangle: Entangle, tmp_path: Path) -> None:
         "by optimizer (the batch's first step)",
     ):
         assert words in text
+    for words in ("forecasting 2 steps of 8 pairs", "real steps at a learning rate of 1e-05", "training 3 real steps"):
+        assert words in outcome.err
     document = json.loads((tmp_path / "forecast.json").read_text())
     assert document["schema"] == "entangle.forecast"
     assert [row["index"] for row in document["pairs"]] == list(range(8))
