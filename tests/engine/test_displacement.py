@@ -142,6 +142,22 @@ def test_the_second_derivative_is_that_of_a_longer_step() -> None:
     assert errors[1] == pytest.approx(errors[0] / 8, rel=0.25)
 
 
+def test_differences_are_exact_for_a_cubic() -> None:
+    """Of fourth order: a step as long as half the weights makes no error, which a plain difference would."""
+    parameters = {"a": nn.Parameter(torch.tensor([2.0], dtype=torch.float64))}
+    direction = {"a": torch.tensor([1.0], dtype=torch.float64)}
+
+    def log_probs() -> torch.Tensor:
+        values = parameters["a"].detach()
+        return (values**3 - 5 * values).expand(2, 1)
+
+    found = Weights(parameters).derivatives(log_probs, log_probs(), direction, 0.5)
+    torch.testing.assert_close(found.first, torch.full((2, 1), 7.0, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.second, torch.full((2, 1), 12.0, dtype=torch.float64), rtol=1e-12, atol=0)
+    # (z(2+h) - z(2-h)) / 2h = 7 + h^2 with h = 1.
+    torch.testing.assert_close(found.bend, torch.full((2, 1), 1.0, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
 def test_weights_that_are_all_zero_move_too() -> None:
     parameters = {"b": nn.Parameter(torch.zeros(3, dtype=torch.float64))}
     direction = {"b": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)}
