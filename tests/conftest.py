@@ -12,6 +12,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a machine draws examples and runs them says nothing about the code.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 """Real checkpoints and data that developers may have beside the project; tests that use them skip without."""
