@@ -375,3 +375,12 @@ def test_a_real_step_goes_where_predicted(name: str) -> None:
             assert predicted.movement[0] == names[rises]
             seen.add(predicted.movement[0])
     assert {"separates", "both_rise", "both_fall"} <= seen
+
+
+def test_a_margin_can_fall_where_the_coefficients_differ() -> None:
+    """With equal coefficients it never does: only for those may a rising margin be promised."""
+    geometry = Geometry(np.array([1.44]), np.array([1.0]), np.array([0.999 * 1.2]))
+    unequal = pair_movements(geometry, Coefficients(np.array([1.0]), np.array([1.5])), 0.0)
+    assert (unequal.chosen_delta - unequal.rejected_delta)[0] == pytest.approx(-0.057, abs=1e-12)
+    equal = pair_movements(geometry, Coefficients(np.array([1.0]), np.array([1.0])), 0.0)
+    assert (equal.chosen_delta - equal.rejected_delta)[0] > 0
