@@ -88,12 +88,12 @@ class Forecaster:
             held_out, held_out_unused = held_out_pairs(self.held_out, self._policy)
         steps = self._steps(len(pairs))
         tell(f"forecasting {len(steps):,} steps of {len(pairs):,} pairs")
-        training, checks = self._forecast(pairs, steps)
+        training, of_held_out, checks = self._forecast(pairs, held_out, steps)
         result = ForecastResult(
             optimizer=self.optimizer,
             state_step=max((moment.step for moment in self._moments.values()), default=None),
             training=training,
-            held_out=None if held_out is None else self._forecast_held_out(held_out, pairs, steps[0], checks[0]),
+            held_out=of_held_out,
             checks=checks,
             unused=unused,
             held_out_unused=held_out_unused,
@@ -118,8 +118,11 @@ class Forecaster:
         every = self._settings.accumulate
         return [passes[start : start + every] for start in range(0, len(passes), every)]
 
-    def _forecast(self, pairs: Measured, steps: Sequence[Passes]) -> tuple[Forecast, list[StepCheck]]:
-        forecast, checks = empty_forecast(pairs), []
+    def _forecast(
+        self, pairs: Measured, held_out: Measured | None, steps: Sequence[Passes]
+    ) -> tuple[Forecast, Forecast | None, list[StepCheck]]:
+        """Every pair under its own step, held-out pairs under the first, and how exact each step's derivatives are."""
+        forecast, of_held_out, checks = empty_forecast(pairs), None, []
         own, rate = _OwnParts(pairs), self.optimizer.learning_rate
         for number, passes in enumerate(steps):
             places = np.concatenate(passes)
@@ -130,6 +133,10 @@ class Forecaster:
             along_descent = self._policy.checked_derivatives(tokens, before, descent, shares, descent)
             along_update = self._policy.checked_derivatives(tokens, before, update, shares, descent)
             _take(forecast, places, along_descent.derivatives, along_update.derivatives, rate)
+            if number == 0 and held_out is not None:
+                of_held_out = self._forecast_held_out(
+                    held_out, (descent, along_descent.relative_step), (update, along_update.relative_step)
+                )
             own_part = rate * own.changes(places, shares)
             forecast.batch[places] = number
             forecast.changes["pair-sgd"][:, places] = rate * own.changes(places, self._alone(pairs, places))
@@ -146,26 +153,23 @@ class Forecaster:
                     max(found.identity_error for found in (along_descent, along_update, along_margins)),
                     norm(descent),
                     clip_factor(descent, self.optimizer.max_grad_norm),
-                    along_descent.relative_step,
-                    along_update.relative_step,
                 )
             )
-        return forecast, checks
+        return forecast, of_held_out, checks
 
-    def _forecast_held_out(self, held_out: Measured, pairs: Measured, passes: Passes, check: StepCheck) -> Forecast:
-        """Pairs that take no part, under the first step."""
-        forecast, tokens, before = empty_forecast(held_out), held_out.tokens, held_out.log_probs
-        places = np.concatenate(passes)
-        shares = self._shares(pairs, pairs.log_probs, passes)
-        descent = self._policy.gradient([pairs.tokens[place] for place in places], shares)
-        update = self._update(descent)
-        _take(
-            forecast,
-            np.arange(len(held_out)),
-            self._policy.derivatives(tokens, before, descent, check.descent_step),
-            self._policy.derivatives(tokens, before, update, check.update_step),
-            self.optimizer.learning_rate,
+    def _forecast_held_out(
+        self,
+        held_out: Measured,
+        descent: tuple[Mapping[str, Tensor], float],
+        update: tuple[Mapping[str, Tensor], float],
+    ) -> Forecast:
+        """Pairs that take no part in a step, along its directions, each with the relative step that served it best."""
+        forecast = empty_forecast(held_out)
+        along_descent, along_update = (
+            self._policy.derivatives(held_out.tokens, held_out.log_probs, direction, relative_step)
+            for direction, relative_step in (descent, update)
         )
+        _take(forecast, np.arange(len(held_out)), along_descent, along_update, self.optimizer.learning_rate)
         forecast.others[:] = forecast.changes["batch-sgd"]
         return forecast
 

@@ -72,9 +72,6 @@ class StepCheck:
     sizes; of three directions u the largest."""
     gradient_norm: float
     clip_factor: float
-    descent_step: float
-    """Of the differences along D, relative to the weights."""
-    update_step: float
 
 
 @dataclass(slots=True)
