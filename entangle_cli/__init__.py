@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from entangle_cli.records import LossSettings, PairRecord, ScanSettings
+from entangle_cli.records import LoadingSettings, LossSettings, PairRecord, ReadingSettings, ScanSettings
 
 __version__ = "0.3.0"
-__all__ = ["LossSettings", "PairRecord", "ScanSettings", "__version__", "scan"]
+__all__ = [
+    "LoadingSettings",
+    "LossSettings",
+    "PairRecord",
+    "ReadingSettings",
+    "ScanSettings",
+    "__version__",
+    "scan",
+]
 
 
 def scan(
@@ -20,11 +28,11 @@ def scan(
 
     Args:
         model: a checkpoint folder or hub name of a causal LM.
-        data: a file or folder of preference pairs.
+        data: a file, pattern, folder or hub name of preference pairs.
         settings: what to measure and under which loss to see it; None for the defaults.
         output: folder of a run to write, or to go on with; None keeps the records in memory only.
     Returns:
-        One record a selected row, in the order of the data, skipped rows included.
+        One record a pair of the selected rows, in the order of the data, skipped rows included.
     Raises:
         EntangleError: the model, the data, a setting or the run cannot be used.
     """
@@ -34,7 +42,7 @@ def scan(
     from entangle_cli.store import columns_of, open_run, read_run
 
     settings = settings or ScanSettings()
-    with open_scan(str(model), Path(data), settings) as ready:
+    with open_scan(str(model), str(data), settings) as ready:
         if output is None:
             columns = columns_of([record for records in ready.records() for record in records])
         else:

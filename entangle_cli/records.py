@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 SCHEMA = "entangle.run"
 SCHEMA_VERSION = "1.0"
@@ -43,6 +43,40 @@ class LossSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingSettings:
+    """Which part of a data set is meant, and how its rows are read."""
+
+    split: str | None = None
+    """Also a slice, as `datasets` has it: `train[:500]`."""
+    config_name: str | None = None
+    """Configuration of a data set on the hub, or of a folder with a README that names some."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set on the hub."""
+    data_format: str | None = None
+    """How every row is read; None to recognise each by its columns."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role to column, for rows of no known format."""
+    ranked: str = "best-worst"
+    """Which pairs are made of a row with more than two answers: `best-worst`, `adjacent` or `all`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingSettings:
+    """How a checkpoint is found and loaded."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a checkpoint on the hub."""
+    base_model: str | None = None
+    """Base of an adapter; None for the one its config names."""
+    chat_template: Path | None = None
+    """A file with the chat template to use instead of the tokenizer's own."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a checkpoint is run."""
+    pickled_weights: bool = False
+    """Whether pickled weights are read where there are no others, by torch's weights-only loading."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanSettings:
     """What a scan measures and how; the first group decides the numbers."""
 
@@ -52,16 +86,13 @@ class ScanSettings:
     truncation: str = "keep_start"
     parameters: str | None = None
     """`all`, `adapter`, or a regular expression on parameter names; None for an adapter's where there is one."""
-    base_model: str | None = None
-    """Base of an adapter; None for the one its config names."""
     limit: int | None = None
     """Only the first rows."""
     sample: int | None = None
     """Only so many rows, drawn at random with `seed`."""
     seed: int = 0
-    split: str | None = None
-    data_format: str | None = None
-    """How every row is read; None to recognise each by its columns."""
+    reading: ReadingSettings = ReadingSettings()
+    loading: LoadingSettings = LoadingSettings()
     ref_model: str | None = None
     """Checkpoint of the reference log-probs; None for those of the data's columns, or this checkpoint's own."""
     unshared_cosine: bool = False
@@ -137,6 +168,8 @@ class ScanPlan:
     numel_by_rule: Mapping[str, int]
     slow_parameters: Mapping[str, str]
     """Parameter name to why it takes the slow exact way."""
+    checkpoint_warnings: Mapping[str, str]
+    """Code to sentence: what a user should know about how the checkpoint was loaded."""
     device: str
     dtype: str
     batch_tokens: int
@@ -174,8 +207,21 @@ class PairRecord:
     """The reason in words, with what was found; None for measured pairs."""
     line: int | None = None
     """Line in the data file, from 1, where the format has lines."""
+    file: str | None = None
+    """Where the data set has several files: which."""
+    pair_in_row: int | None = None
+    """Number of the pair among those of a ranked row, from 0; None where a row holds one pair."""
     format: str | None = None
     """How the row was recognised, in words."""
+    warnings: str | None = None
+    """Codes of what may go wrong with this pair, with spaces between; None without any."""
+    unordered_id: str | None = None
+    """Hash of the pair whichever answer is the chosen one: two preferences that contradict each other share it."""
+    chosen_score: float | None = None
+    """What the data set says of the answer, in its own scale; beside the pair, and used by nothing here."""
+    rejected_score: float | None = None
+    preference_strength: float | None = None
+    """By how much the chosen answer is preferred, as the data set counts it."""
     boundary_moved: bool | None = None
     """The tokenised prompt is no prefix of prompt and answer: scoring starts before the prompt's end, as in TRL."""
     prompt_tokens: int | None = None
@@ -222,10 +268,27 @@ class PairRecord:
     uncertain: bool | None = None
 
 
+RowKey = int | tuple[int, int]
+"""What names a record within a run: the row's index, and the pair's number where the row holds several."""
+
+
+class _InRow(Protocol):
+    @property
+    def index(self) -> int: ...
+    @property
+    def pair_in_row(self) -> int | None: ...
+
+
+def row_key(record: _InRow) -> RowKey:
+    """The key of a record, a pair or a skipped row."""
+    return record.index if record.pair_in_row is None else (record.index, record.pair_in_row)
+
+
 COUNT_FIELDS = frozenset(
     {
         "index",
         "line",
+        "pair_in_row",
         "prompt_tokens",
         "chosen_tokens",
         "rejected_tokens",

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime, timezone
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ import pyarrow
 import pyarrow.parquet
 
 from entangle_cli.errors import RunError, UnfinishedError, UsageError
-from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, Run
+from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, RowKey, Run, row_key
 
 RUNS_FOLDER = Path("entangle-runs")
 PART_ROWS = 2000
 PART_SECONDS = 20.0
 
 _LOSS_FIELDS = {"movement", "chosen_delta", "rejected_delta", "slack", "uncertain"}
-_TEXT_FIELDS = {"pair_id", "status", "reason", "detail", "format"}
+_TEXT_FIELDS = {"pair_id", "status", "reason", "detail", "format", "file", "warnings", "unordered_id"}
 _FLAG_FIELDS = {"boundary_moved", "chosen_truncated", "rejected_truncated"}
 
 
@@ -58,10 +59,10 @@ class RunWriter:
 
     Attributes:
         folder: where it is.
-        done: indices of the rows it already holds.
+        done: keys of the records it already holds.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], done: set[int]) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], done: set[RowKey]) -> None:
         self.folder = folder
         self.done = done
         self._manifest = manifest
@@ -108,12 +109,17 @@ class RunWriter:
             "seconds": before["seconds"] if before else 0.0,
             "parts": parts,
         }
-        done: set[int] = set()
+        done: set[RowKey] = set()
         for part in parts:
-            done.update(read_part(folder / "pairs" / part["file"], ["index"])["index"].to_pylist())
+            done.update(_keys(read_part(folder / "pairs" / part["file"], ["index", "pair_in_row"])))
         writer = cls(folder, manifest, done)
         writer.flush()
         return writer
+
+    @property
+    def num_done_rows(self) -> int:
+        """Rows of which it holds a pair or a reason."""
+        return sum(isinstance(key, int) or key[1] == 0 for key in self.done)
 
     def __enter__(self) -> RunWriter:
         return self
@@ -155,7 +161,7 @@ class RunWriter:
             *parts,
             {"file": file, "rows": len(self._pending), "sha256": hashlib.sha256(content).hexdigest()},
         ]
-        self.done.update(record.index for record in self._pending)
+        self.done.update(map(row_key, self._pending))
         self._pending.clear()
 
     def _write_manifest(self) -> None:
@@ -200,6 +206,12 @@ def columns_of(records: Sequence[PairRecord]) -> dict[str, Any]:
 def _table(records: Sequence[PairRecord]) -> pyarrow.Table:
     columns = {name: [getattr(record, name) for record in records] for name in STORED_FIELDS}
     return pyarrow.Table.from_pydict(columns, schema=SCHEMA_OF_PARTS)
+
+
+def _keys(part: pyarrow.Table) -> Iterator[RowKey]:
+    numbers = part["pair_in_row"].to_pylist() if "pair_in_row" in part.column_names else repeat(None)
+    for index, number in zip(part["index"].to_pylist(), numbers, strict=False):
+        yield index if number is None else (index, number)
 
 
 def _next_number(parts: Sequence[Mapping[str, Any]]) -> int:
@@ -301,17 +313,17 @@ def read_run(folder: Path) -> Run:
 
 
 def read_part(path: Path, names: list[str] | None = None) -> pyarrow.Table:
-    """The rows of one part, all columns or some.
+    """The rows of one part, all columns or those of some names that it has.
 
     Not `pyarrow.parquet.read_table`, which loads pandas: that alone takes longer than reading a small run.
     """
     with pyarrow.parquet.ParquetFile(path) as file:
-        return file.read(names)
+        return file.read(names if names is None else [name for name in names if name in file.schema_arrow.names])
 
 
 def _columns(table: pyarrow.Table) -> dict[str, Any]:
     """Columns as numpy arrays, in the order of `index`."""
-    order = np.argsort(_numbers(table["index"]), kind="stable")
+    order = np.lexsort((_numbers(table["pair_in_row"]), _numbers(table["index"])))
     columns: dict[str, Any] = {}
     for name in STORED_FIELDS:
         column = table[name]

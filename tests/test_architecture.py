@@ -27,13 +27,13 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 ONLY_IN = {
-    "torch": {"engine", "data.checkpoint", "data.optimizer_state", "diagnose"},
+    "torch": {"engine", "data.checkpoint", "data.checkpoint_checks", "data.optimizer_state", "diagnose"},
     "peft": {"data.adapter"},
     "transformers": {"data"},
     "datasets": {"data"},
     "typer": {"cli"},
     "rich": {"cli", "report.terminal", "report.losses", "report.forecast", "report.inspection"},
-    "pyarrow": {"store", "data.rows"},
+    "pyarrow": {"store", "data.arrow_files", "data.compression"},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -99,6 +100,8 @@ def _show(message: str, words: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # Nothing is told to anyone: read by the hub's libraries when they are loaded.
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
     if hasattr(signal, "SIGPIPE"):
         # A reader that goes away ends us as it ends other tools; Typer would exit with 1, a failed gate's code.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

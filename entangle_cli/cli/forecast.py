@@ -13,8 +13,12 @@ from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
     BaseModel,
     Beta,
+    ChatTemplate,
+    ColumnMap,
+    ConfigName,
     Data,
     DataFormat,
+    DataRevision,
     Debug,
     Device,
     Gamma,
@@ -23,14 +27,19 @@ from entangle_cli.cli.options import (
     LossOptions,
     MaxLength,
     Model,
+    ModelRevision,
     Parameters,
+    PickledWeights,
+    Ranked,
     RefModel,
     Sample,
     Split,
+    TrustRemoteCode,
     loss_settings,
+    reading_settings,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
+from entangle_cli.records import ForecastSettings, LoadingSettings, LossSettings, ScanSettings
 
 
 class OptimizerName(str, Enum):
@@ -51,7 +60,7 @@ def forecast(
     model: Model,
     data: Data,
     eval_data: Annotated[
-        Path | None, typer.Option(help="Held-out pairs, forecast under the first step; they take no part in it.")
+        str | None, typer.Option(help="Held-out pairs, forecast under the first step; they take no part in it.")
     ] = None,
     eval_split: Annotated[str | None, typer.Option(help="Split of the held-out data set.")] = None,
     optimizer: Annotated[OptimizerName, typer.Option(help="Whose step.")] = OptimizerName.ADAMW,
@@ -90,9 +99,17 @@ def forecast(
     sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample and of the order of training.")] = 0,
     split: Split = None,
+    config_name: ConfigName = None,
+    data_revision: DataRevision = None,
     data_format: DataFormat = None,
+    column_map: ColumnMap = None,
+    ranked: Ranked = "best-worst",
     parameters: Parameters = None,
+    model_revision: ModelRevision = None,
     base_model: BaseModel = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    pickled_weights: PickledWeights = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -101,7 +118,7 @@ def forecast(
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    refuse_unwritable(json_file, data, eval_data, state)
+    refuse_unwritable(json_file, *map(Path, filter(None, (data, eval_data))), state)
     if accumulate > 1 and batch_size is None:
         raise UsageError(
             "--accumulate without --batch-size", "the pairs of a batch", "give --batch-size, or leave it out"
@@ -112,12 +129,11 @@ def forecast(
         dtype=dtype.value,
         max_length=max_length or None,
         parameters=parameters,
-        base_model=base_model,
         limit=limit,
         sample=sample,
         seed=seed,
-        split=split,
-        data_format=data_format,
+        reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
+        loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
         ref_model=ref_model,
         loss=weighing,
         device=device,
@@ -147,7 +163,7 @@ def forecast(
 
 
 def _forecast(
-    model: str, data: Path, eval_data: Path | None, settings: ScanSettings, step: ForecastSettings, *, quiet: bool
+    model: str, data: str, eval_data: str | None, settings: ScanSettings, step: ForecastSettings, *, quiet: bool
 ) -> dict[str, Any]:
     from entangle_cli.cli.progress import progress
     from entangle_cli.diagnose.forecast import open_forecast

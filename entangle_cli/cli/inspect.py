@@ -9,8 +9,25 @@ from typing import Annotated
 import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
-from entangle_cli.cli.options import Data, DataFormat, Debug, Limit, MaxLength, Split
+from entangle_cli.cli.options import (
+    BaseModel,
+    ChatTemplate,
+    ColumnMap,
+    ConfigName,
+    Data,
+    DataFormat,
+    DataRevision,
+    Debug,
+    Limit,
+    MaxLength,
+    ModelRevision,
+    Ranked,
+    Split,
+    TrustRemoteCode,
+    reading_settings,
+)
 from entangle_cli.errors import NothingToJudgeError
+from entangle_cli.records import LoadingSettings
 
 
 def inspect(
@@ -20,25 +37,34 @@ def inspect(
         typer.Option("--model", help="Checkpoint whose tokenizer marks the scored tokens; default: text only."),
     ] = None,
     data_format: DataFormat = None,
+    column_map: ColumnMap = None,
+    ranked: Ranked = "best-worst",
     max_length: MaxLength = 1024,
     limit: Limit = None,
     split: Split = None,
+    config_name: ConfigName = None,
+    data_revision: DataRevision = None,
+    model_revision: ModelRevision = None,
+    base_model: BaseModel = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
     debug: Debug = False,
 ) -> None:
     """Show how a data set is read: format, counts, lengths, traps, three pairs. Without --model no torch is loaded."""
-    from entangle_cli.diagnose.inspection import inspect_rows, opened_source
+    from entangle_cli.diagnose.inspection import inspect_rows
     from entangle_cli.report.inspection import inspection_report, write_json
     from entangle_cli.report.terminal import console_for
 
-    refuse_unwritable(json_file, data)
-    source = opened_source(data, split)
+    refuse_unwritable(json_file, Path(data))
+    reading = reading_settings(split, config_name, data_revision, data_format, column_map, ranked)
     if model is None:
-        document = inspect_rows(source, data_format, limit)
+        document = inspect_rows(data, reading, limit)
     else:
         from entangle_cli.diagnose.inspect_model import inspect_with_model
 
-        document = inspect_with_model(source, model, data_format, limit, max_length or None)
+        loading = LoadingSettings(model_revision, base_model, chat_template, trust_remote_code)
+        document = inspect_with_model(data, model, reading, loading, limit, max_length or None)
     console_for(sys.stdout).print(inspection_report(document))
     if json_file is not None:
         write_file(json_file, lambda stream: write_json(stream, document))

@@ -9,11 +9,16 @@ from typing import Annotated
 import typer
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LossSettings
+from entangle_cli.records import LossSettings, ReadingSettings
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Preference pairs: .jsonl, .json, .csv, .tsv, .parquet or a folder.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Preference pairs: .jsonl, .json, .csv, .tsv, .parquet, .arrow, compressed or not; a folder; a quoted "
+        "pattern such as 'data/*.jsonl'; or a hub name.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")]
 MaxLength = Annotated[
@@ -21,7 +26,21 @@ MaxLength = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
 Sample = Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")]
-Split = Annotated[str | None, typer.Option(help="Split of a saved data set that has several.")]
+Split = Annotated[
+    str | None, typer.Option(help="Split of a data set that has several, also a part such as 'train[:500]'.")
+]
+ConfigName = Annotated[str | None, typer.Option(help="Configuration of a data set on the hub, or of a folder.")]
+DataRevision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set on the hub.")]
+ColumnMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="ROLE=COLUMN",
+        help="Read rows by their columns: prompt, chosen, rejected, system, tools, chosen_score, ...; "
+        "may be given repeatedly.",
+    ),
+]
+Ranked = Annotated[str, typer.Option(help="Pairs of a row with more than two answers: best-worst, adjacent or all.")]
 DataFormat = Annotated[
     str | None,
     typer.Option(
@@ -35,6 +54,17 @@ Parameters = Annotated[
         help="Parameters that count: all, adapter, or a regular expression on their names; "
         "default: an adapter's where MODEL is one, else all."
     ),
+]
+ModelRevision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub.")]
+ChatTemplate = Annotated[
+    Path | None, typer.Option(help="File with the chat template to use instead of the tokenizer's.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that comes with a checkpoint. Read it first.")
+]
+PickledWeights = Annotated[
+    bool,
+    typer.Option("--pickled-weights", help="Read pickled weights where there are no others, by weights-only loading."),
 ]
 BaseModel = Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")]
 RefModel = Annotated[
@@ -59,6 +89,30 @@ FailIf = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; default: the newest.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+
+
+def reading_settings(
+    split: str | None,
+    config_name: str | None,
+    data_revision: str | None,
+    data_format: str | None,
+    column_map: Sequence[str] | None,
+    ranked: str,
+) -> ReadingSettings:
+    """How a command line says that data are read.
+
+    Raises:
+        UsageError: a map that is not ROLE=COLUMN, or one role twice.
+    """
+    columns: dict[str, str] = {}
+    for text in column_map or []:
+        role, separator, column = text.partition("=")
+        if not (role and separator and column) or role in columns:
+            raise UsageError(
+                f"--map {text!r}", "ROLE=COLUMN, each role once, such as --map chosen=answer_a", "correct it"
+            )
+        columns[role] = column
+    return ReadingSettings(split, config_name, data_revision, data_format, columns, ranked)
 
 
 def loss_settings(

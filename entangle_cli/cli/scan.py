@@ -14,8 +14,12 @@ from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
     BaseModel,
     Beta,
+    ChatTemplate,
+    ColumnMap,
+    ConfigName,
     Data,
     DataFormat,
+    DataRevision,
     Debug,
     Device,
     FailIf,
@@ -25,14 +29,19 @@ from entangle_cli.cli.options import (
     LossOptions,
     MaxLength,
     Model,
+    ModelRevision,
     Parameters,
+    PickledWeights,
+    Ranked,
     RefModel,
     Sample,
     Split,
+    TrustRemoteCode,
     loss_settings,
+    reading_settings,
 )
-from entangle_cli.errors import ExitCode, NothingToJudgeError
-from entangle_cli.records import LossSettings, ScanSettings
+from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
+from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Rule
@@ -76,7 +85,11 @@ def scan(
     sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
     split: Split = None,
+    config_name: ConfigName = None,
+    data_revision: DataRevision = None,
     data_format: DataFormat = None,
+    column_map: ColumnMap = None,
+    ranked: Ranked = "best-worst",
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default: what is fast and fits.")
     ] = None,
@@ -85,7 +98,15 @@ def scan(
         typer.Option("--activation-checkpointing", help="Less memory for more time, as in training; for long answers."),
     ] = False,
     parameters: Parameters = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(help="Of a folder that Trainer wrote: last, all, or steps such as 100,200; a run each."),
+    ] = None,
+    model_revision: ModelRevision = None,
     base_model: BaseModel = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    pickled_weights: PickledWeights = False,
     ref_model: RefModel = None,
     unshared_cosine: Annotated[
         bool,
@@ -110,18 +131,17 @@ def scan(
     rules = parse_rules(fail_if)
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    refuse_unwritable(json_file, data)
+    refuse_unwritable(json_file, Path(data))
     settings = ScanSettings(
         dtype=dtype.value,
         max_length=max_length or None,
         truncation=truncation.value,
         parameters=parameters,
-        base_model=base_model,
         limit=limit,
         sample=sample,
         seed=seed,
-        split=split,
-        data_format=data_format,
+        reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
+        loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
         ref_model=ref_model,
         unshared_cosine=unshared_cosine,
         loss=weighing,
@@ -131,14 +151,36 @@ def scan(
         activation_checkpointing=activation_checkpointing,
         strict=strict,
     )
+    models = _models(model, checkpoints, json_file)
     if dry_run:
-        _print_estimate(model, data, settings)
+        for each in models:
+            _print_estimate(each, data, settings)
         return
-    folder = _scan_into_run(model, data, settings, output, quiet=quiet)
-    raise typer.Exit(_show_result(folder, settings, json_file, rules, quiet=quiet))
+    codes = []
+    for each in models:
+        folder = output if output is None or len(models) == 1 else output / Path(each).name
+        folder = _scan_into_run(each, data, settings, folder, quiet=quiet)
+        codes.append(_show_result(folder, settings, json_file, rules, quiet=quiet))
+    raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
 
 
-def _print_estimate(model: str, data: Path, settings: ScanSettings) -> None:
+def _models(model: str, checkpoints: str | None, json_file: Path | None) -> Sequence[str]:
+    """The checkpoints to scan: one, or several of a training."""
+    if checkpoints is None:
+        return [model]
+    from entangle_cli.diagnose.series import chosen_checkpoints
+
+    found = [str(path) for path in chosen_checkpoints(model, checkpoints)]
+    if json_file is not None and len(found) > 1:
+        raise UsageError(
+            f"--json {json_file} with {len(found)} checkpoints",
+            "one document, which holds one run",
+            "leave --json out, and write each run with entangle report RUN --format json",
+        )
+    return found
+
+
+def _print_estimate(model: str, data: str, settings: ScanSettings) -> None:
     from entangle_cli.diagnose.scan import open_scan
     from entangle_cli.report.terminal import console_for, plan_lines
 
@@ -147,7 +189,7 @@ def _print_estimate(model: str, data: Path, settings: ScanSettings) -> None:
         console.print(plan_lines(ready.plan, ready.estimate()))
 
 
-def _scan_into_run(model: str, data: Path, settings: ScanSettings, output: Path | None, *, quiet: bool) -> Path:
+def _scan_into_run(model: str, data: str, settings: ScanSettings, output: Path | None, *, quiet: bool) -> Path:
     """Measure what the run does not hold yet; the run's folder."""
     from entangle_cli.diagnose.scan import open_scan
     from entangle_cli.report.terminal import console_for, plan_lines
@@ -158,7 +200,7 @@ def _scan_into_run(model: str, data: Path, settings: ScanSettings, output: Path 
             console_for(sys.stderr).print(plan_lines(ready.plan))
         writer = open_run(output, ready.identity, ready.about)
         if not quiet:
-            again = f", goes on after {len(writer.done):,} rows" if writer.done else ""
+            again = f", goes on after {writer.num_done_rows:,} rows" if writer.done else ""
             print(f"run         {writer.folder}{again}", file=sys.stderr)
         _measure_all(ready, writer, quiet=quiet)
     return writer.folder
@@ -169,13 +211,13 @@ def _measure_all(ready: Scan, writer: RunWriter, *, quiet: bool) -> None:
     from entangle_cli.cli.progress import progress
 
     try:
-        with writer, progress(ready.plan.num_selected, len(writer.done), quiet=quiet) as advance:
+        with writer, progress(ready.plan.num_selected, writer.num_done_rows, quiet=quiet) as advance:
             for records in ready.records(frozenset(writer.done)):
                 writer.add(records)
-                advance(num_rows=len(records))
+                advance(num_rows=sum(not record.pair_in_row for record in records))
     except KeyboardInterrupt:
         print(
-            f"interrupted: {len(writer.done):,} of {ready.plan.num_selected:,} rows are in {writer.folder}; "
+            f"interrupted: {writer.num_done_rows:,} of {ready.plan.num_selected:,} rows are in {writer.folder}; "
             "the same command goes on from there",
             file=sys.stderr,
         )

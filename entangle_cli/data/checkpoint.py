@@ -5,24 +5,42 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from entangle_cli.data.adapter import base_of, is_adapter, with_adapter
+from entangle_cli.data.checkpoint_checks import (
+    code_of,
+    refuse_absent_weights,
+    refuse_code,
+    refuse_incomplete,
+    refuse_not_finite,
+    refuse_offloaded,
+    refuse_other_models,
+)
+from entangle_cli.data.hub import adapter_folder, cached_commit, is_hub_name, is_only_cached, offline
 from entangle_cli.data.rows import file_sha256
+from entangle_cli.data.series import last_checkpoint, step_of
 from entangle_cli.errors import ModelError, UsageError
+from entangle_cli.records import LoadingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
-IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".model", ".txt"}
+IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py"}
 """Files whose content decides what a checkpoint computes, or how its tokenizer reads."""
 
 
@@ -38,6 +56,10 @@ class Checkpoint:
     """Sequence positions that have learned embeddings; None where positions are computed."""
     adapter_parameters: frozenset[str] = frozenset()
     """Names of the parameters that an adapter trains; empty for a plain checkpoint."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """Code to sentence: what a user should know about how it was loaded."""
+    training_step: int | None = None
+    """Of a checkpoint that Trainer wrote, by its name."""
 
 
 def check_dtype(name: str) -> None:
@@ -86,33 +108,83 @@ def choose_device(name: str, device_map: str | None = None) -> torch.device:
 
 
 def load_checkpoint(
-    name: str, dtype: str, device: torch.device, base_model: str | None = None, device_map: str | None = None
+    name: str,
+    dtype: str,
+    device: torch.device,
+    loading: LoadingSettings | None = None,
+    device_map: str | None = None,
 ) -> Checkpoint:
     """Load a causal LM for measuring, or a PEFT adapter on its base.
 
     Args:
-        name: a folder, or a name on the hub; what looks like a path is never asked for on the hub.
+        name: a folder, or a name on the hub; what looks like a path is never asked for on the hub. A folder that
+            Trainer wrote its checkpoints to stands for the last of them.
         dtype: a key of `DTYPES`; what the weights are loaded as and computed in.
-        base_model: an adapter's base, where its config names another or none.
         device_map: spreads the weights over devices (a name of `DEVICE_MAPS`) instead of putting them on `device`.
     Raises:
         ModelError: not there, not a causal LM, incomplete, not finite, or without a usable tokenizer.
-        UsageError: a base for what is no adapter.
+        UsageError: a base for what is no adapter, or a revision of a folder.
     """
-    folder = _local_folder(name)
-    if folder is not None and is_adapter(folder):
-        return _load_adapter(folder, base_model or base_of(folder), dtype, device, device_map)
-    if base_model is not None:
+    loading = loading or LoadingSettings()
+    origin = _origin(name, loading)
+    if origin.folder is not None and is_adapter(origin.folder):
+        return _load_adapter(name, origin.folder, dtype, device, loading, device_map)
+    if loading.base_model is not None:
         raise UsageError(
-            f"--base-model {base_model}: {name} is a whole checkpoint", "a PEFT adapter as MODEL", "leave it out"
+            f"--base-model {loading.base_model}: {name} is a whole checkpoint",
+            "a PEFT adapter as MODEL",
+            "leave it out",
         )
-    model, config = _load_model(name, folder, dtype, device_map)
+    model, config = _load_model(origin, dtype, loading, device_map)
     return Checkpoint(
         model=_placed(model, device, device_map),
-        tokenizer=_load_tokenizer(name if folder is None else str(folder)),
-        identity=_identity(name, folder, config),
+        tokenizer=_load_tokenizer(origin, loading),
+        identity={**_identity(origin), **_template_identity(loading)},
         position_limit=_position_limit(config),
+        warnings=_warnings(origin, config),
+        training_step=None if origin.folder is None else step_of(origin.folder),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a checkpoint comes from."""
+
+    name: str
+    """As it was named."""
+    folder: Path | None
+    """None for a name on the hub."""
+    revision: str | None = None
+    local_only: bool = False
+    """The hub does not answer."""
+
+    @property
+    def source(self) -> str:
+        """What the libraries are told."""
+        return self.name if self.folder is None else str(self.folder)
+
+
+def _origin(name: str, loading: LoadingSettings) -> _Origin:
+    folder = _local_folder(name)
+    if folder is None:
+        local_only = is_only_cached(name, loading.revision)
+        adapter = adapter_folder(name, loading.revision, local_only=local_only)
+        return _Origin(name, adapter, None if adapter is not None else loading.revision, local_only)
+    if loading.revision is not None:
+        raise UsageError(
+            f"--model-revision {loading.revision}: {name} is a folder",
+            "a name on the hub",
+            "leave --model-revision out",
+        )
+    return _Origin(name, folder)
+
+
+def _base_origin(adapter: Path, loading: LoadingSettings) -> _Origin:
+    """The base of an adapter; a revision is the adapter's, not its base's."""
+    base = _origin(loading.base_model or base_of(adapter), LoadingSettings())
+    if base.folder is not None and is_adapter(base.folder):
+        raise ModelError(f"{base.name} is itself an adapter", "a whole checkpoint as base", "merge the first adapter")
+    return base
 
 
 def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> PreTrainedModel:
@@ -121,77 +193,130 @@ def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> P
     return placed
 
 
-def _load_adapter(adapter: Path, base: str, dtype: str, device: torch.device, device_map: str | None) -> Checkpoint:
-    folder = _local_folder(base)
-    if folder is not None and is_adapter(folder):
-        raise ModelError(f"{base} is itself an adapter", "a whole checkpoint as base", "merge the first adapter")
-    plain, config = _load_model(base, folder, dtype, device_map)
+def _load_adapter(
+    name: str, adapter: Path, dtype: str, device: torch.device, loading: LoadingSettings, device_map: str | None
+) -> Checkpoint:
+    base = _base_origin(adapter, loading)
+    plain, config = _load_model(base, dtype, loading, device_map)
     model, adapter_parameters = with_adapter(plain, adapter)
     if dtype != "bfloat16":
         # Under bfloat16 PEFT keeps adapters in float32, in training too.
-        for name, parameter in model.named_parameters():
-            if name in adapter_parameters:
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name in adapter_parameters:
                 parameter.data = parameter.data.to(DTYPES[dtype])
-    _refuse_not_finite(str(adapter), model)
-    tokenizer_folder = adapter if (adapter / "tokenizer_config.json").is_file() else folder
+    refuse_not_finite(name, model)
+    own = _Origin(name, adapter)
     return Checkpoint(
         model=_placed(model, device, device_map),
-        tokenizer=_load_tokenizer(base if tokenizer_folder is None else str(tokenizer_folder)),
-        identity={**_identity(str(adapter), adapter, config), "base": _identity(base, folder, config)},
+        tokenizer=_load_tokenizer(own if _has_tokenizer(adapter) else base, loading),
+        identity={**_identity(own), "base": _identity(base), **_template_identity(loading)},
         position_limit=_position_limit(config),
         adapter_parameters=adapter_parameters,
+        warnings=_warnings(base, config),
+        training_step=step_of(adapter),
     )
 
 
-def _load_model(name: str, folder: Path | None, dtype: str, device_map: str | None) -> tuple[PreTrainedModel, Any]:
-    name = name if folder is None else str(folder)
-    with _translated(name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    _refuse_other_models(name, config)
-    with _translated(name):
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file()
+
+
+def _load_config(origin: _Origin, loading: LoadingSettings) -> Any:
+    with _translated(origin), offline(origin.local_only):
+        plain, _ = PreTrainedConfig.get_config_dict(origin.source, revision=origin.revision)
+    if not loading.trust_remote_code:
+        refuse_code(origin.name, plain if isinstance(plain, dict) else {})
+    with _translated(origin), offline(origin.local_only):
+        config = AutoConfig.from_pretrained(
+            origin.source,
+            revision=origin.revision,
+            trust_remote_code=loading.trust_remote_code,
+        )
+    refuse_other_models(origin.name, config)
+    return config
+
+
+def _load_model(
+    origin: _Origin, dtype: str, loading: LoadingSettings, device_map: str | None
+) -> tuple[PreTrainedModel, Any]:
+    config = _load_config(origin, loading)
+    if origin.folder is not None:
+        refuse_absent_weights(origin.folder, pickled_weights=loading.pickled_weights)
+    with _translated(origin), offline(origin.local_only):
         # With this flag the stubs' single result is really a pair.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name,
+            origin.source,
             config=config,
+            revision=origin.revision,
             dtype=DTYPES[dtype],
-            use_safetensors=True,
+            # Safetensors go first in any case; pickles are unpickled by torch's weights-only loading.
+            use_safetensors=None if loading.pickled_weights else True,
+            weights_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are in the loading info, and refused by name
-            trust_remote_code=False,
+            trust_remote_code=loading.trust_remote_code,
             device_map=device_map,
         )
-        model, loading = loaded
-    _refuse_offloaded(name, model)
-    _refuse_incomplete(name, loading)
-    _refuse_not_finite(name, model)
+        model, about = loaded
+    refuse_offloaded(origin.name, model)
+    refuse_incomplete(origin.name, about)
+    refuse_not_finite(origin.name, model)
     return model, config
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    with _translated(name, what="tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+def _warnings(origin: _Origin, config: Any) -> dict[str, str]:
+    found = {}
+    if files := code_of(config.to_dict()):
+        found["W-REMOTE-CODE"] = f"code that came with the checkpoint was run: {', '.join(files)}"
+    if origin.folder is not None and not any(origin.folder.glob("*.safetensors")):
+        found["W-PICKLED"] = "the weights were read from pickles, by weights-only loading; safetensors hold no code"
+    return found
+
+
+def _load_tokenizer(origin: _Origin, loading: LoadingSettings) -> PreTrainedTokenizerBase:
+    with _translated(origin, what="tokenizer"), offline(origin.local_only):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            origin.source,
+            revision=origin.revision,
+            trust_remote_code=loading.trust_remote_code,
+        )
+    if loading.chat_template is not None:
+        tokenizer.chat_template = _template(loading.chat_template)
     return tokenizer
 
 
-def load_tokenizer(name: str, base_model: str | None = None) -> tuple[PreTrainedTokenizerBase, int | None]:
+def _template(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+        # The sandbox is transformers'; here only the grammar is looked at.
+        jinja2.Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"]).parse(
+            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)
+        )
+    except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
+        raise UsageError(
+            f"--chat-template {path}: {error}", "a file with a chat template in Jinja", "correct or leave it out"
+        ) from error
+    return text
+
+
+def _template_identity(loading: LoadingSettings) -> dict[str, str]:
+    return {} if loading.chat_template is None else {"chat_template": file_sha256(loading.chat_template)}
+
+
+def load_tokenizer(name: str, loading: LoadingSettings | None = None) -> tuple[PreTrainedTokenizerBase, int | None]:
     """The tokenizer of a checkpoint or an adapter, and how many positions the model has; no weights are loaded.
 
     Raises:
         ModelError: not there, not a causal LM, or without a usable tokenizer.
     """
-    folder = _local_folder(name)
-    own = None if folder is None else str(folder)
-    if folder is not None and is_adapter(folder):
-        base = base_model or base_of(folder)
-        base_folder = _local_folder(base)
-        name = base if base_folder is None else str(base_folder)
-        own = str(folder) if (folder / "tokenizer_config.json").is_file() else name
-    elif own is not None:
-        name = own
-    with _translated(name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    _refuse_other_models(name, config)
-    return _load_tokenizer(own or name), _position_limit(config)
+    loading = loading or LoadingSettings()
+    origin = _origin(name, loading)
+    whole = origin
+    if origin.folder is not None and is_adapter(origin.folder):
+        whole = _base_origin(origin.folder, loading)
+        origin = origin if _has_tokenizer(origin.folder) else whole
+    config = _load_config(whole, loading)
+    return _load_tokenizer(origin, loading), _position_limit(config)
 
 
 @contextmanager
@@ -260,15 +385,23 @@ def _selected(
 
 
 def _local_folder(name: str) -> Path | None:
+    """The folder that a name stands for; None for one on the hub."""
     path = Path(name).expanduser()
     if name and path.is_dir():
-        if not (path / "config.json").exists() and not is_adapter(path):
-            raise ModelError(
-                f"{name}: no config.json", "a Hugging Face checkpoint folder", "name the folder that holds config.json"
-            )
-        return path
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.exists()
-    if looks_like_path:
+        if (path / "config.json").exists() or is_adapter(path):
+            return path
+        if (last := last_checkpoint(path)) is not None:
+            return last
+        raise ModelError(
+            f"{name}: no config.json", "a Hugging Face checkpoint folder", "name the folder that holds config.json"
+        )
+    if path.suffix == ".gguf":
+        raise ModelError(
+            f"{name} is a GGUF file, whose weights are quantised",
+            "a checkpoint folder with safetensors",
+            "name the checkpoint that it was made from",
+        )
+    if path.exists() or not is_hub_name(name):
         raise ModelError(
             f"{name}: no such folder",
             "a checkpoint folder, or a hub name with its organisation, such as openai-community/gpt2",
@@ -278,76 +411,35 @@ def _local_folder(name: str) -> Path | None:
 
 
 @contextmanager
-def _translated(name: str, what: str = "checkpoint") -> Iterator[None]:
+def _translated(origin: _Origin, what: str = "checkpoint") -> Iterator[None]:
     """Errors of the loading libraries as ours; their first line says what was wrong."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the libraries raise whatever the formats' readers do
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):
-            reason = "it needs code of its own, which is not run"
+            reason = "it needs code of its own, which is not run without --trust-remote-code"
         raise ModelError(
-            f"{name}: the {what} cannot be loaded: {reason}",
+            f"{origin.name}: the {what} cannot be loaded: {reason}",
             "a causal LM with safetensors weights and a tokenizer, in a folder or reachable on the hub",
             "check the name and that all files are there",
         ) from error
 
 
-def _refuse_other_models(name: str, config: Any) -> None:
-    causal = set()
-    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        causal.update([names] if isinstance(names, str) else names)
-    architectures = getattr(config, "architectures", None) or []
-    other = [architecture for architecture in architectures if architecture not in causal]
-    if getattr(config, "is_encoder_decoder", False) or (architectures and len(other) == len(architectures)):
-        found = ", ".join(architectures) or config.model_type
-        raise ModelError(
-            f"{name} is {found}, not a causal language model",
-            "a checkpoint of a ...ForCausalLM architecture",
-            "name the policy that will be trained; encoders, reward and embedding models have no response log-probs",
-        )
-
-
-def _refuse_offloaded(name: str, model: nn.Module) -> None:
-    """Weights that are fetched layer by layer are not there when the gradient comes back."""
-    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
-    if "disk" in places or ("cpu" in places and len(places) > 1):
-        raise ModelError(
-            f"{name} does not fit on the devices: parts would be kept on {', '.join(sorted(places & {'cpu', 'disk'}))}",
-            "devices that hold every weight",
-            "use more devices, or --dtype bfloat16",
-        )
-
-
-def _refuse_incomplete(name: str, loading: Mapping[str, Any]) -> None:
-    missing = sorted(loading.get("missing_keys") or [])
-    mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in loading.get("mismatched_keys") or []]
-    if missing or mismatched:
-        wrong = [*missing, *map(str, mismatched)]
-        raise ModelError(
-            f"{name}: {len(wrong)} weights are missing or of another shape, the first {wrong[0]}",
-            "every weight of the architecture; random ones would be measured instead",
-            "complete the checkpoint, or correct config.json",
-        )
-
-
-def _refuse_not_finite(name: str, model: nn.Module) -> None:
-    for parameter_name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ModelError(
-                f"{name}: {parameter_name} holds NaN or infinite values",
-                "finite weights",
-                "take an earlier checkpoint; this one cannot be trained further either",
-            )
-
-
-def _identity(name: str, folder: Path | None, config: Any) -> dict[str, Any]:
-    if folder is None:
-        return {"name": name, "commit": getattr(config, "_commit_hash", None)}
-    files = sorted(path for path in folder.iterdir() if path.suffix in IDENTITY_SUFFIXES)
-    return {"name": folder.resolve().name, "files": {path.name: file_sha256(path) for path in files}}
+def _identity(origin: _Origin) -> dict[str, Any]:
+    if origin.folder is None:
+        return {"name": origin.name, "commit": cached_commit(origin.name, origin.revision)}
+    folder = origin.folder.resolve()
+    if not Path(origin.name).expanduser().is_dir():
+        name = origin.name  # downloaded to a folder that is named after its commit
+    elif step_of(folder) is not None:
+        name = f"{folder.parent.name}/{folder.name}"  # checkpoint-500 alone would say nothing
+    else:
+        name = folder.name
+    files = sorted(path for path in folder.iterdir() if path.suffix in IDENTITY_SUFFIXES and path.is_file())
+    return {"name": name, "files": {path.name: file_sha256(path) for path in files}}
 
 
 def _position_limit(config: Any) -> int | None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from entangle_cli.errors import UsageError
 
 Row = Mapping[str, Any]
+
+
+class RankedAnswer(NamedTuple):
+    """An answer and its place."""
+
+    rank: float
+    """The smaller, the better."""
+    answer: Any
 
 
 class NotAPair(Exception):
@@ -36,7 +46,8 @@ class Format:
     matches: Callable[[Row], bool] | None
     """Whether a row has its columns; None where only the user can tell."""
     rewrite: Callable[[Row], dict[str, Any]]
-    """Gives `prompt` (unless the answers hold it), `chosen`, `rejected` and perhaps `tools`.
+    """Gives `prompt` (unless the answers hold it), `chosen`, `rejected` and perhaps `tools` and scores; where there are
+    more than two answers, `prompt` and `ranked`, a list of `RankedAnswer`.
 
     Raises:
         NotAPair: a tie, labels that disagree, or columns that do not hold what the format says.
@@ -115,7 +126,7 @@ def _by_strength(prompt: Any, first: Any, second: Any, strength: Any) -> dict[st
         raise NotAPair("malformed", f"{strength!r} where a number says which answer is preferred")
     if strength == 0:
         raise NotAPair("tie", "both answers are preferred alike")
-    return _two_answers(prompt, first, second, 0 if strength < 0 else 1)
+    return {**_two_answers(prompt, first, second, 0 if strength < 0 else 1), "preference_strength": abs(strength)}
 
 
 def _helpsteer3(row: Row) -> dict[str, Any]:
@@ -127,7 +138,10 @@ def _shp(row: Row) -> dict[str, Any]:
     labels = row["labels"]
     if labels not in (0, 1) or isinstance(labels, bool):
         raise NotAPair("malformed", f'"labels" is {labels!r}, not 0 or 1')
-    return _two_answers(row["history"], row["human_ref_A"], row["human_ref_B"], 1 - labels)
+    pair = _two_answers(row["history"], row["human_ref_A"], row["human_ref_B"], 1 - labels)
+    scores = (row.get("score_A"), row.get("score_B"))
+    chosen, rejected = scores if labels == 1 else scores[::-1]
+    return {**pair, "chosen_score": chosen, "rejected_score": rejected, "preference_strength": row.get("score_ratio")}
 
 
 SHAREGPT_ROLES = {
@@ -138,14 +152,27 @@ SHAREGPT_ROLES = {
     "system": "system",
     "observation": "tool",
     "tool": "tool",
+    "function_call": "tool call",
 }
 
 
-def _sharegpt_message(turn: Any) -> dict[str, Any]:
-    role = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
-    if role not in SHAREGPT_ROLES:
-        raise NotAPair("malformed", f"a turn from {role!r}; known are {', '.join(SHAREGPT_ROLES)}")
-    return {"role": SHAREGPT_ROLES[role], "content": turn.get("value", turn.get("content"))}
+def sharegpt_message(
+    turn: Any, roles: Mapping[str, str] = SHAREGPT_ROLES, role_tag: str = "from", content_tag: str = "value"
+) -> dict[str, Any]:
+    """A turn in ShareGPT's words as a message.
+
+    Args:
+        roles: its roles to those of a chat template; `tool call` is an assistant's.
+    Raises:
+        NotAPair: a turn of nobody known.
+    """
+    role = turn.get(role_tag, turn.get("role")) if isinstance(turn, dict) else None
+    if not isinstance(role, str) or role not in roles:
+        raise NotAPair("malformed", f"a turn from {role!r}; known are {', '.join(roles)}")
+    content = turn.get(content_tag, turn.get("content"))
+    if roles[role] == "tool call":
+        return {"role": "assistant", "tool_calls": [{"type": "function", "function": json.loads(content)}]}
+    return {"role": roles[role], "content": content}
 
 
 def _is_sharegpt(row: Row) -> bool:
@@ -158,13 +185,13 @@ def _turns(row: Row) -> Any:
 
 
 def _sharegpt(row: Row) -> dict[str, Any]:
-    prompt = [_sharegpt_message(turn) for turn in _turns(row)]
+    prompt = [sharegpt_message(turn) for turn in _turns(row)]
     if row.get("system"):
         prompt = [{"role": "system", "content": row["system"]}, *prompt]
     return {
         "prompt": prompt,
-        "chosen": [_sharegpt_message(row["chosen"])],
-        "rejected": [_sharegpt_message(row["rejected"])],
+        "chosen": [sharegpt_message(row["chosen"])],
+        "rejected": [sharegpt_message(row["rejected"])],
     }
 
 
@@ -180,6 +207,22 @@ def _openai(row: Row) -> dict[str, Any]:
         "rejected": row["non_preferred_output"],
     }
     return {**found, "tools": row["input"]["tools"]} if row["input"].get("tools") else found
+
+
+def _ranked(prompt: Any, answers: Any) -> dict[str, Any]:
+    return {"prompt": prompt, "ranked": [RankedAnswer(_rank(each), each["answer"]) for each in answers]}
+
+
+def _nemo(row: Row) -> dict[str, Any]:
+    answers = [RankedAnswer(_rank(each), each["completion"]) for each in row["completions"]]
+    return {"prompt": row["context"], "ranked": answers}
+
+
+def _rank(answer: Any) -> float:
+    rank = answer["rank"]
+    if not isinstance(rank, int | float) or isinstance(rank, bool) or not math.isfinite(rank):
+        raise NotAPair("malformed", f"a rank {rank!r} where a number was expected")
+    return float(rank)
 
 
 def _summarize(row: Row) -> dict[str, Any]:
@@ -205,22 +248,30 @@ def _pku_by(label: str) -> Callable[[Row], dict[str, Any]]:
 def _orca(row: Row) -> dict[str, Any]:
     """System, question and two answers; TRL would train on the answers alone, without the question."""
     question = row["question"] if row.get("question") is not None else row["input"]
-    return _chat(row, [_user(question)])
+    if row.get("status") == "tie":
+        raise NotAPair("tie", '"status" is tie')
+    return chat(row.get("system"), question, row["chosen"], row["rejected"])
 
 
 def _alpaca(row: Row) -> dict[str, Any]:
     """LLaMA-Factory's: instruction and input are one turn, earlier ones in `history`."""
-    turns = [turn for asked, answered in row.get("history") or [] for turn in (_user(asked), _assistant(answered))]
-    asked = "\n".join(text for text in (row["instruction"], row.get("input")) if text)
-    return _chat(row, [*turns, _user(asked)])
+    prompt = alpaca_prompt(row["instruction"], row.get("input"), row.get("history"))
+    return chat(row.get("system"), prompt, row["chosen"], row["rejected"])
 
 
-def _chat(row: Row, prompt: list[dict[str, Any]]) -> dict[str, Any]:
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+def alpaca_prompt(instruction: Any, further: Any, history: Any) -> list[dict[str, Any]]:
+    """Earlier turns, and one of the user that is the instruction and what goes with it."""
+    turns = [turn for asked, answered in history or [] for turn in (_user(asked), _assistant(answered))]
+    return [*turns, _user("\n".join(text for text in (instruction, further) if text))]
+
+
+def chat(system: Any, prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
+    """A conversation: a system's message if there is any, the user's turn or several turns, and the answers' texts."""
+    before = [{"role": "system", "content": system}] if system else []
     return {
-        "prompt": [*system, *prompt],
-        "chosen": [_assistant(row["chosen"])],
-        "rejected": [_assistant(row["rejected"])],
+        "prompt": [*before, *(prompt if isinstance(prompt, list) else [_user(prompt)])],
+        "chosen": [_assistant(chosen)],
+        "rejected": [_assistant(rejected)],
     }
 
 
@@ -264,6 +315,13 @@ FORMATS = (
     Format("shp", "SHP", _has("history", "human_ref_A", "human_ref_B", "labels"), _shp),
     Format("sharegpt", "conversation with one turn a side (LLaMA-Factory sharegpt, Axolotl)", _is_sharegpt, _sharegpt),
     Format("openai", "OpenAI preference fine-tuning", _is_openai, _openai),
+    Format(
+        "nectar",
+        "Nectar, ranked answers",
+        _has("prompt", "answers"),
+        lambda row: _ranked(row["prompt"], row["answers"]),
+    ),
+    Format("nemo-rl", "NeMo-RL, ranked completions", _has("context", "completions"), _nemo),
     Format("summarize", "summarize-from-feedback comparisons", _has("info", "summaries", "choice"), _summarize),
     Format("pku-better", "PKU-SafeRLHF by better_response_id", None, _pku_by("better_response_id")),
     Format("pku-safer", "PKU-SafeRLHF by safer_response_id", None, _pku_by("safer_response_id")),

@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
-from entangle_cli.data.formats import NotAPair, named, recognised
+from entangle_cli.data.column_map import mapped_format
+from entangle_cli.data.formats import TRL, Format, NotAPair, named, recognised
+from entangle_cli.data.llama_factory import described_format
+from entangle_cli.data.ranked import WAYS, ranked_pairs
 from entangle_cli.data.rows import RawRow
+from entangle_cli.data.token_ids import TITLE as TOKEN_IDS
+from entangle_cli.data.token_ids import holds_token_ids, tokenized_pair
+from entangle_cli.data.traps import traps_of_row
+from entangle_cli.errors import UsageError
+from entangle_cli.records import ReadingSettings, TokenizedPair
 
 Messages = list[dict[str, Any]]
 Text = str | Messages
@@ -38,15 +48,34 @@ class PreferencePair:
     prompt: Text
     chosen: Text
     rejected: Text
-    tools: list[Any] | None
-    chat_template_kwargs: dict[str, Any]
+    tools: list[Any] | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     ref_log_probs: tuple[float, float] | None = None
     """Reference log-probs of chosen and rejected that the row brings, nats."""
+    tokens: TokenizedPair | None = None
+    """What a row of token ids holds, in place of the three texts, which are empty."""
+    unordered_id: str | None = None
+    """Hash of the pair whichever answer is the chosen one."""
+    warnings: tuple[str, ...] = ()
+    """Codes of `traps`."""
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    preference_strength: float | None = None
+    """By how much the chosen answer is preferred, as the data set counts it."""
+    file: str | None = None
+    pair_in_row: int | None = None
+    """Number of the pair among those of a ranked row, from 0; None where a row holds one pair."""
+
+    def skipped(self, reason: str, detail: str, warnings: tuple[str, ...] = ()) -> SkippedRow:
+        """The pair as one that is not measured."""
+        return SkippedRow(
+            self.index, self.line, reason, detail, self.pair_id, True, self.file, self.pair_in_row, warnings
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedRow:
-    """A row that is not measured, and why."""
+    """A row or a pair of a row that is not measured, and why."""
 
     index: int
     line: int | None
@@ -55,6 +84,9 @@ class SkippedRow:
     pair_id: str | None = None
     holds_pair: bool = True
     """False where the row has no chosen and rejected answer at all."""
+    file: str | None = None
+    pair_in_row: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class _Unusable(Exception):
@@ -65,32 +97,111 @@ class _Unusable(Exception):
         self.holds_pair = holds_pair
 
 
-def read_pair(row: RawRow, data_format: str | None = None) -> PreferencePair | SkippedRow:
-    """The preference pair in a row, or the reason why there is none.
-
-    Args:
-        data_format: a name of `formats`, in which the row is read whatever its columns; None to recognise it.
-    Raises:
-        UsageError: there is no format of that name.
+class PairReader:
+    """Finds the preference pairs in rows.
 
     The prompt of a row without one is what its two answers share from the start, as TRL's `extract_prompt` has it:
     by character for strings, by message for conversations.
+
+    Args:
+        settings: how rows are read.
+        file: where the rows come from, if from one file: what describes them may lie beside it.
+    Raises:
+        UsageError: a format, a way of ranking or a role that there is not.
+        DataError: a description beside the file that cannot be used.
     """
+
+    def __init__(self, settings: ReadingSettings | None = None, file: Path | None = None) -> None:
+        settings = settings or ReadingSettings()
+        if settings.ranked not in WAYS:
+            raise UsageError(f"--ranked {settings.ranked}", f"one of {', '.join(WAYS)}", "choose one of these")
+        if settings.columns and settings.data_format is not None:
+            raise UsageError(
+                f"--map and --data-format {settings.data_format}", "one of the two", "leave one of them out"
+            )
+        self._ranked = settings.ranked
+        self._reads_as_trl = settings.data_format == TRL
+        self._forced = self._chosen_format(settings, file)
+
+    @staticmethod
+    def _chosen_format(settings: ReadingSettings, file: Path | None) -> Format | None:
+        if settings.columns:
+            return mapped_format(settings.columns)
+        if settings.data_format is not None:
+            return named(settings.data_format)
+        return None if file is None else described_format(file)
+
+    def read(self, row: RawRow) -> list[PreferencePair | SkippedRow]:
+        """The pairs in a row, or the reasons why there is none: at least one of either."""
+        try:
+            if row.problem is not None:
+                raise _Unusable("malformed", row.problem)
+            if not isinstance(row.value, dict):
+                raise _Unusable("malformed", f"a {_kind(row.value)} where an object was expected")
+            return list(self._pairs(row, row.value))
+        except RecursionError:
+            return [_skipped(row, _Unusable("malformed", "nested too deeply"))]
+        except _Unusable as unusable:
+            return [_skipped(row, unusable)]
+        except NotAPair as error:
+            return [_skipped(row, _Unusable(error.reason, error.detail, holds_pair=True))]
+
+    def _pairs(self, row: RawRow, value: dict[str, Any]) -> Iterator[PreferencePair | SkippedRow]:
+        format_of_row = self._format_of(value)
+        if format_of_row is None:
+            yield _pair_of_ids(row, value) if self._is_token_ids(value) else _pair(row, value, None)
+            return
+        rewritten = _rewritten(value, format_of_row)
+        title = format_of_row.title
+        if "ranked" not in rewritten:
+            yield _pair(row, rewritten, title)
+            return
+        for number, (better, worse) in enumerate(ranked_pairs(rewritten["ranked"], self._ranked)):
+            place = number if self._ranked != WAYS[0] else None
+            if better.rank == worse.rank:
+                tie = _Unusable("tie", f"two answers of rank {better.rank:g}", holds_pair=True)
+                yield replace(_skipped(row, tie), pair_in_row=place)
+                continue
+            both = {"chosen": better.answer, "rejected": worse.answer, "preference_strength": worse.rank - better.rank}
+            try:
+                yield replace(_pair(row, {**rewritten, **both}, title), pair_in_row=place)
+            except _Unusable as unusable:
+                yield replace(_skipped(row, unusable), pair_in_row=place)
+
+    def _is_token_ids(self, value: Mapping[str, Any]) -> bool:
+        has_text = "chosen" in value and "rejected" in value
+        return not self._reads_as_trl and not has_text and holds_token_ids(value)
+
+    def _format_of(self, value: Mapping[str, Any]) -> Format | None:
+        """The format that a row is rewritten from; None where it is one of TRL's, or none that is known."""
+        if self._forced is not None or self._reads_as_trl:
+            return self._forced
+        found = recognised(value)
+        if len(found) + self._is_token_ids(value) > 1:
+            titles = [known.title for known in found] + [TOKEN_IDS] * self._is_token_ids(value)
+            detail = f"the row has the columns of {' and of '.join(titles)}; --data-format names the one that is meant"
+            raise _Unusable("malformed", detail, holds_pair=True)
+        return found[0] if found else None
+
+
+def _skipped(row: RawRow, unusable: _Unusable) -> SkippedRow:
+    return SkippedRow(
+        row.index, row.line, unusable.reason, unusable.detail, holds_pair=unusable.holds_pair, file=row.file
+    )
+
+
+def _rewritten(value: dict[str, Any], known: Format) -> dict[str, Any]:
+    """The row as TRL takes it; other columns stay as they are."""
     try:
-        if row.problem is not None:
-            raise _Unusable("malformed", row.problem)
-        return _pair(row, data_format)
-    except RecursionError:
-        return SkippedRow(row.index, row.line, "malformed", "nested too deeply")
-    except _Unusable as unusable:
-        return SkippedRow(row.index, row.line, unusable.reason, unusable.detail, holds_pair=unusable.holds_pair)
+        pair = known.rewrite(value)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        detail = f"the columns of {known.title} do not hold what they should: {error}"
+        raise _Unusable("malformed", detail, holds_pair=True) from error
+    return {**{name: item for name, item in value.items() if name not in {"prompt", "chosen", "rejected"}}, **pair}
 
 
-def _pair(row: RawRow, data_format: str | None) -> PreferencePair:
-    value = row.value
-    if not isinstance(value, dict):
-        raise _Unusable("malformed", f"a {_kind(value)} where an object was expected")
-    value, rewritten = _in_trls_shape(value, data_format)
+def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> PreferencePair:
+    """The pair in a row of TRL's shape."""
     _refuse_other_tasks(value)
     chosen, rejected, prompt = value["chosen"], value["rejected"], value.get("prompt")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -102,21 +213,26 @@ def _pair(row: RawRow, data_format: str | None) -> PreferencePair:
             raise _Unusable("empty", f'"{name}" is empty', holds_pair=True)
     if chosen == rejected:
         raise _Unusable("identical", "the two answers are the same", holds_pair=True)
-    if prompt is None:
+    is_implicit = prompt is None
+    if is_implicit:
         prompt, chosen, rejected = extract_prompt(chosen, rejected)
         if isinstance(prompt, list) and not prompt:
             raise _Unusable("malformed", "the two conversations share no first message", holds_pair=True)
-    tools = _parsed("tools", value.get("tools"))
-    kwargs = _parsed("chat_template_kwargs", value.get("chat_template_kwargs"))
-    if not isinstance(tools, list | None):
-        raise _Unusable("malformed", f'"tools" is a {_kind(tools)}', holds_pair=True)
-    kwargs = {} if kwargs is None else kwargs
-    if not isinstance(kwargs, dict):
-        raise _Unusable("malformed", f'"chat_template_kwargs" is a {_kind(kwargs)}', holds_pair=True)
+    assert prompt is not None
+    tools, kwargs = _template_arguments(value)
+    traps = traps_of_row(
+        row.value,
+        prompt,
+        (chosen, rejected),
+        read_by_trl=rewritten_from is None,
+        is_transcript=rewritten_from is None and pair_format is PairFormat.TRANSCRIPT,
+        is_implicit=is_implicit,
+    )
+    first, second = _in_one_order(chosen, rejected)
     return PreferencePair(
         index=row.index,
         line=row.line,
-        format=rewritten or pair_format.value,
+        format=rewritten_from or pair_format.value,
         pair_id=pair_id(prompt, chosen, rejected, tools, kwargs),
         prompt=prompt,
         chosen=chosen,
@@ -124,27 +240,58 @@ def _pair(row: RawRow, data_format: str | None) -> PreferencePair:
         tools=tools,
         chat_template_kwargs=kwargs,
         ref_log_probs=_ref_log_probs(value),
+        unordered_id=pair_id(prompt, first, second, tools, kwargs),
+        warnings=tuple(traps),
+        chosen_score=_number(value, "chosen_score", "score_chosen", "chosen-rating", "chosen_rating"),
+        rejected_score=_number(value, "rejected_score", "score_rejected", "rejected-rating", "rejected_rating"),
+        preference_strength=_number(value, "preference_strength", "margin"),
+        file=row.file,
     )
 
 
-def _in_trls_shape(value: dict[str, Any], data_format: str | None) -> tuple[dict[str, Any], str | None]:
-    """The row as TRL takes it, and the format that it was rewritten from, if it was."""
-    forced = None if data_format is None else named(data_format)
-    found = recognised(value) if data_format is None else [forced] if forced is not None else []
-    if not found:
-        return value, None
-    if len(found) > 1:
-        titles = " and of ".join(known.title for known in found)
-        raise _Unusable("malformed", f"the row has the columns of {titles}", holds_pair=True)
-    try:
-        pair = found[0].rewrite(value)
-    except NotAPair as error:
-        raise _Unusable(error.reason, error.detail, holds_pair=True) from error
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        detail = f"the columns of {found[0].title} do not hold what they should: {error}"
-        raise _Unusable("malformed", detail, holds_pair=True) from error
-    rest = {name: item for name, item in value.items() if name not in {"prompt", "chosen", "rejected"}}
-    return {**rest, **pair}, found[0].title
+def _pair_of_ids(row: RawRow, value: dict[str, Any]) -> PreferencePair:
+    tokens = tokenized_pair(value)
+    sides = [(list(side.ids), side.first_scored) for side in (tokens.chosen, tokens.rejected)]
+    return PreferencePair(
+        index=row.index,
+        line=row.line,
+        format=TOKEN_IDS,
+        pair_id=_hash([sides]),
+        prompt="",
+        chosen="",
+        rejected="",
+        ref_log_probs=_ref_log_probs(value),
+        tokens=tokens,
+        unordered_id=_hash([sorted(sides)]),
+        file=row.file,
+    )
+
+
+def _template_arguments(value: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
+    tools = _parsed("tools", value.get("tools"))
+    kwargs = _parsed("chat_template_kwargs", value.get("chat_template_kwargs"))
+    if not isinstance(tools, list | None):
+        raise _Unusable("malformed", f'"tools" is a {_kind(tools)}', holds_pair=True)
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, dict):
+        raise _Unusable("malformed", f'"chat_template_kwargs" is a {_kind(kwargs)}', holds_pair=True)
+    return tools, kwargs
+
+
+def _number(value: Mapping[str, Any], *names: str) -> float | None:
+    """The first of some columns that holds a number; these are beside the pair, so that nothing is refused for them."""
+    for name in names:
+        try:
+            number = float(value[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if math.isfinite(number) and not isinstance(value[name], bool):
+            return number
+    return None
+
+
+def _in_one_order(chosen: Text, rejected: Text) -> list[Text]:
+    return sorted((chosen, rejected), key=lambda answer: json.dumps(answer, sort_keys=True, default=str))
 
 
 REF_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("reference_chosen_logps", "reference_rejected_logps"))
@@ -180,7 +327,7 @@ def _refuse_other_tasks(value: dict[str, Any]) -> None:
     if "completions" in value and "labels" in value:
         raise _Unusable("malformed", 'stepwise data ("completions" and "labels"): not preference pairs')
     columns = ", ".join(map(str, value)) or "none"
-    raise _Unusable("malformed", f"no {' and no '.join(missing)}; columns: {columns}")
+    raise _Unusable("malformed", f"no {' and no '.join(missing)}; columns: {columns}; --map says which is which")
 
 
 def _format(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
@@ -250,7 +397,10 @@ def extract_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
 
 def pair_id(prompt: Text, chosen: Text, rejected: Text, tools: list[Any] | None, kwargs: dict[str, Any]) -> str:
     """Hash of the normalised pair, the same in any file: BLAKE2b with 128 bits, hexadecimal."""
-    parts = [prompt, chosen, rejected, tools or None, kwargs or None]
+    return _hash([prompt, chosen, rejected, tools or None, kwargs or None])
+
+
+def _hash(parts: list[Any]) -> str:
     text = json.dumps(_without_nulls(parts), ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from entangle_cli.data.pairs import Messages, PreferencePair, SkippedRow
+from entangle_cli.data.pairs import Messages, PreferencePair, SkippedRow, Text
+from entangle_cli.data.traps import content_text
 from entangle_cli.errors import ModelError
 from entangle_cli.records import TokenizedPair, TokenizedResponse
 
@@ -45,6 +46,8 @@ class TokenizedRow:
     prompt_tokens: int
     boundary_moved: bool
     """The tokenised prompt is no prefix of prompt and answer, so that scoring starts before the prompt's end."""
+    warnings: tuple[str, ...] = ()
+    """Codes of `traps`."""
 
 
 def tokenize_pair(
@@ -58,23 +61,58 @@ def tokenize_pair(
     Raises:
         ModelError: a conversation, and the tokenizer has no chat template.
     """
+    if pair.tokens is not None:
+        return _limited(pair, pair.tokens, boundary_moved=False, warnings=(), settings=settings)
     try:
         prompt_ids, chosen_ids, rejected_ids = _three_tokenisations(pair, tokenizer)
     except _TemplateError as error:
-        return SkippedRow(pair.index, pair.line, "malformed", str(error), pair.pair_id)
+        return pair.skipped("malformed", str(error))
     shared = min(_common_prefix(prompt_ids, chosen_ids), _common_prefix(prompt_ids, rejected_ids))
-    largest = max([*prompt_ids, *chosen_ids, *rejected_ids], default=0)
+    whole = TokenizedPair(*(TokenizedResponse(tuple(ids), shared) for ids in (chosen_ids, rejected_ids)))
+    moved = shared < len(prompt_ids)
+    if isinstance(pair.prompt, str):
+        warnings = ("W-BOUNDARY",) if moved else ()
+    else:
+        scores_template = moved or _starts_with_other_text(pair.chosen, chosen_ids[shared:], tokenizer)
+        warnings = ("W-GENERATION-PROMPT",) if scores_template else ()
+    return _limited(pair, whole, moved, warnings, settings)
+
+
+def _limited(
+    pair: PreferencePair, whole: TokenizedPair, boundary_moved: bool, warnings: tuple[str, ...], settings: TokenSettings
+) -> TokenizedRow | SkippedRow:
+    """A tokenised pair cut to `max_length`, or the reason why nothing can be scored of it."""
+    sides = (whole.chosen, whole.rejected)
+    largest = max(max(side.ids, default=0) for side in sides)
     if settings.num_embeddings is not None and largest >= settings.num_embeddings:
         detail = f"token {largest} of the tokenizer, the model has embeddings for {settings.num_embeddings}"
-        return SkippedRow(pair.index, pair.line, "malformed", detail, pair.pair_id)
-    limit = settings.max_length
+        return pair.skipped("malformed", detail)
+    limit, shared = settings.max_length, min(side.first_scored for side in sides)
     if limit is not None and settings.truncation is Truncation.KEEP_START and shared >= limit:
-        detail = f"the prompt has {shared} tokens, --max-length is {limit}"
-        return SkippedRow(pair.index, pair.line, "prompt_too_long", detail, pair.pair_id)
-    responses = [_truncated(ids, shared, settings) for ids in (chosen_ids, rejected_ids)]
-    if reason := _why_not(responses, settings):
-        return SkippedRow(pair.index, pair.line, *reason, pair.pair_id)
-    return TokenizedRow(TokenizedPair(*responses), shared, boundary_moved=shared < len(prompt_ids))
+        return pair.skipped("prompt_too_long", f"the prompt has {shared} tokens, --max-length is {limit}")
+    responses = [_truncated(side.ids, side.first_scored, settings) for side in sides]
+    cut = sum(response.truncated for response in responses)
+    if why := _why_not(responses, settings):
+        reason, detail = why
+        return pair.skipped(reason, detail, ("W-IDENTICAL-TRUNCATED",) if reason == "identical" and cut else ())
+    warnings += (("W-TRUNCATED",) if cut else ()) + (("W-BOTH-TRUNCATED",) if cut == 2 else ())
+    return TokenizedRow(TokenizedPair(*responses), shared, boundary_moved, warnings)
+
+
+LOOKED_AT_TOKENS = 8
+LOOKED_AT_CHARACTERS = 6
+
+
+def _starts_with_other_text(answer: Text, scored: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the scored tokens of a conversation begin with words of the template rather than of the answer.
+
+    Templates of reasoning models put `<think>` before an answer that the generation prompt does not have.
+    """
+    content = content_text(answer[0].get("content")) if isinstance(answer, list) and answer else ""
+    if not content.strip():
+        return False
+    begins = str(tokenizer.decode(scored[:LOOKED_AT_TOKENS])).lstrip()[:LOOKED_AT_CHARACTERS]
+    return not begins.startswith(content.lstrip()[: len(begins)])
 
 
 class _TemplateError(Exception):
@@ -142,13 +180,13 @@ def _common_prefix(ids: list[int], other: list[int]) -> int:
     return length
 
 
-def _truncated(ids: list[int], first_scored: int, settings: TokenSettings) -> TokenizedResponse:
+def _truncated(ids: tuple[int, ...], first_scored: int, settings: TokenSettings) -> TokenizedResponse:
     limit, cut = settings.max_length, 0
     if limit is not None and len(ids) > limit:
         if settings.truncation is Truncation.KEEP_START:
-            return TokenizedResponse(tuple(ids[:limit]), max(1, first_scored), truncated=True)
+            return TokenizedResponse(ids[:limit], max(1, first_scored), truncated=True)
         cut = len(ids) - limit
-    return TokenizedResponse(tuple(ids[cut:]), max(1, first_scored - cut), truncated=cut > 0)
+    return TokenizedResponse(ids[cut:], max(1, first_scored - cut), truncated=cut > 0)
 
 
 def _why_not(responses: list[TokenizedResponse], settings: TokenSettings) -> tuple[str, str] | None:

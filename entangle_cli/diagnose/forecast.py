@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -18,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from entangle_cli.data.rows import open_source
+from entangle_cli.data.sources import open_source
 from entangle_cli.diagnose.forecast_pairs import coefficients_of, held_out_pairs, training_pairs
 from entangle_cli.diagnose.forecast_result import Forecast, ForecastResult, Measured, StepCheck, empty_forecast
 from entangle_cli.diagnose.optimizer_step import read_step, refuse_rate
 from entangle_cli.diagnose.policy import Policy
-from entangle_cli.diagnose.row_reader import RowReader
+from entangle_cli.diagnose.row_reader import RowReader, pair_reader
 from entangle_cli.diagnose.scan import Scan, open_scan
 from entangle_cli.engine.displacement import Derivatives
 from entangle_cli.engine.scorer import Scorer
@@ -282,7 +281,7 @@ def _milestones(steps: int) -> set[int]:
 
 @contextmanager
 def open_forecast(
-    model: str, data: Path, eval_data: Path | None, settings: ScanSettings, step: ForecastSettings
+    model: str, data: str, eval_data: str | None, settings: ScanSettings, step: ForecastSettings
 ) -> Iterator[Forecaster]:
     """Open the data, the checkpoint and the optimizer's state; nothing is measured yet.
 
@@ -295,10 +294,12 @@ def open_forecast(
         )
     # Before the checkpoint is loaded, so that a wrong number or name is told at once.
     refuse_rate(step.learning_rate)
-    source = None if eval_data is None else open_source(eval_data, step.eval_split)
+    reading = replace(settings.reading, split=step.eval_split)
+    source = None if eval_data is None else open_source(eval_data, reading)
     with open_scan(model, data, settings) as scan, Scorer(scan.checkpoint.model) as scorer:
         held_out = None
         if source is not None:
-            held_out = RowReader(source, scan.checkpoint, replace(settings, limit=None, sample=None))
+            pairs = pair_reader(source, reading)
+            held_out = RowReader(source, pairs, scan.checkpoint, replace(settings, limit=None, sample=None))
         policy = Policy(scorer, scan.parameters, scan.plan.batch_tokens)
         yield Forecaster(scan, policy, held_out, step, settings.loss, settings.seed)

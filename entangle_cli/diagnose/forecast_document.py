@@ -62,7 +62,7 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
 
 def _reasons(records: Iterable[PairRecord]) -> list[dict[str, Any]]:
     return [
-        {"index": record.index, "line": record.line, "reason": record.reason, "detail": record.detail}
+        {name: getattr(record, name) for name in ("index", "file", "line", "pair_in_row", "reason", "detail")}
         for record in records
     ]
 
@@ -120,7 +120,9 @@ def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int
     for place, record in enumerate(forecast.pairs.records):
         row: dict[str, Any] = {
             "index": record.index,
+            "file": record.file,
             "line": record.line,
+            "pair_in_row": record.pair_in_row,
             "pair_id": record.pair_id,
             "step": int(forecast.batch[place]),
             "chosen_log_prob": record.chosen_log_prob,

@@ -32,15 +32,15 @@ def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None
     Args:
         advance: told how many rows were measured.
     """
-    rows: dict[int, tuple[PreparedRow, PairRecord]] = {}
+    rows: dict[tuple[int, int], tuple[PreparedRow, PairRecord]] = {}
     unused = []
     for window in scan.reader.windows():
         for batch in scan.batches(window):
             for row, record in zip(batch, scan.measurer.measure(batch), strict=True):
-                rows[row.pair.index] = (row, record)
+                rows[row.pair.index, row.pair.pair_in_row or 0] = (row, record)
         unused += [skipped_record(row) for row in window if not isinstance(row, PreparedRow)]
         advance(len(window))
-    in_order = [rows[index] for index in sorted(rows)]
+    in_order = [rows[key] for key in sorted(rows)]
     unused += [record for _, record in in_order if record.inner_product is None]
     found = _measured([(row, record) for row, record in in_order if record.inner_product is not None])
     weighed = _is_weighed(loss, found)
@@ -70,6 +70,8 @@ def held_out_pairs(reader: RowReader, policy: Policy) -> tuple[Measured, list[Pa
             row.pair.pair_id,
             Status.OK.value,
             line=row.pair.line,
+            file=row.pair.file,
+            pair_in_row=row.pair.pair_in_row,
             chosen_log_prob=chosen[place],
             rejected_log_prob=rejected[place],
             chosen_tokens=row.tokens.pair.chosen.num_scored,

@@ -6,21 +6,27 @@ from typing import Any
 
 from entangle_cli.data.checkpoint import load_tokenizer, quiet_libraries
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
-from entangle_cli.data.rows import RowSource
 from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
 from entangle_cli.diagnose.inspection import inspect_rows
+from entangle_cli.records import LoadingSettings, ReadingSettings
 
 
 def inspect_with_model(
-    source: RowSource, model: str, data_format: str | None, limit: int | None, max_length: int | None
+    data: str,
+    model: str,
+    reading: ReadingSettings,
+    loading: LoadingSettings,
+    limit: int | None,
+    max_length: int | None,
 ) -> dict[str, Any]:
     """What `inspect_rows` gives, with tokens.
 
     Raises:
         ModelError: the model's tokenizer cannot be used.
+        DataError, UsageError: see `inspect_rows`.
     """
     with quiet_libraries():
-        tokenizer, position_limit = load_tokenizer(model)
+        tokenizer, position_limit = load_tokenizer(model, loading)
         settings = TokenSettings(max_length, position_limit=position_limit)
 
         def tokenize(pair: PreferencePair) -> TokenizedRow | SkippedRow:
@@ -30,4 +36,4 @@ def inspect_with_model(
             # Alone, a token that is only a space decodes to nothing.
             return str(tokenizer.decode([token]) or tokenizer.convert_ids_to_tokens(token))
 
-        return inspect_rows(source, data_format, limit, tokenize, decode)
+        return inspect_rows(data, reading, limit, tokenize, decode)

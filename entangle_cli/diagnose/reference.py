@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,9 @@ def opened_reference(
     if settings.ref_model is None:
         yield None
         return
-    loaded = load_checkpoint(settings.ref_model, settings.dtype, device, device_map=settings.device_map)
+    # A base, a revision and a template are the checkpoint's; what is trusted holds for both.
+    loading = replace(settings.loading, revision=None, base_model=None, chat_template=None)
+    loaded = load_checkpoint(settings.ref_model, settings.dtype, device, loading, settings.device_map)
     sizes = [_num_tokens(model) for model in (checkpoint, loaded)]
     if sizes[1] < sizes[0]:
         raise ModelError(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from entangle_cli.data.checkpoint import Checkpoint
-from entangle_cli.data.pairs import SkippedRow, read_pair
-from entangle_cli.data.rows import RawRow, RowSource
+from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
+from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
 from entangle_cli.diagnose.row_records import PreparedRow
 from entangle_cli.errors import DataError
-from entangle_cli.records import ScanSettings
+from entangle_cli.records import ReadingSettings, ScanSettings
 
 WINDOW_ROWS = 512
 """Rows among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
@@ -27,15 +27,18 @@ class RowReader:
 
     Args:
         source: the data set.
-        checkpoint: whose tokenizer reads it.
+        pairs: finds the pairs in its rows.
+        checkpoint: whose tokenizer reads them.
     """
 
-    def __init__(self, source: RowSource, checkpoint: Checkpoint, settings: ScanSettings) -> None:
+    def __init__(self, source: RowSource, pairs: PairReader, checkpoint: Checkpoint, settings: ScanSettings) -> None:
         self._source = source
+        self._pairs = pairs
         self._tokenizer = checkpoint.tokenizer
         self._is_strict = settings.strict
-        self._data_format = settings.data_format
-        self._selected = selected_rows(source.num_rows, settings)
+        selected = selected_rows(source.indices, settings)
+        self._selected: Container[int] = selected if isinstance(selected, range) else frozenset(selected)
+        self._last = max(selected, default=-1)
         self._tokens = TokenSettings(
             settings.max_length,
             Truncation(settings.truncation),
@@ -46,7 +49,7 @@ class RowReader:
     @property
     def identity(self) -> dict[str, Any]:
         """The data set's name, hash and rows, JSON-able."""
-        return {"name": self._source.path.name, "sha256": self._source.sha256, "rows": self._source.num_rows}
+        return dict(self._source.identity)
 
     def windows(self) -> Iterator[Window]:
         """All selected rows; the next window is prepared in the background while one is in use.
@@ -77,31 +80,47 @@ class RowReader:
         return self._next_window(self._rows())
 
     def _rows(self) -> Iterator[RawRow]:
-        return (row for row in self._source.rows() if row.index in self._selected)
+        # Nothing is read beyond the last row that counts: a stream would fetch it.
+        rows = takewhile(lambda row: row.index <= self._last, self._source.rows())
+        return (row for row in rows if row.index in self._selected)
 
     def _next_window(self, rows: Iterator[RawRow]) -> Window:
-        return [self._prepare(row) for row in islice(rows, WINDOW_ROWS)]
+        return [prepared for row in islice(rows, WINDOW_ROWS) for prepared in self._prepare(row)]
 
-    def _prepare(self, row: RawRow) -> PreparedRow | SkippedRow:
-        pair = read_pair(row, self._data_format)
-        if isinstance(pair, SkippedRow):
-            return pair
+    def _prepare(self, row: RawRow) -> Window:
+        return [pair if isinstance(pair, SkippedRow) else self._tokenized(pair) for pair in self._pairs.read(row)]
+
+    def _tokenized(self, pair: PreferencePair) -> PreparedRow | SkippedRow:
         tokens = tokenize_pair(pair, self._tokenizer, self._tokens)
         return tokens if isinstance(tokens, SkippedRow) else PreparedRow(pair, tokens)
 
     def _refuse_if_strict(self, row: PreparedRow | SkippedRow) -> None:
         if self._is_strict and isinstance(row, SkippedRow):
-            place = f"line {row.line}" if row.line is not None else f"row {row.index}"
             raise DataError(
-                f"{self._source.path}, {place}: {row.reason}: {row.detail}",
+                f"{place_of(row, self._source)}: {row.reason}: {row.detail}",
                 "only rows that can be measured (--strict)",
                 "repair the row, or leave --strict out to skip and count such rows",
             )
 
 
-def selected_rows(num_rows: int, settings: ScanSettings) -> range | frozenset[int]:
-    """Indices of the rows that count."""
-    candidates = range(num_rows if settings.limit is None else min(num_rows, settings.limit))
+def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
+    """What finds the pairs in a source's rows.
+
+    Raises:
+        UsageError: a setting that there is not.
+        DataError: a description beside the file that cannot be used.
+    """
+    return PairReader(reading, source.path if isinstance(source, FileSource) else None)
+
+
+def place_of(row: SkippedRow, source: RowSource) -> str:
+    """File and line of a row, or its number where the format has no lines."""
+    return f"{row.file or source.location}, " + (f"line {row.line}" if row.line is not None else f"row {row.index}")
+
+
+def selected_rows(indices: Sequence[int], settings: ScanSettings) -> Sequence[int]:
+    """Indices of the rows that count, in their order."""
+    candidates = indices[: settings.limit]
     if settings.sample is None or settings.sample >= len(candidates):
         return candidates
-    return frozenset(random.Random(settings.seed).sample(candidates, settings.sample))
+    return sorted(random.Random(settings.seed).sample(candidates, settings.sample))

@@ -22,7 +22,17 @@ class PreparedRow:
 
 def skipped_record(row: SkippedRow) -> PairRecord:
     """The record of a row that is not measured."""
-    return PairRecord(row.index, row.pair_id, Status.SKIPPED.value, reason=row.reason, detail=row.detail, line=row.line)
+    return PairRecord(
+        row.index,
+        row.pair_id,
+        Status.SKIPPED.value,
+        reason=row.reason,
+        detail=row.detail,
+        line=row.line,
+        file=row.file,
+        pair_in_row=row.pair_in_row,
+        warnings=" ".join(row.warnings) or None,
+    )
 
 
 def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFields) -> PairRecord:
@@ -42,7 +52,14 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
         status=(Status.OK if reason is None else Status.UNDEFINED).value,
         reason=reason,
         line=row.pair.line,
+        file=row.pair.file,
+        pair_in_row=row.pair.pair_in_row,
         format=row.pair.format,
+        warnings=" ".join((*row.pair.warnings, *row.tokens.warnings)) or None,
+        unordered_id=row.pair.unordered_id,
+        chosen_score=row.pair.chosen_score,
+        rejected_score=row.pair.rejected_score,
+        preference_strength=row.pair.preference_strength,
         boundary_moved=row.tokens.boundary_moved,
         prompt_tokens=row.tokens.prompt_tokens,
         chosen_tokens=chosen.num_scored,

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,19 +21,20 @@ from entangle_cli.data.checkpoint import (
     quiet_libraries,
     select_parameters,
 )
-from entangle_cli.data.pairs import SkippedRow, read_pair
-from entangle_cli.data.rows import RowSource, open_source
+from entangle_cli.data.pairs import PairReader, SkippedRow
+from entangle_cli.data.rows import RowSource
+from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TOKENIZATION
 from entangle_cli.diagnose.budget import batch_tokens
 from entangle_cli.diagnose.estimate import estimate
 from entangle_cli.diagnose.measurer import Measurer
 from entangle_cli.diagnose.reference import Reference, opened_reference
-from entangle_cli.diagnose.row_reader import RowReader, Window, selected_rows
+from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, place_of, selected_rows
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import DataError
-from entangle_cli.records import PairRecord, ScanEstimate, ScanPlan, ScanSettings
+from entangle_cli.records import PairRecord, ReadingSettings, RowKey, ScanEstimate, ScanPlan, ScanSettings, row_key
 
 PEEKED_ROWS = 200
 """Rows looked at before the start, to say what was recognised."""
@@ -56,6 +56,7 @@ class Scan:
     def __init__(
         self,
         source: RowSource,
+        pairs: PairReader,
         checkpoint: Checkpoint,
         parameters: Mapping[str, torch.nn.Parameter],
         engine: Engine,
@@ -66,7 +67,7 @@ class Scan:
         self.plan = plan
         self.checkpoint = checkpoint
         self.parameters = parameters
-        self.reader = RowReader(source, checkpoint, settings)
+        self.reader = RowReader(source, pairs, checkpoint, settings)
         self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
         tokenizer = checkpoint.tokenizer
         self.identity = _identity(self.reader, checkpoint, settings)
@@ -75,6 +76,7 @@ class Scan:
         self.about = {
             "loss": asdict(settings.loss),
             "plan": asdict(plan),
+            "training_step": checkpoint.training_step,
             "tokenizer": {"eos_token": tokenizer.eos_token, "bos_token": tokenizer.bos_token},
             "environment": {
                 "device": plan.device,
@@ -83,8 +85,8 @@ class Scan:
             },
         }
 
-    def records(self, done: Container[int] = ()) -> Iterator[list[PairRecord]]:
-        """Records of every selected row but those in `done`, a batch at a time.
+    def records(self, done: Container[RowKey] = ()) -> Iterator[list[PairRecord]]:
+        """Records of every pair of the selected rows but those in `done`, a batch at a time.
 
         Raises:
             DataError: a row that cannot be measured, when the settings are strict.
@@ -92,10 +94,10 @@ class Scan:
         """
         for window in self.reader.windows():
             skipped = [row for row in window if isinstance(row, SkippedRow)]
-            if records := [skipped_record(row) for row in skipped if row.index not in done]:
+            if records := [skipped_record(row) for row in skipped if row_key(row) not in done]:
                 yield records
             for batch in self.batches(window):
-                if missing := [row for row in batch if row.pair.index not in done]:
+                if missing := [row for row in batch if row_key(row.pair) not in done]:
                     yield self.measurer.measure(missing)
 
     def estimate(self) -> ScanEstimate:
@@ -116,7 +118,7 @@ class Scan:
 
 
 @contextmanager
-def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
+def open_scan(model: str, data: str, settings: ScanSettings) -> Iterator[Scan]:
     """Open the data, load the checkpoint and find the rule of every parameter; nothing is measured yet.
 
     Raises:
@@ -125,11 +127,12 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
         UsageError: a setting that does not fit the machine or the model.
     """
     check_dtype(settings.dtype)
-    source = open_source(data, settings.split)
-    formats = _peeked_formats(source, settings.data_format)
+    source = open_source(data, settings.reading, settings.limit)
+    pairs = pair_reader(source, settings.reading)
+    formats = _peeked_formats(source, pairs)
     device = choose_device(settings.device, settings.device_map)
     with quiet_libraries():
-        checkpoint = load_checkpoint(model, settings.dtype, device, settings.base_model, settings.device_map)
+        checkpoint = load_checkpoint(model, settings.dtype, device, settings.loading, settings.device_map)
         pattern = settings.parameters or default_parameters(checkpoint)
         settings = replace(settings, parameters=pattern)
         parameters = select_parameters(checkpoint, pattern)
@@ -138,7 +141,7 @@ def open_scan(model: str, data: Path, settings: ScanSettings) -> Iterator[Scan]:
             opened_reference(settings, checkpoint, device) as reference,
         ):
             plan = _plan(model, source, formats, checkpoint, engine, settings, device)
-            scan = Scan(source, checkpoint, parameters, engine, reference, settings, plan)
+            scan = Scan(source, pairs, checkpoint, parameters, engine, reference, settings, plan)
             scan.reader.check()
             yield scan
 
@@ -155,50 +158,57 @@ def _plan(
     rules = engine.plan.numel_by_rule()
     return ScanPlan(
         model=model,
-        data=str(source.path),
+        data=source.location,
         data_kind=source.kind,
         formats=formats,
         num_rows=source.num_rows,
-        num_selected=len(selected_rows(source.num_rows, settings)),
+        num_selected=len(selected_rows(source.indices, settings)),
         num_parameters=sum(rules.values()),
         num_model_parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         numel_by_rule={rule.value: count for rule, count in rules.items()},
         slow_parameters=dict(engine.plan.reasons),
         device=str(device),
         dtype=settings.dtype,
+        checkpoint_warnings=dict(checkpoint.warnings),
         batch_tokens=settings.batch_tokens or batch_tokens(device, engine.plan.bytes_per_token),
     )
 
 
-def _peeked_formats(source: RowSource, data_format: str | None) -> tuple[str, ...]:
+def _peeked_formats(source: RowSource, pairs: PairReader) -> tuple[str, ...]:
     """Formats of the first rows, in order of appearance."""
     formats: dict[str, None] = {}
     first_problem = ""
     holds_pair = False
     for row in islice(source.rows(), PEEKED_ROWS):
-        result = read_pair(row, data_format)
-        if isinstance(result, SkippedRow):
-            place = f"line {result.line}" if result.line is not None else f"row {result.index}"
-            first_problem = first_problem or f"{place}: {result.detail}"
-            holds_pair = holds_pair or result.holds_pair
-        else:
-            formats[result.format] = None
+        for result in pairs.read(row):
+            if isinstance(result, SkippedRow):
+                first_problem = first_problem or f"{place_of(result, source)}: {result.detail}"
+                holds_pair = holds_pair or result.holds_pair
+            else:
+                formats[result.format] = None
     if not formats and not holds_pair:
         raise DataError(
-            f"{source.path}: no preference pair in the first {min(source.num_rows, PEEKED_ROWS)} rows; {first_problem}",
+            f"{source.location}: no preference pair in the first {min(source.num_rows, PEEKED_ROWS)} rows; "
+            f"{first_problem}",
             'rows with "chosen" and "rejected", and a "prompt" unless the two start with it',
-            "rename the columns, or convert the data to TRL's preference format",
+            "name the columns with --map, such as --map chosen=COLUMN, or convert the data to TRL's preference format",
         )
     return tuple(formats)
 
 
 def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
-    numbers = ["dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed", "split"]
-    numbers += [name for name in ("unshared_cosine", "data_format") if getattr(settings, name)]
+    numbers = {
+        name: getattr(settings, name)
+        for name in ("dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed")
+    }
+    reading = {
+        name: value for name, value in asdict(settings.reading).items() if value != getattr(ReadingSettings(), name)
+    }
+    further = {"unshared_cosine": True} if settings.unshared_cosine else {}
     return {
         "model": dict(checkpoint.identity),
         "data": reader.identity,
-        "settings": {name: value for name, value in asdict(settings).items() if name in numbers},
+        "settings": {**numbers, **reading, **further},
         "tokenization": TOKENIZATION,
     }
 

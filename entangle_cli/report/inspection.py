@@ -47,7 +47,7 @@ def _overview(document: Mapping[str, Any]) -> Table:
     )
     table.add_row("data", Text(for_terminal(f"{data['name']}: {data['kind']}, {rows}")))
     formats = "; ".join(f"{name}: {count:,}" for name, count in document["formats"].items())
-    table.add_row("format", Text(formats or "none recognised"))
+    table.add_row("format", Text(for_terminal(formats or "none recognised")))
     table.add_row("columns", Text(for_terminal(", ".join(document["columns"]))))
     table.add_row("usable", Text(f"{usable:,} of {data['looked_at']:,} rows"))
     return table
@@ -67,7 +67,8 @@ def _reasons(document: Mapping[str, Any]) -> RenderableType:
     counts = ", ".join(f"{reason} {count:,}" for reason, count in document["reasons"].items())
     lines: list[RenderableType] = [Text("Not usable", style="bold").append(f"  {counts}", style="not bold")]
     for row in document["skipped"]:
-        place = f"line {row['line']}" if row["line"] is not None else f"row {row['index']}"
+        place = f"{row['file']}, " if row["file"] else ""
+        place += f"line {row['line']}" if row["line"] is not None else f"row {row['index']}"
         lines.append(Text(for_terminal(f"  {place}: {row['reason']}: {row['detail']}")))
     left = sum(document["reasons"].values()) - len(document["skipped"])
     if left:
@@ -77,16 +78,21 @@ def _reasons(document: Mapping[str, Any]) -> RenderableType:
 
 def _pair(pair: Mapping[str, Any]) -> RenderableType:
     place = f"row {pair['index']}" + ("" if pair["line"] is None else f", line {pair['line']}")
-    lines: list[RenderableType] = [Text(place, style="bold").append(f"  {pair['format']}", style="not bold")]
+    if pair["pair_in_row"] is not None:
+        place += f", pair {pair['pair_in_row']}"
+    heading = Text(place, style="bold").append(f"  {for_terminal(pair['format'])}", style="not bold")
+    lines: list[RenderableType] = [heading]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name in ("prompt", "chosen", "rejected"):
-        for role, text in _turns(pair[name]):
+        for role, text in _turns(pair[name]) if f"{name}_ids" not in pair else ():
             table.add_row(f"{name} {role}".rstrip(), Text(_shortened(text)))
     for name in ("chosen", "rejected"):
         if tokens := pair.get(f"{name}_tokens"):
             table.add_row(f"{name} scored", _tokens(tokens["not_scored"], tokens["scored"]))
+        elif ids := pair.get(f"{name}_ids"):
+            table.add_row(f"{name} scored", _tokens(*(list(map(str, ids[part])) for part in ("not_scored", "scored"))))
     lines.append(table)
     return Group(*lines)
 

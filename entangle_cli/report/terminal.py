@@ -39,7 +39,7 @@ def plan_lines(plan: ScanPlan, estimate: ScanEstimate | None = None) -> Renderab
     rules = ", ".join(f"{rule} {count:,}" for rule, count in plan.numel_by_rule.items())
     table = _two_columns()
     table.add_row("data", Text(for_terminal(f"{plan.data}: {plan.data_kind}, {plan.num_rows:,} rows")))
-    table.add_row("", Text("; ".join(plan.formats) + (f"; {selected}" if selected else "")))
+    table.add_row("", Text(for_terminal("; ".join(plan.formats) + (f"; {selected}" if selected else ""))))
     table.add_row("model", Text(for_terminal(f"{plan.model}: {plan.dtype} on {plan.device}")))
     table.add_row(
         "parameters",
@@ -206,7 +206,8 @@ def _reason_lines(summary: Mapping[str, Any], skipped: Sequence[Mapping[str, Any
     counts = ", ".join(f"{reason} {count:,}" for reason, count in summary["reasons"].items())
     lines: list[RenderableType] = [Text("Not measured", style="bold").append(f"  {counts}", style="not bold")]
     for row in skipped:
-        place = f"line {row['line']}" if row["line"] is not None else f"row {row['index']}"
+        place = f"{row['file']}, " if row["file"] else ""
+        place += f"line {row['line']}" if row["line"] is not None else f"row {row['index']}"
         detail = f": {row['detail']}" if row["detail"] else ""
         lines.append(Text(for_terminal(f"  {place}: {row['reason']}{detail}")))
     left = sum(summary["reasons"].values()) - len(skipped)

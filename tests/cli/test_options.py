@@ -13,7 +13,8 @@ SURFACE = {
         "--sample", "--seed", "--split", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
         "--quiet", "-q", "--base-model", "--dry-run",
         "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
-        "--ref-model", "--unshared-cosine", "--data-format",
+        "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
+        "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
     },
     "report": {"[RUN]", "--format", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
     "forecast": {
@@ -21,9 +22,14 @@ SURFACE = {
         "--state", "--max-grad-norm", "--batch-size", "--accumulate", "--verify", "--steps", "--ref-model",
         "--loss", "--beta", "--gamma", "--loss-option", "--json", "--dtype", "--device",
          "--max-length", "--limit", "--sample", "--seed", "--split",
-        "--parameters", "--base-model", "--quiet", "-q",
+        "--parameters", "--base-model", "--quiet", "-q", "--map", "--ranked", "--config-name", "--data-revision",
+        "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
     },
-    "inspect": {"DATA", "--model", "--data-format", "--max-length", "--limit", "--split", "--json"},
+    "inspect": {
+        "DATA", "--model", "--data-format", "--max-length", "--limit", "--split", "--json", "--map", "--ranked",
+        "--config-name", "--data-revision", "--model-revision", "--base-model", "--chat-template",
+        "--trust-remote-code",
+    },
     "gate": {"[RUN]", "--fail-if", "--loss", "--beta", "--gamma", "--loss-option"},
 }  # fmt: skip
 

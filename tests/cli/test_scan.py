@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +21,8 @@ from entangle_cli import store
 from entangle_cli.engine.engine import Engine
 from entangle_cli.records import PairMeasurement, PairRecord, ScanSettings, TokenizedPair
 from tests.cli.conftest import LONG, MODEL, Entangle
+
+PAIR = {"prompt": "The owl is", "chosen": " awake.", "rejected": " asleep."}
 
 RowsFile = Callable[[Sequence[Any]], Path]
 
@@ -359,3 +363,56 @@ def test_a_dry_run_without_a_pair_that_fits_is_refused(entangle: Entangle) -> No
 
 def test_float16_is_refused_with_its_reason(entangle: Entangle) -> None:
     assert_refused(entangle("scan", MODEL, LONG, "--dtype", "float16"), 2, "float16", "65,504", "choose bfloat16")
+
+
+def test_a_series_of_checkpoints_is_a_run_each(entangle: Entangle, tmp_path: Path) -> None:
+    for step in (2, 10):
+        shutil.copytree(MODEL, tmp_path / f"out/checkpoint-{step}")
+    words = ("scan", "out", LONG, "--limit", "3", "--checkpoints", "all", "-o", "runs")
+    outcome = entangle(*words, "--fail-if", "both_fall_rate > 1")
+    assert outcome.code == 0, outcome.err
+    for step in (2, 10):
+        manifest = json.loads(Path(f"runs/checkpoint-{step}/manifest.json").read_text())
+        assert (manifest["training_step"], manifest["identity"]["model"]["name"]) == (step, f"out/checkpoint-{step}")
+    assert entangle(*words, "-q", "--fail-if", "both_fall_rate >= 0").code == 1
+    assert_refused(entangle(*words, "--json", "run.json"), 2, "--json run.json with 2 checkpoints")
+    assert_refused(entangle("scan", MODEL, LONG, "--checkpoints", "all"), 2, "holds no checkpoint-N")
+
+
+def test_ranked_rows_go_on_after_any_of_their_pairs(entangle: Entangle, rows_file: RowsFile) -> None:
+    answers = [{"answer": text, "rank": rank} for rank, text in enumerate((" awake.", " asleep.", " hungry.", " old."))]
+    path = rows_file([{"prompt": "The owl is", "answers": answers}] * 2 + [PAIR])
+    words = ("scan", MODEL, path, "--ranked", "all", "-o", "run", "--json", "run.json")
+    outcome = entangle(*words)
+    assert outcome.code == 0, outcome.err
+    pairs = json.loads(Path("run.json").read_text())["pairs"]
+    assert [(pair["index"], pair["pair_in_row"]) for pair in pairs] == [
+        *((row, number) for row in range(2) for number in range(6)),
+        (2, None),
+    ]
+    assert [notice["count"] for notice in json.loads(Path("run/summary.json").read_text())["notices"]] == [7]
+    part = next(Path("run/pairs").glob("*.parquet"))
+    kept = pq.read_table(part).slice(2, 7)
+    pq.write_table(kept, part)
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    manifest["parts"][0] |= {"rows": 7, "sha256": hashlib.sha256(part.read_bytes()).hexdigest()}
+    Path("run/manifest.json").write_text(json.dumps(manifest))
+    assert entangle(*words).code == 0
+    again = json.loads(Path("run.json").read_text())["pairs"]
+    assert [pair["pair_id"] for pair in again] == [pair["pair_id"] for pair in pairs]
+    assert [pair["cosine"] for pair in again] == pytest.approx([pair["cosine"] for pair in pairs], abs=1e-5)
+    assert_refused(entangle("scan", MODEL, path, "--ranked", "adjacent", "-o", "run"), 2, "settings ranked")
+
+
+def test_warnings_stand_in_every_output(entangle: Entangle, rows_file: RowsFile) -> None:
+    swapped = {**PAIR, "chosen": PAIR["rejected"], "rejected": PAIR["chosen"]}
+    path = rows_file([PAIR, swapped, {**PAIR, "system": "x"}, {**PAIR, "prompt": ""}])
+    outcome = entangle("scan", MODEL, path, "-o", "run", "--json", "run.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads(Path("run.json").read_text())
+    expected = {"W-PROMPT-EMPTY": 1, "W-SYSTEM-UNUSED": 1, "W-CONTRADICTION": 1, "W-DUPLICATE": 1}
+    assert {notice["code"]: notice["count"] for notice in document["summary"]["notices"]} == expected
+    assert [pair["warnings"] for pair in document["pairs"]] == [None, None, "W-SYSTEM-UNUSED", "W-PROMPT-EMPTY"]
+    for code in expected:
+        assert f"{code} (1)" in outcome.out
+        assert f"{code} (1)" in entangle("report", "run").out

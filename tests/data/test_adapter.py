@@ -21,6 +21,7 @@ from entangle_cli.data.checkpoint import (
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import ModelError, UsageError
+from entangle_cli.records import LoadingSettings
 from tests.data.tokenizers import small_tokenizer
 from tests.data.trl_reference import tiny_llama
 from tests.engine.pairs import assorted_pairs
@@ -65,7 +66,7 @@ def save_adapter(base: Path, folder: Path, **settings: Any) -> Path:
 
 def load(folder: Path, dtype: str = "float64", base_model: str | None = None) -> Checkpoint:
     with quiet_libraries():
-        return load_checkpoint(str(folder), dtype, torch.device("cpu"), base_model)
+        return load_checkpoint(str(folder), dtype, torch.device("cpu"), LoadingSettings(base_model=base_model))
 
 
 @pytest.mark.parametrize("kind", KINDS)

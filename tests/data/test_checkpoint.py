@@ -31,6 +31,7 @@ from transformers import (
 
 from entangle_cli.data.checkpoint import Checkpoint, choose_device, load_checkpoint, quiet_libraries, select_parameters
 from entangle_cli.errors import ExitCode, ModelError, UsageError
+from entangle_cli.records import LoadingSettings
 from tests.data.tokenizers import small_tokenizer
 from tests.data.trl_reference import tiny_llama
 from tests.tiny_models import FAMILIES, tiny_model
@@ -65,14 +66,14 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-def load(name: str | Path, dtype: str = "float32") -> Checkpoint:
+def load(name: str | Path, dtype: str = "float32", loading: LoadingSettings | None = None) -> Checkpoint:
     with quiet_libraries():
-        return load_checkpoint(str(name), dtype, CPU)
+        return load_checkpoint(str(name), dtype, CPU, loading)
 
 
-def refusal(name: str | Path) -> str:
+def refusal(name: str | Path, loading: LoadingSettings | None = None) -> str:
     with pytest.raises(ModelError) as caught:
-        load(name)
+        load(name, loading=loading)
     assert caught.value.exit_code is ExitCode.INPUT
     assert caught.value.expected
     assert caught.value.remedy
@@ -131,7 +132,8 @@ def test_what_looks_like_a_path_is_never_asked_for_on_the_hub(name: str, monkeyp
 
 def test_a_hub_name_is_asked_for_and_its_absence_explained() -> None:
     """The suite is offline, so that this one cannot be there."""
-    assert "no-such-org/no-such-model: the checkpoint cannot be loaded: " in refusal("no-such-org/no-such-model")
+    name = "no-such-org/no-such-model"
+    assert f"{name} is no folder here and is not in the cache, and no hub: " in refusal(name)
 
 
 def test_a_file_is_no_checkpoint(saved: Path) -> None:
@@ -160,7 +162,7 @@ def test_code_of_the_checkpoint_is_not_run(
     )
     answered: list[str] = []
     monkeypatch.setattr("builtins.input", lambda prompt="": answered.append(prompt) or "y")
-    assert refusal(copied) == f"{copied}: the checkpoint cannot be loaded: it needs code of its own, which is not run"
+    assert refusal(copied) == f"{copied} needs code of its own, which is not run: own.py"
     assert not ran.exists()
     assert not answered
     assert capsys.readouterr().out == ""
@@ -225,13 +227,106 @@ def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     small_tokenizer().save_pretrained(tmp_path)
     lost = max(tmp_path.glob("model-*.safetensors"))
     lost.unlink()
-    assert f"{tmp_path}: the checkpoint cannot be loaded: " in refusal(tmp_path)
+    assert f"{tmp_path}: 1 of " in (found := refusal(tmp_path))
+    assert found.endswith(f"shards are missing, the first {lost.name}")
 
 
-def test_only_pickled_weights_are_refused(copied: Path) -> None:
-    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+def pickle_instead(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def test_pickled_weights_are_read_only_where_that_is_asked_for(copied: Path) -> None:
+    before = dict(load(copied).model.named_parameters())
+    pickle_instead(copied)
+    assert refusal(copied) == f"{copied}: pickled weights only, such as pytorch_model.bin; a pickle may hold code"
+    loaded = load(copied, loading=LoadingSettings(pickled_weights=True))
+    assert list(loaded.warnings) == ["W-PICKLED"]
+    assert "pytorch_model.bin" in loaded.identity["files"]
+    for name, parameter in loaded.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+class Runs:
+    """An object whose unpickling would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_never_runs_code(copied: Path) -> None:
+    pickle_instead(copied)
+    torch.save({WEIGHT: Runs(copied / "ran")}, copied / "pytorch_model.bin")
+    assert "the checkpoint cannot be loaded" in refusal(copied, loading=LoadingSettings(pickled_weights=True))
+    assert not (copied / "ran").exists()
+
+
+def test_safetensors_go_before_pickles(copied: Path) -> None:
+    torch.save({}, copied / "pytorch_model.bin")
+    assert load(copied, loading=LoadingSettings(pickled_weights=True)).warnings == {}
+
+
+@pytest.mark.parametrize("shards", ["global_step100/zero_pp_rank_0_optim.pt", "pytorch_model_fsdp_0/a.distcp"])
+def test_shards_of_a_training_are_refused_with_what_joins_them(shards: str, copied: Path) -> None:
     (copied / "model.safetensors").unlink()
-    assert "model.safetensors" in refusal(copied)
+    (copied / shards).parent.mkdir()
+    (copied / shards).touch()
+    assert refusal(copied) == f"{copied}: only the shards of a distributed training"
+
+
+def test_code_of_the_checkpoint_is_run_where_it_is_trusted(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config |= {"model_type": "own", "architectures": ["Own"]}
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    assert refusal(copied) == f"{copied} needs code of its own, which is not run: own.py"
+    loaded = load(copied, loading=LoadingSettings(trust_remote_code=True))
+    assert type(loaded.model).__name__ == "Own"
+    assert list(loaded.warnings) == ["W-REMOTE-CODE"]
+    assert "own.py" in loaded.identity["files"]
+
+
+def test_a_gguf_file_is_refused_by_its_kind(copied: Path) -> None:
+    (copied / "a.gguf").touch()
+    assert refusal(copied / "a.gguf") == f"{copied / 'a.gguf'} is a GGUF file, whose weights are quantised"
+
+
+def test_a_chat_template_of_ones_own(copied: Path) -> None:
+    template = copied.parent / "own.jinja"
+    template.write_text("{% for m in messages %}{% generation %}{{ m.content }}!{% endgeneration %}{% endfor %}")
+    loaded = load(copied, loading=LoadingSettings(chat_template=template))
+    assert loaded.tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a!"
+    assert loaded.identity["chat_template"] == hashlib.sha256(template.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("content", [None, b"{% for %}", b"\xff"])
+def test_a_template_that_cannot_be_is_refused(content: bytes | None, copied: Path) -> None:
+    template = copied.parent / "own.jinja"
+    if content is not None:
+        template.write_bytes(content)
+    with pytest.raises(UsageError, match="--chat-template"):
+        load(copied, loading=LoadingSettings(chat_template=template))
+
+
+def test_a_folder_of_checkpoints_stands_for_the_last(saved: Path, tmp_path: Path) -> None:
+    for step in (9, 100, 20):
+        shutil.copytree(saved, tmp_path / f"out/checkpoint-{step}")
+    loaded = load(tmp_path / "out")
+    assert (loaded.identity["name"], loaded.training_step) == ("out/checkpoint-100", 100)
+    assert load(saved).training_step is None
+
+
+def test_a_revision_of_a_folder_is_refused(copied: Path) -> None:
+    with pytest.raises(UsageError, match="--model-revision v1"):
+        load(copied, loading=LoadingSettings(revision="v1"))
 
 
 @pytest.mark.parametrize("content", [None, "{broken", '{"x": 1}'])

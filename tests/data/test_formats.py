@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entangle_cli.data.formats import FORMATS, recognised
-from entangle_cli.data.pairs import PreferencePair, SkippedRow, read_pair
+from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
 from entangle_cli.errors import UsageError
+from tests.data.reading import only_pair
 
 USER, GOOD, BAD = (
     {"role": role, "content": text} for role, text in (("user", "2+2?"), ("assistant", "4"), ("assistant", "5"))
@@ -45,6 +46,43 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[Any, Any, Any]]] = {
     "helpsteer3": (
         {"context": [USER], "response1": "4", "response2": "5", "overall_preference": -1},
         ([USER], [GOOD], [BAD]),
+    ),
+    "nectar": (
+        {
+            "prompt": "\n\nHuman: 2+2?\n\nAssistant: ",
+            "answers": [{"answer": "5", "rank": 3.0}, {"answer": "4", "rank": 1.0}, {"answer": "four", "rank": 2.0}],
+        },
+        ("\n\nHuman: 2+2?\n\nAssistant: ", "4", "5"),
+    ),
+    "nemo-rl": (
+        {
+            "context": [USER],
+            "completions": [{"rank": 0, "completion": [GOOD]}, {"rank": 1, "completion": [BAD]}],
+        },
+        ([USER], [GOOD], [BAD]),
+    ),
+    "sharegpt, tool call": (
+        {
+            "conversations": [
+                {"from": "human", "value": "2+2?"},
+                {"from": "function_call", "value": '{"name": "add", "arguments": {}}'},
+                {"from": "observation", "value": "4"},
+            ],
+            "chosen": {"from": "gpt", "value": "4"},
+            "rejected": {"from": "gpt", "value": "5"},
+        },
+        (
+            [
+                USER,
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}],
+                },
+                {"role": "tool", "content": "4"},
+            ],
+            [GOOD],
+            [BAD],
+        ),
     ),
     "shp": (
         {"history": "2+2?", "human_ref_A": "4", "human_ref_B": "5", "labels": 1, "score_ratio": 2.5},
@@ -84,7 +122,7 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[Any, Any, Any]]] = {
 
 
 def read(row: Any) -> PreferencePair | SkippedRow:
-    return read_pair(RawRow(index=0, line=1, value=row))
+    return only_pair(RawRow(index=0, line=1, value=row))
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -138,7 +176,7 @@ FORCED: dict[str, tuple[str, dict[str, Any], tuple[Any, Any, Any]]] = {
 @pytest.mark.parametrize("name", FORCED)
 def test_a_format_that_the_user_names(name: str) -> None:
     data_format, row, expected = FORCED[name]
-    pair = read_pair(RawRow(index=0, line=1, value=row), data_format)
+    pair = only_pair(RawRow(index=0, line=1, value=row), data_format)
     assert isinstance(pair, PreferencePair), pair
     assert (pair.prompt, pair.chosen, pair.rejected) == expected
 
@@ -152,20 +190,20 @@ def test_every_format_has_a_row_here() -> None:
 
 def test_transcripts_without_a_shared_turn_say_so() -> None:
     row = RawRow(index=0, line=1, value={"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c"})
-    skipped = read_pair(row, "hh")
+    skipped = only_pair(row, "hh")
     assert isinstance(skipped, SkippedRow)
     assert "share no turn" in skipped.detail
 
 
 def test_a_format_that_does_not_fit_says_so() -> None:
-    skipped = read_pair(RawRow(index=0, line=1, value={"prompt": "q", "chosen": "a", "rejected": "b"}), "orca")
+    skipped = only_pair(RawRow(index=0, line=1, value={"prompt": "q", "chosen": "a", "rejected": "b"}), "orca")
     assert isinstance(skipped, SkippedRow)
     assert "Orca, system and question do not hold" in skipped.detail
 
 
 def test_an_unknown_format_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean alpaca"):
-        read_pair(RawRow(index=0, line=1, value={}), "alpacca")
+        only_pair(RawRow(index=0, line=1, value={}), "alpacca")
 
 
 def test_tools_of_an_openai_row_reach_the_template() -> None:

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from entangle_cli.data.pairs import PairFormat, PreferencePair, SkippedRow, extract_prompt, pair_id, read_pair
-from entangle_cli.data.rows import RawRow, open_source
+from entangle_cli.data.pairs import PairFormat, PreferencePair, SkippedRow, extract_prompt, pair_id
+from entangle_cli.data.rows import RawRow
+from entangle_cli.data.sources import open_source
+from tests.data.reading import only_pair
 from tests.data.tokenizers import small_tokenizer
 
 Row = dict[str, Any]
@@ -31,7 +33,7 @@ def assistant(content: Any) -> Row:
 
 
 def read(value: Any) -> PreferencePair | SkippedRow:
-    return read_pair(RawRow(7, value, 11))
+    return only_pair(RawRow(7, value, 11))
 
 
 def pair_of(value: Any) -> PreferencePair:
@@ -183,6 +185,8 @@ CHAT: Row = SIGNATURES["conversational"][0]
 
 MIXED = "; all must be strings, or all lists of messages"
 
+HINT = "--map says which is which"
+
 SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
     "null chosen": ({**STANDARD, "chosen": None}, "null", '"chosen" is null', True),
     "null rejected": ({**CHAT, "rejected": None}, "null", '"rejected" is null', True),
@@ -208,9 +212,19 @@ SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
     "null": (None, "malformed", "a null where an object was expected", False),
     "a number": (1.5, "malformed", "a number where an object was expected", False),
     "a boolean": (True, "malformed", "a boolean where an object was expected", False),
-    "no columns": ({}, "malformed", "no chosen and no rejected; columns: none", False),
-    "no rejected": ({"chosen": "a", "question": "q"}, "malformed", "no rejected; columns: chosen, question", False),
-    "other names": ({"accepted": "a"}, "malformed", "no chosen and no rejected; columns: accepted", False),
+    "no columns": ({}, "malformed", f"no chosen and no rejected; columns: none; {HINT}", False),
+    "no rejected": (
+        {"chosen": "a", "question": "q"},
+        "malformed",
+        "no rejected; columns: chosen, question; --map says which is which",
+        False,
+    ),
+    "other names": (
+        {"accepted": "a"},
+        "malformed",
+        "no chosen and no rejected; columns: accepted; --map says which is which",
+        False,
+    ),
     "KTO": (
         {"prompt": "q", "completion": "a", "label": True},
         "malformed",
@@ -313,7 +327,7 @@ def test_a_row_that_is_no_pair_is_skipped_with_its_reason(name: str) -> None:
 
 def test_a_row_that_could_not_be_read_keeps_its_problem() -> None:
     row = RawRow(3, None, 4, "broken JSON at column 2: x")
-    assert read_pair(row) == SkippedRow(3, 4, "malformed", "broken JSON at column 2: x", holds_pair=False)
+    assert only_pair(row) == SkippedRow(3, 4, "malformed", "broken JSON at column 2: x", holds_pair=False)
 
 
 @pytest.mark.parametrize("content", [{"type": "image"}, 5, True], ids=str)
@@ -354,7 +368,7 @@ SAME: list[Row] = [
 
 
 def ids_of(path: Path) -> list[str]:
-    pairs = [read_pair(row) for row in open_source(path).rows()]
+    pairs = [only_pair(row) for row in open_source(str(path)).rows()]
     assert all(isinstance(pair, PreferencePair) for pair in pairs), pairs
     return [pair.pair_id for pair in pairs if isinstance(pair, PreferencePair)]
 
@@ -374,7 +388,7 @@ def test_the_same_pairs_have_the_same_ids_in_any_file(tmp_path: Path) -> None:
     datasets.Dataset.from_list(SAME).save_to_disk(tmp_path / "saved")
     ids = ids_of(tmp_path / "a.jsonl")
     assert len(set(ids)) == 3
-    columnar = next(iter(open_source(tmp_path / "c.parquet").rows())).value
+    columnar = next(iter(open_source(str(tmp_path / "c.parquet")).rows())).value
     assert columnar["prompt"][0] == {"role": "user", "content": "2+2?", "name": None}
     for name in ("b.json", "c.parquet", "saved"):
         assert ids_of(tmp_path / name) == ids
@@ -404,7 +418,7 @@ def test_a_csv_holds_tools_and_template_arguments(tmp_path: Path) -> None:
 def test_nulls_of_columnar_files_do_not_reach_the_text(row: Row, tmp_path: Path) -> None:
     """The templates of both files' pairs are rendered alike, so that one id is one measurement."""
     pq.write_table(pa.Table.from_pylist(SAME), tmp_path / "a.parquet")
-    columnar = read_pair(list(open_source(tmp_path / "a.parquet").rows())[SAME.index(row)])
+    columnar = only_pair(list(open_source(str(tmp_path / "a.parquet")).rows())[SAME.index(row)])
     assert isinstance(columnar, PreferencePair)
     tokenizer = small_tokenizer()
     tokenizer.chat_template = "{{ tools | tojson }}{% for message in messages %}{{ message | tojson }}{% endfor %}"
@@ -446,8 +460,8 @@ def test_any_change_of_a_pair_changes_its_id() -> None:
 
 
 def test_other_columns_and_places_do_not_change_the_id() -> None:
-    one = read_pair(RawRow(0, {**FULL, "score": 3}, 1))
-    other = read_pair(RawRow(5, {**FULL, "score": 4, "id": "x"}, None))
+    one = only_pair(RawRow(0, {**FULL, "score": 3}, 1))
+    other = only_pair(RawRow(5, {**FULL, "score": 4, "id": "x"}, None))
     assert isinstance(one, PreferencePair)
     assert isinstance(other, PreferencePair)
     assert one.pair_id == other.pair_id

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 import entangle_cli
-from entangle_cli.data.pairs import PreferencePair, SkippedRow, read_pair
+from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
 from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, Truncation, tokenize_pair
 from entangle_cli.errors import ExitCode, ModelError
 from entangle_cli.records import ScanSettings, TokenizedResponse
+from tests.data.reading import only_pair
 from tests.data.tokenizers import BOS, EOS, small_tokenizer
 from tests.data.trl_reference import tiny_llama
 
@@ -27,7 +28,7 @@ NO_LIMIT = TokenSettings(max_length=None)
 
 
 def pair_of(row: Row) -> PreferencePair:
-    pair = read_pair(RawRow(5, row, 6))
+    pair = only_pair(RawRow(5, row, 6))
     assert isinstance(pair, PreferencePair), pair
     return pair
 
@@ -288,7 +289,7 @@ TEXTS = st.text(alphabet="The skyblu.,\n é🙂", min_size=1, max_size=20)
 def test_cuts_keep_what_they_promise(
     prompt: str, chosen: str, rejected: str, limit: int | None, truncation: Truncation
 ) -> None:
-    pair = read_pair(RawRow(0, texts(prompt, chosen, rejected)))
+    pair = only_pair(RawRow(0, texts(prompt, chosen, rejected)))
     if isinstance(pair, SkippedRow):
         return
     tokenizer = small_tokenizer()

@@ -19,10 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.data_utils import extract_prompt as trl_extract_prompt
 
 import entangle_cli
-from entangle_cli.data.pairs import PreferencePair, extract_prompt, read_pair
-from entangle_cli.data.rows import open_source
+from entangle_cli.data.pairs import PreferencePair, extract_prompt
+from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
 from entangle_cli.records import PairRecord, ScanSettings
+from tests.data.reading import only_pair
 from tests.data.tokenizers import EOS, SENTENCES, small_tokenizer
 from tests.data.trl_reference import Trl, tiny_llama
 
@@ -223,7 +224,7 @@ def compare(
 
 
 def pairs_of(data: Path) -> list[PreferencePair]:
-    pairs = [read_pair(row) for row in open_source(data).rows()]
+    pairs = [only_pair(row) for row in open_source(str(data)).rows()]
     assert all(isinstance(pair, PreferencePair) for pair in pairs), pairs
     return [pair for pair in pairs if isinstance(pair, PreferencePair)]
 

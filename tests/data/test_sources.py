@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import hashlib
 import json
+import lzma
+import tempfile
+import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +19,15 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from entangle_cli.data.rows import RawRow, RowSource, open_source
+from entangle_cli.data import text_files
+from entangle_cli.data.pairs import PairReader
+from entangle_cli.data.rows import RawRow, RowSource
+from entangle_cli.data.sources import open_source
 from entangle_cli.errors import DataError, ExitCode
+from entangle_cli.records import ReadingSettings
 
 Row = dict[str, Any]
 
@@ -51,6 +63,18 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     pq.write_table(pa.Table.from_pylist(list(rows)), path)
 
 
+def write_arrow(path: Path, rows: Sequence[Row], writer: Callable[..., Any]) -> None:
+    table = pa.Table.from_pylist(list(rows))
+    with writer(str(path), table.schema) as file:
+        file.write_table(table)
+
+
+def two_frames(content: bytes) -> bytes:
+    """As parallel compressors write it."""
+    half = len(content) // 2
+    return b"".join(pa.compress(part, codec="zstd", asbytes=True) for part in (content[:half], content[half:]))
+
+
 WRITERS: dict[str, Callable[[Path, Sequence[Row]], object]] = {
     "a.jsonl": lambda path, rows: path.write_bytes(as_lines(rows)),
     "a.NDJSON": lambda path, rows: path.write_bytes(as_lines(rows)),
@@ -60,6 +84,13 @@ WRITERS: dict[str, Callable[[Path, Sequence[Row]], object]] = {
     "a.csv": lambda path, rows: write_delimited(path, rows, ","),
     "a.tsv": lambda path, rows: write_delimited(path, rows, "\t"),
     "a.parquet": write_parquet,
+    "a.arrow": lambda path, rows: write_arrow(path, rows, pa.ipc.new_file),
+    "stream.arrow": lambda path, rows: write_arrow(path, rows, pa.ipc.new_stream),
+    "a.jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(as_lines(rows))),
+    "a.json.bz2": lambda path, rows: path.write_bytes(bz2.compress(json.dumps(rows).encode())),
+    "wrapped.json.gz": lambda path, rows: path.write_bytes(gzip.compress(json.dumps({"data": rows}).encode())),
+    "a.JSONL.xz": lambda path, rows: path.write_bytes(lzma.compress(as_lines(rows))),
+    "a.jsonl.zst": lambda path, rows: path.write_bytes(two_frames(as_lines(rows))),
     "saved": lambda path, rows: datasets.Dataset.from_list(list(rows)).save_to_disk(path),
 }
 
@@ -72,6 +103,13 @@ KINDS = {
     "a.csv": "CSV",
     "a.tsv": "CSV",
     "a.parquet": "Parquet",
+    "a.arrow": "Arrow",
+    "stream.arrow": "Arrow",
+    "a.jsonl.gz": "JSON lines",
+    "a.json.bz2": "JSON array",
+    "wrapped.json.gz": "JSON array",
+    "a.JSONL.xz": "JSON lines",
+    "a.jsonl.zst": "JSON lines",
     "saved": "saved data set",
 }
 
@@ -84,7 +122,7 @@ def no_bars() -> None:
 def source_of(folder: Path, name: str, content: bytes) -> RowSource:
     path = folder / name
     path.write_bytes(content)
-    return open_source(path)
+    return open_source(str(path))
 
 
 def problems(source: RowSource) -> list[str | None]:
@@ -95,9 +133,9 @@ def problems(source: RowSource) -> list[str | None]:
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_kind_gives_the_rows_that_were_written(name: str, rows: list[Row], tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name, rows)
-    source = open_source(tmp_path / name)
+    source = open_source(str(tmp_path / name))
     assert source.kind == KINDS[name]
-    assert source.path == tmp_path / name
+    assert source.location == str(tmp_path / name)
     assert source.num_rows == 3
     for _ in range(2):  # any number of times
         read = list(source.rows())
@@ -110,7 +148,7 @@ def test_every_kind_gives_the_rows_that_were_written(name: str, rows: list[Row],
 def test_the_hash_is_of_the_file_and_changes_with_it(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     WRITERS[name](path, CHAT)
-    assert open_source(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert open_source(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_hash_of_a_saved_data_set_is_of_its_rows(tmp_path: Path) -> None:
@@ -118,24 +156,24 @@ def test_the_hash_of_a_saved_data_set_is_of_its_rows(tmp_path: Path) -> None:
     WRITERS["saved"](one, CHAT)
     WRITERS["saved"](same, CHAT)
     WRITERS["saved"](other, CHAT[:2])
-    assert open_source(one).sha256 == open_source(same).sha256
-    assert open_source(one).sha256 != open_source(other).sha256
+    assert open_source(str(one)).sha256 == open_source(str(same)).sha256
+    assert open_source(str(one)).sha256 != open_source(str(other)).sha256
 
 
 def test_a_saved_selection_gives_its_own_rows(tmp_path: Path) -> None:
     datasets.Dataset.from_list(TEXT).select([2, 0]).save_to_disk(tmp_path / "saved")
-    assert [row.value for row in open_source(tmp_path / "saved").rows()] == [TEXT[2], TEXT[0]]
+    assert [row.value for row in open_source(str(tmp_path / "saved")).rows()] == [TEXT[2], TEXT[0]]
 
 
-@pytest.mark.parametrize("name", ["saved", "a.parquet", "a.json"])
+@pytest.mark.parametrize("name", ["saved", "a.parquet", "a.arrow", "wrapped.json"])
 def test_sources_without_lines_name_none(name: str, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name, CHAT)
-    assert {row.line for row in open_source(tmp_path / name).rows()} == {None}
+    assert {row.line for row in open_source(str(tmp_path / name)).rows()} == {None}
 
 
 def test_more_rows_than_a_parquet_batch_keep_their_index(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [{"chosen": str(number)} for number in range(2500)])
-    read = list(open_source(tmp_path / "a.parquet").rows())
+    read = list(open_source(str(tmp_path / "a.parquet")).rows())
     assert [(row.index, row.value["chosen"]) for row in read] == [(number, str(number)) for number in range(2500)]
 
 
@@ -250,20 +288,20 @@ def test_a_tab_is_no_delimiter_of_a_csv_nor_a_comma_of_a_tsv(tmp_path: Path) -> 
 def test_a_cell_is_a_list_only_when_it_is_one(tmp_path: Path) -> None:
     cells = ['[{"role": "user", "content": "x"}]', ' [{"role": "user"}]', "[{broken", "[1, 2]", "{}", "4"]
     write_delimited(tmp_path / "a.csv", [{"chosen": cell, "n": "x"} for cell in cells], ",")
-    read = [row.value["chosen"] for row in open_source(tmp_path / "a.csv").rows()]
+    read = [row.value["chosen"] for row in open_source(str(tmp_path / "a.csv")).rows()]
     assert read == [[{"role": "user", "content": "x"}], [{"role": "user"}], "[{broken", "[1, 2]", "{}", "4"]
 
 
 def test_an_answer_in_json_stays_text(tmp_path: Path) -> None:
     row = {"prompt": "As JSON:", "chosen": '[{"answer": 4}]', "rejected": "4"}
     write_delimited(tmp_path / "a.csv", [row], ",")
-    assert next(open_source(tmp_path / "a.csv").rows()).value == row
+    assert next(open_source(str(tmp_path / "a.csv")).rows()).value == row
 
 
 def test_a_cell_nested_too_deeply_is_text(tmp_path: Path) -> None:
     cell = '[{"a":' * 100_000
     write_delimited(tmp_path / "a.csv", [{"chosen": cell, "rejected": "r"}], ",")
-    assert next(open_source(tmp_path / "a.csv").rows()).value == {"chosen": cell, "rejected": "r"}
+    assert next(open_source(str(tmp_path / "a.csv")).rows()).value == {"chosen": cell, "rejected": "r"}
 
 
 def saved_splits(path: Path, *names: str) -> None:
@@ -274,13 +312,15 @@ def saved_splits(path: Path, *names: str) -> None:
 def test_the_split_is_chosen_unless_there_is_only_one(tmp_path: Path) -> None:
     saved_splits(tmp_path / "two", "train_prefs", "test_prefs")
     saved_splits(tmp_path / "one", "train_prefs")
-    assert [row.value for row in open_source(tmp_path / "two", "test_prefs").rows()] == [{"chosen": "test_prefs"}]
-    assert [row.value for row in open_source(tmp_path / "one").rows()] == [{"chosen": "train_prefs"}]
+    assert [row.value for row in open_source(str(tmp_path / "two"), ReadingSettings(split="test_prefs")).rows()] == [
+        {"chosen": "test_prefs"}
+    ]
+    assert [row.value for row in open_source(str(tmp_path / "one")).rows()] == [{"chosen": "train_prefs"}]
     with pytest.raises(DataError, match=r"several splits and none chosen\n.*one of train_prefs, test_prefs\n.*--split"):
-        open_source(tmp_path / "two")
+        open_source(str(tmp_path / "two"))
     for folder in ("two", "one"):
         with pytest.raises(DataError, match="no split 'train'"):
-            open_source(tmp_path / folder, "train")
+            open_source(str(tmp_path / folder), ReadingSettings(split="train"))
 
 
 def mixed_rows() -> list[Row]:
@@ -290,12 +330,12 @@ def mixed_rows() -> list[Row]:
 
 def test_a_saved_data_set_of_mixed_rows_keeps_their_types(tmp_path: Path) -> None:
     datasets.Dataset.from_list(mixed_rows(), on_mixed_types="use_json").save_to_disk(tmp_path / "saved")
-    assert [row.value for row in open_source(tmp_path / "saved").rows()] == mixed_rows()
+    assert [row.value for row in open_source(str(tmp_path / "saved")).rows()] == mixed_rows()
 
 
 def test_a_parquet_file_of_mixed_rows_keeps_their_types(tmp_path: Path) -> None:
     datasets.Dataset.from_list(mixed_rows(), on_mixed_types="use_json").to_parquet(tmp_path / "a.parquet")
-    assert [row.value for row in open_source(tmp_path / "a.parquet").rows()] == mixed_rows()
+    assert [row.value for row in open_source(str(tmp_path / "a.parquet")).rows()] == mixed_rows()
 
 
 def test_a_parquet_file_keeps_tool_arguments(tmp_path: Path) -> None:
@@ -304,7 +344,7 @@ def test_a_parquet_file_keeps_tool_arguments(tmp_path: Path) -> None:
         for arguments in ({"place": "Rome"}, {"number": 1})
     ]
     datasets.Dataset.from_list(rows, on_mixed_types="use_json").to_parquet(tmp_path / "a.parquet")
-    assert [row.value for row in open_source(tmp_path / "a.parquet").rows()] == rows
+    assert [row.value for row in open_source(str(tmp_path / "a.parquet")).rows()] == rows
 
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
@@ -323,7 +363,15 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "no parquet": ("a.parquet", b"PAR1 nothing of the kind PAR1", "Parquet"),
     "unknown suffix": ("a.xlsx", b"x", r"unknown kind of file \.xlsx"),
     "no suffix": ("pairs", b"x", r"unknown kind of file \(no suffix\)"),
-    "compressed": ("a.jsonl.gz", b"x", r"unknown kind of file \.gz"),
+    "no gzip": ("a.jsonl.gz", b"x", "Not a gzipped file"),
+    "cut gzip": ("a.jsonl.gz", gzip.compress(b'{"chosen": "a"}')[:-9], "ended before"),
+    "no xz": ("a.csv.xz", b"x", "Compressed file ended|Input format not supported"),
+    "no bzip2": ("a.json.bz2", b"xxxx", "Invalid data stream"),
+    "cut zst": ("a.jsonl.zst", pa.compress(b"{}", codec="zstd", asbytes=True)[:-2], "a.jsonl.zst"),
+    "compressed columns": ("a.parquet.gz", b"x", r"a compressed \.parquet file"),
+    "two arrays": ("a.json", b"[{}] [{}]", "more behind the array"),
+    "no comma": ("a.json", b'[{"a": 1}\n{"a": 2}]', "line 2: ',' was expected"),
+    "no arrow": ("a.arrow", b"ARROW1 nothing of the kind", "Arrow"),
 }
 
 
@@ -340,19 +388,21 @@ def test_what_holds_no_rows_is_refused_by_name(case: str, tmp_path: Path) -> Non
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
-        open_source(tmp_path / "none.jsonl")
+        open_source(str(tmp_path / "none.jsonl"))
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_bytes(as_lines(TEXT))
     with pytest.raises(DataError, match="a folder without a data set"):
-        open_source(tmp_path)
+        open_source(str(tmp_path))
+    (tmp_path / "notes.md").write_text("nothing")
+    with pytest.raises(DataError, match=r"unknown kind of file \.md"):
+        open_source(str(tmp_path))
 
 
 def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "whole.parquet", CHAT)
     content = (tmp_path / "whole.parquet").read_bytes()
-    assert open_source(tmp_path / "whole.parquet").num_rows == 3
+    assert open_source(str(tmp_path / "whole.parquet")).num_rows == 3
     with pytest.raises(DataError, match="Parquet"):
         source_of(tmp_path, "cut.parquet", content[: len(content) // 2])
 
@@ -371,14 +421,14 @@ def test_a_saved_data_set_without_its_files_is_refused(tmp_path: Path) -> None:
     WRITERS["saved"](tmp_path / "saved", CHAT)
     next((tmp_path / "saved").glob("*.arrow")).unlink()
     with pytest.raises(DataError, match="save_to_disk"):
-        open_source(tmp_path / "saved")
+        open_source(str(tmp_path / "saved"))
 
 
 @pytest.mark.parametrize("content", ["{broken", "{}", '{"splits": ["train"]}'])
 def test_a_broken_list_of_splits_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text(content)
     with pytest.raises(DataError):
-        open_source(tmp_path)
+        open_source(str(tmp_path))
 
 
 def test_a_json_object_nested_too_deeply_is_a_broken_row(tmp_path: Path) -> None:
@@ -393,6 +443,159 @@ def test_one_row_over_several_lines_is_one_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
 def test_a_split_that_cannot_be_is_refused_instead_of_ignored(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text('{"chosen": "a", "rejected": "b"}\n')
-    with pytest.raises(DataError, match="--split train, but it has no splits"):
-        open_source(tmp_path / name, split="train")
+    (tmp_path / name).write_text('{"chosen": "a", "rejected": "b"}\n' * 2)
+    assert open_source(str(tmp_path / name), ReadingSettings(split="train")).num_rows > 0
+    with pytest.raises(DataError, match="--split test, but it has no splits"):
+        open_source(str(tmp_path / name), ReadingSettings(split="test"))
+
+
+def texts(data: str | Path, **reading: Any) -> list[str]:
+    return [row.value["chosen"] for row in open_source(str(data), ReadingSettings(**reading)).rows()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as people keep data in: parts by split, of several kinds, and what is no data."""
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000", "train-00001", "test-00000"):
+        (tmp_path / f"data/{name}.jsonl").write_bytes(as_lines([{"chosen": f"{name}, {row}"} for row in range(3)]))
+    (tmp_path / ".hidden.jsonl").write_text("{}")
+    return tmp_path
+
+
+def test_a_folder_is_its_files_by_split(folder: Path) -> None:
+    source = open_source(str(folder), ReadingSettings(split="train"))
+    assert [(row.index, row.line) for row in source.rows()] == [(0, 1), (1, 2), (2, 3), (3, 1), (4, 2), (5, 3)]
+    assert [row.value["chosen"] for row in source.rows()][2:4] == ["train-00000, 2", "train-00001, 0"]
+    assert {Path(row.file or "").name for row in source.rows()} == {"train-00000.jsonl", "train-00001.jsonl"}
+    assert (source.kind, source.num_rows) == ("2 files, JSON lines", 6)
+    with pytest.raises(DataError, match="several splits and none chosen"):
+        open_source(str(folder))
+
+
+def test_a_folder_with_a_readme_has_the_configurations_that_it_names(folder: Path) -> None:
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: mine\n  data_files:\n  - split: all\n    path: data/test-*.jsonl\n---\n"
+    )
+    assert texts(folder, config_name="mine") == [f"test-00000, {row}" for row in range(3)]
+    with pytest.raises(DataError, match="yours"):
+        open_source(str(folder), ReadingSettings(config_name="yours"))
+
+
+def test_a_pattern_is_its_files_in_order(folder: Path) -> None:
+    assert texts(folder / "data/t*-00000.jsonl")[2:4] == ["test-00000, 2", "train-00000, 0"]
+    with pytest.raises(DataError, match="no such file"):
+        open_source(str(folder / "data/*.csv"))
+
+
+def test_files_together_are_told_apart_by_any_of_them(folder: Path) -> None:
+    pattern = str(folder / "data/*.jsonl")
+    before = open_source(pattern).identity
+    assert open_source(pattern).identity == before
+    (folder / "data/train-00001.jsonl").write_bytes(as_lines([{"chosen": "new"}] * 3))
+    assert open_source(pattern).identity["sha256"] != before["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:2]", [0, 1]),
+        ("train[-1:]", [9]),
+        ("train[50%:80%]", [5, 6, 7]),
+        ("train[8:]+train[:1]", [0, 8, 9]),
+    ],
+)
+def test_a_slice_keeps_the_rows_numbers(split: str, expected: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(as_lines([{"chosen": str(row)} for row in range(10)]))
+    source = open_source(str(path), ReadingSettings(split=split))
+    assert [row.index for row in source.rows()] == list(source.indices) == expected
+    assert [row.value["chosen"] for row in source.rows()] == list(map(str, expected))
+    assert source.identity["slice"] == split
+
+
+def test_a_saved_split_is_sliced_as_well(tmp_path: Path) -> None:
+    datasets.DatasetDict({"prefs": datasets.Dataset.from_list(TEXT)}).save_to_disk(tmp_path)
+    assert texts(tmp_path, split="prefs[1:2]") == [TEXT[1]["chosen"]]
+
+
+@pytest.mark.parametrize("split", ["train[", "train[:2", "train[5]", "train[:2]+test[:2]", "test[:2]"])
+def test_slices_that_cannot_be_are_refused(split: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(as_lines(TEXT))
+    with pytest.raises(DataError, match="--split"):
+        open_source(str(tmp_path / "a.jsonl"), ReadingSettings(split=split))
+
+
+def test_rows_of_an_array_have_the_lines_on_which_they_start(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(TEXT, indent=2))
+    assert [row.line for row in open_source(str(path)).rows()] == [2, 7, 12]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_an_array_is_read_the_same_in_pieces_of_any_size(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"a": "x" * 30, "b": [1.5, -12, 1e30, None, "]"]}, 1234567, "é🙂", {"c": {}}, [[]], -3.25]
+    (tmp_path / "a.json").write_text(f" \n{json.dumps(rows, ensure_ascii=False)}\n ")
+    monkeypatch.setattr(text_files, "READ_BYTES", size)
+    assert [value for _, value in text_files.array_elements((tmp_path / "a.json").open())] == rows
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.parquet", "a.arrow"])
+def test_memory_does_not_grow_with_the_rows(name: str, tmp_path: Path) -> None:
+    few, many = (
+        [{"prompt": "q", "chosen": "x" * 2000, "rejected": str(row)} for row in range(n)] for n in (1000, 8000)
+    )
+    (tmp_path / "few").mkdir()
+    WRITERS[name](tmp_path / "few" / name, few)
+    WRITERS[name](tmp_path / name, many)
+    assert peak_of_reading(tmp_path / name) < peak_of_reading(tmp_path / "few" / name) + 4 * 2**20  # 14 MB more rows
+
+
+def peak_of_reading(path: Path) -> int:
+    """Most bytes of Python objects while all rows are read; pyarrow's own buffers are a batch's."""
+    tracemalloc.start()
+    try:
+        source = open_source(str(path))
+        assert sum(1 for _ in source.rows()) == source.num_rows
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+FUZZED = ("a.jsonl", "a.json", "wrapped.json", "a.csv", "a.tsv", "a.parquet", "a.arrow", "stream.arrow")
+COMPRESSED = ("a.jsonl.gz", "a.json.bz2", "a.JSONL.xz", "a.jsonl.zst")
+
+
+@cache
+def whole_file(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        WRITERS[name](path, CHAT)
+        return path.read_bytes()
+
+
+@given(st.data())
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_end_in_a_traceback_or_lose_a_row(tmp_path: Path, data: st.DataObject) -> None:
+    """Files cut, with bytes changed, or of nothing but noise: rows, each with a value or a problem, or a refusal."""
+    name = data.draw(st.sampled_from((*FUZZED, *COMPRESSED)))
+    content = bytearray(whole_file(name))
+    how = data.draw(st.sampled_from(("cut", "change", "noise")))
+    if how == "cut":
+        del content[data.draw(st.integers(0, len(content))) :]
+    elif how == "noise":
+        content = bytearray(data.draw(st.binary(max_size=60)))
+    else:
+        for _ in range(data.draw(st.integers(1, 6))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        source = source_of(tmp_path, name, bytes(content))
+        rows = list(source.rows())
+    except DataError:
+        return
+    assert [row.index for row in rows] == list(range(source.num_rows))
+    reader = PairReader()
+    for row in rows:
+        assert reader.read(row)

@@ -1,0 +1,129 @@
+"""What makes a checkpoint one that cannot be measured, each refused by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from entangle_cli.errors import ModelError
+
+SHARD_FOLDERS = ("global_step*", "pytorch_model_fsdp_*", "*.distcp", "*/*.distcp")
+"""What DeepSpeed and FSDP leave where the shards of several processes were not put together."""
+
+
+def refuse_absent_weights(folder: Path, *, pickled_weights: bool) -> None:
+    """Refuse a folder without weights that can be read, before a library says so in other words.
+
+    Raises:
+        ModelError: shards of training only, a shard of an index that is missing, pickles alone, or nothing.
+    """
+    for index in folder.glob("*.safetensors.index.json"):
+        _refuse_missing_shards(index)
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(folder.glob("*.bin"))
+    if pickles and not pickled_weights:
+        raise ModelError(
+            f"{folder}: pickled weights only, such as {pickles[0].name}; a pickle may hold code",
+            "safetensors weights",
+            "convert them, or give --pickled-weights to read them by torch's weights-only loading, which runs no code",
+        )
+    if not pickles and any(next(folder.glob(pattern), None) for pattern in SHARD_FOLDERS):
+        raise ModelError(
+            f"{folder}: only the shards of a distributed training",
+            "weights in one piece",
+            "put them together: zero_to_fp32.py in the folder (DeepSpeed), or accelerate merge-weights (FSDP)",
+        )
+
+
+def _refuse_missing_shards(index: Path) -> None:
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index}: {error}", "an index of the shards", "copy the checkpoint again") from error
+    if missing := sorted(str(shard) for shard in shards if not (index.parent / str(shard)).is_file()):
+        raise ModelError(
+            f"{index.parent}: {len(missing)} of {len(shards)} shards are missing, the first {missing[0]}",
+            "every file that the index names",
+            "copy the checkpoint again",
+        )
+
+
+def code_of(config: Mapping[str, Any]) -> list[str]:
+    """The files with code of its own that a checkpoint's config names, such as `modeling_x.py`."""
+    named = [reference for entry in (config.get("auto_map") or {}).values() for reference in _references(entry)]
+    return sorted({reference.split("--")[-1].split(".")[0] + ".py" for reference in named})
+
+
+def _references(entry: Any) -> list[str]:
+    entries = entry if isinstance(entry, list | tuple) else [entry]
+    return [reference for reference in entries if isinstance(reference, str)]
+
+
+def refuse_code(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that brings code of its own."""
+    if files := code_of(config):
+        raise ModelError(
+            f"{name} needs code of its own, which is not run: {', '.join(files)}",
+            "an architecture that transformers has",
+            "read that code, and give --trust-remote-code if you trust it",
+        )
+
+
+def refuse_other_models(name: str, config: Any) -> None:
+    """Refuse what is no causal language model."""
+    causal = set()
+    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        causal.update([names] if isinstance(names, str) else names)
+    architectures = getattr(config, "architectures", None) or []
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return
+    other = [architecture for architecture in architectures if architecture not in causal]
+    if getattr(config, "is_encoder_decoder", False) or (architectures and len(other) == len(architectures)):
+        found = ", ".join(architectures) or config.model_type
+        raise ModelError(
+            f"{name} is {found}, not a causal language model",
+            "a checkpoint of a ...ForCausalLM architecture",
+            "name the policy that will be trained; encoders, reward and embedding models have no response log-probs",
+        )
+
+
+def refuse_offloaded(name: str, model: nn.Module) -> None:
+    """Weights that are fetched layer by layer are not there when the gradient comes back."""
+    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ModelError(
+            f"{name} does not fit on the devices: parts would be kept on {', '.join(sorted(places & {'cpu', 'disk'}))}",
+            "devices that hold every weight",
+            "use more devices, or --dtype bfloat16",
+        )
+
+
+def refuse_incomplete(name: str, loading: Mapping[str, Any]) -> None:
+    """Refuse weights that are missing or of another shape."""
+    missing = sorted(loading.get("missing_keys") or [])
+    mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in loading.get("mismatched_keys") or []]
+    if missing or mismatched:
+        wrong = [*missing, *map(str, mismatched)]
+        raise ModelError(
+            f"{name}: {len(wrong)} weights are missing or of another shape, the first {wrong[0]}",
+            "every weight of the architecture; random ones would be measured instead",
+            "complete the checkpoint, or correct config.json",
+        )
+
+
+def refuse_not_finite(name: str, model: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite."""
+    for parameter_name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"{name}: {parameter_name} holds NaN or infinite values",
+                "finite weights",
+                "take an earlier checkpoint; this one cannot be trained further either",
+            )

@@ -1,0 +1,51 @@
+"""Files as the bytes that they hold, whether they are compressed or not."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+from entangle_cli.data.rows import READ_BYTES
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+DECOMPRESSION_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What reading a damaged file raises."""
+
+
+def kind_suffix(path: Path) -> str:
+    """The suffix that tells what a file holds, in lower case: of `pairs.jsonl.gz` it is `.jsonl`."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether the last suffix names a compression."""
+    return path.suffix.lower() in COMPRESSIONS
+
+
+def opened_bytes(path: Path) -> IO[bytes]:
+    """A file's content, decompressed while it is read."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return cast("IO[bytes]", gzip.open(path))
+    if suffix == ".bz2":
+        return bz2.open(path)
+    if suffix == ".xz":
+        return lzma.open(path)
+    if suffix == ".zst":
+        # pyarrow brings the codec; Python has one only since 3.14.
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), READ_BYTES)
+    return path.open("rb")
+
+
+def opened_text(path: Path, *, newline: str | None = None) -> IO[str]:
+    """A file's content as UTF-8 text, without a byte order mark."""
+    return io.TextIOWrapper(opened_bytes(path), encoding="utf-8-sig", newline=newline)

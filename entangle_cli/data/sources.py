@@ -1,0 +1,233 @@
+"""What a user names as data, as a source of rows: a file, files, a folder or a name on the hub."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from entangle_cli.data.arrow_files import ArrowFile, Parquet, SavedDataset
+from entangle_cli.data.compression import DECOMPRESSION_ERRORS, is_compressed, kind_suffix
+from entangle_cli.data.hub import HubDataset, is_hub_name
+from entangle_cli.data.rows import FileSource, RawRow, RowSource
+from entangle_cli.data.text_files import Delimited, JsonLines, open_json
+from entangle_cli.errors import DataError
+from entangle_cli.records import ReadingSettings
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+COLUMNAR = {".parquet": Parquet, ".arrow": ArrowFile}
+SUFFIXES = (".jsonl", ".ndjson", ".json", *DELIMITERS, *COLUMNAR)
+KNOWN = (
+    "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (text also .gz, .bz2, .xz, .zst), a folder of them or one "
+    "written by save_to_disk, or a hub name such as organisation/name"
+)
+
+
+def open_source(data: str, reading: ReadingSettings | None = None, limit: int | None = None) -> RowSource:
+    """The rows of a file, of the files of a pattern, of a folder or of a data set on the hub.
+
+    Args:
+        limit: how many of the first rows will be read; None for all. Only the hub makes use of it.
+    Raises:
+        DataError: nothing there, not readable, of an unknown kind, without rows, or without the split in question.
+    """
+    reading = reading or ReadingSettings()
+    split, spec = _split_and_slice(reading.split)
+    try:
+        source = _open(data, split, reading, None if spec else limit)
+    except DECOMPRESSION_ERRORS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{data}: {reason}", "a readable, whole file", "check it and its permissions") from error
+    if spec:
+        source = Slice(source, spec)
+    if source.num_rows == 0:
+        raise DataError(f"{data}: no rows", "at least one preference pair", "check that the data are complete")
+    return source
+
+
+def _open(data: str, split: str | None, reading: ReadingSettings, limit: int | None) -> RowSource:
+    path = Path(data).expanduser()
+    if data and path.is_dir():
+        return _open_folder(path, split, reading.config_name)
+    # Path.glob takes no absolute pattern.
+    pattern = str(path) if data else ""
+    found = [path] if data and path.exists() else sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    if found:
+        _refuse_hub_options(data, reading)
+        if split not in (None, "train"):
+            raise DataError(
+                f"{data}: --split {split}, but it has no splits",
+                "a folder or a hub name with several splits; a file is its own train split",
+                "leave --split out, or name that folder",
+            )
+        return _open_file(path) if found == [path] else SeveralFiles(data, Path(data).name, found)
+    # A name with a suffix of ours is a file that is not there, and is told to nobody.
+    if is_hub_name(data) and kind_suffix(path) not in SUFFIXES:
+        return HubDataset(data, split, reading, limit)
+    raise DataError(f"{data}: no such file or folder", KNOWN, "check the path")
+
+
+def _refuse_hub_options(data: str, reading: ReadingSettings) -> None:
+    for option, value in (("--config-name", reading.config_name), ("--data-revision", reading.revision)):
+        if value is not None:
+            raise DataError(f"{data}: {option} {value}, but it is a file", "a hub name", f"leave {option} out")
+
+
+def _open_file(path: Path) -> FileSource:
+    suffix = kind_suffix(path)
+    if suffix in COLUMNAR and is_compressed(path):
+        raise DataError(
+            f"{path}: a compressed {suffix} file",
+            f"the {suffix} file itself; its format compresses already",
+            "decompress it",
+        )
+    if suffix in (".jsonl", ".ndjson"):
+        return JsonLines(path)
+    if suffix == ".json":
+        return open_json(path)
+    if suffix in DELIMITERS:
+        return Delimited(path, DELIMITERS[suffix])
+    if suffix in COLUMNAR:
+        return COLUMNAR[suffix](path)
+    raise DataError(
+        f"{path}: unknown kind of file {suffix or '(no suffix)'}",
+        KNOWN,
+        "convert it, or rename it if only its name is unusual",
+    )
+
+
+def _open_folder(path: Path, split: str | None, config_name: str | None) -> RowSource:
+    if (path / "dataset_dict.json").exists():
+        return SavedDataset(path / _chosen_split(path, split, _saved_splits(path)))
+    if (path / "state.json").exists():
+        if split not in (None, "train"):
+            raise DataError(f"{path}: --split {split}, but it has no splits", "a folder with splits", "leave it out")
+        return SavedDataset(path)
+    files = _files_by_split(path, config_name)
+    return SeveralFiles(str(path), path.name, files[_chosen_split(path, split, list(files))])
+
+
+def _saved_splits(path: Path) -> list[str]:
+    try:
+        splits: list[str] = json.loads((path / "dataset_dict.json").read_text())["splits"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: dataset_dict.json names no splits", "a folder written by datasets' save_to_disk", "write it again"
+        ) from error
+    return splits
+
+
+def _files_by_split(path: Path, config_name: str | None) -> dict[str, list[Path]]:
+    """The files of a plain folder by split, as `datasets` finds them by their names or in its README."""
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(str(path), config_name)
+        found = builder.config.data_files or {}
+    except Exception as error:  # an empty folder, an unknown config, a README that cannot be read
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{path}: a folder without a data set: {reason}", KNOWN, "name one of its files instead"
+        ) from error
+    return {str(split): [Path(file) for file in files] for split, files in found.items()}
+
+
+def _chosen_split(path: Path, split: str | None, splits: Sequence[str]) -> str:
+    chosen = split or (splits[0] if len(splits) == 1 else None)
+    if chosen is None or chosen not in splits:
+        raise DataError(
+            f"{path}: " + (f"no split {split!r}" if split else "several splits and none chosen"),
+            f"one of {', '.join(splits)}",
+            "name it with --split",
+        )
+    return chosen
+
+
+class SeveralFiles(RowSource):
+    """Files that are one data set, one after the other.
+
+    Args:
+        location: the folder or the pattern that found them.
+    """
+
+    def __init__(self, location: str, name: str, paths: Sequence[Path]) -> None:
+        self.location = location
+        self.name = name
+        self._sources = [_open_file(path) for path in paths]
+        self.kind = f"{len(paths):,} {'file' if len(paths) == 1 else 'files'}, " + " and ".join(
+            dict.fromkeys(source.kind for source in self._sources)
+        )
+        self.num_rows = sum(source.num_rows for source in self._sources)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Name, hash of the files' hashes in order, and number of rows."""
+        digest = hashlib.sha256("".join(source.sha256 for source in self._sources).encode())
+        return {"name": self.name, "sha256": digest.hexdigest(), "rows": self.num_rows}
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows, counted through."""
+        start = 0
+        for source in self._sources:
+            for row in source.rows():
+                yield RawRow(start + row.index, row.value, row.line, row.problem, source.location)
+            start += source.num_rows
+
+
+def _split_and_slice(spec: str | None) -> tuple[str | None, str | None]:
+    """The split's name, and the whole specification where it takes a part of it, such as `train[:500]`."""
+    if spec is None or "[" not in spec:
+        return spec, None
+    names = {part.split("[")[0].strip() for part in spec.split("+")}
+    if len(names) > 1:
+        raise DataError(f"--split {spec}: several splits", "parts of one split", "scan them one after the other")
+    return names.pop(), spec
+
+
+class Slice(RowSource):
+    """A part of a split; rows keep the indices that they have in the whole.
+
+    Args:
+        spec: as `datasets` has it: `train[:500]`, `train[50%:]`, `train[:10]+train[90:]`.
+    """
+
+    def __init__(self, whole: RowSource, spec: str) -> None:
+        self._whole = whole
+        self._spec = spec
+        self.location = f"{whole.location}, {spec}"
+        self.name = whole.name
+        self.kind = whole.kind
+        self._indices = _sliced(spec, whole.num_rows)
+        self.num_rows = len(self._indices)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """That of the whole, and which part."""
+        return {**self._whole.identity, "slice": self._spec}
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Where the rows stand in the whole."""
+        return self._indices
+
+    def rows(self) -> Iterator[RawRow]:
+        """The rows of the part, in the order of the whole."""
+        wanted = self._indices if isinstance(self._indices, range) else frozenset(self._indices)
+        return (row for row in self._whole.rows() if row.index in wanted)
+
+
+def _sliced(spec: str, num_rows: int) -> Sequence[int]:
+    import datasets
+
+    name = spec.split("[")[0].strip()
+    try:
+        parts = datasets.ReadInstruction.from_spec(spec).to_absolute({name: num_rows})
+    except (ValueError, AssertionError) as error:
+        raise DataError(
+            f"--split {spec}: {error}", "a slice such as train[:500] or train[50%:]", "correct it"
+        ) from error
+    ranges = [range(num_rows)[part.from_ : part.to] for part in parts]
+    return ranges[0] if len(ranges) == 1 else sorted({index for part in ranges for index in part})

@@ -1,0 +1,13 @@
+"""Rows read one by one."""
+
+from __future__ import annotations
+
+from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
+from entangle_cli.data.rows import RawRow
+from entangle_cli.records import ReadingSettings
+
+
+def only_pair(row: RawRow, data_format: str | None = None) -> PreferencePair | SkippedRow:
+    """The one pair of a row, or why there is none."""
+    (found,) = PairReader(ReadingSettings(data_format=data_format)).read(row)
+    return found
