@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from entangle_cli.analysis.repetition import repetition
 from entangle_cli.analysis.statistics import quantiles
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
@@ -47,9 +48,8 @@ class Inspection:
         self._skipped: list[dict[str, Any]] = []
         self._pairs: list[dict[str, Any]] = []
         self._lengths: dict[str, array[int]] = {}
-        self._ids: Counter[int] = Counter()
-        # Pairs whichever answer is the chosen one, to the pairs that they are: two where preferences contradict.
-        self._orders: dict[int, set[int]] = {}
+        self._ids = array("q")
+        self._unordered_ids = array("q")
         self._traps: Counter[str] = Counter()
 
     def add(self, row: RawRow) -> None:
@@ -82,8 +82,8 @@ class Inspection:
             self._skipped.append({name: getattr(row, name) for name in names})
 
     def _note_traps(self, pair: PreferencePair, tokens: TokenizedRow | None) -> None:
-        self._ids[hash(pair.pair_id)] += 1
-        self._orders.setdefault(hash(pair.unordered_id), set()).add(hash(pair.pair_id))
+        self._ids.append(hash(pair.pair_id))
+        self._unordered_ids.append(hash(pair.unordered_id))
         self._traps.update(pair.warnings)
         if tokens is not None:
             self._traps.update(tokens.warnings)
@@ -136,8 +136,9 @@ class Inspection:
         }
 
     def _notices(self) -> Iterator[Notice]:
-        repeated = sum(count - 1 for count in self._ids.values())
-        contradicted = sum(len(orders) > 1 for orders in self._orders.values())
+        repeated, contradicted = repetition(
+            np.frombuffer(self._ids, dtype=np.int64), np.frombuffer(self._unordered_ids, dtype=np.int64)
+        )
         counts = {**self._traps, "W-DUPLICATE": repeated, "W-CONTRADICTION": contradicted}
         for code, message in MESSAGES.items():
             if counts.get(code):

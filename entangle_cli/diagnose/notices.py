@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from entangle_cli.analysis.repetition import repetition
 from entangle_cli.data.traps import MESSAGES
 from entangle_cli.records import Notice
 
@@ -19,18 +20,12 @@ def run_notices(manifest: Mapping[str, Any], columns: Mapping[str, Any]) -> list
 
 def _data_notices(columns: Mapping[str, Any]) -> Iterator[Notice]:
     counts = Counter(code for codes in columns["warnings"] if codes is not None for code in codes.split())
-    counts["W-DUPLICATE"], counts["W-CONTRADICTION"] = _repeated(columns["pair_id"], columns["unordered_id"])
+    known = np.flatnonzero(columns["unordered_id"] != None)  # noqa: E711, elementwise
+    ids = (np.array([*map(hash, columns[name][known])], dtype=np.int64) for name in ("pair_id", "unordered_id"))
+    counts["W-DUPLICATE"], counts["W-CONTRADICTION"] = repetition(*ids)
     for code, message in MESSAGES.items():
         if counts[code]:
             yield Notice(code, message, counts[code])
-
-
-def _repeated(pair_ids: Any, unordered_ids: Any) -> tuple[int, int]:
-    """Pairs that repeat an earlier one, and pairs of answers that are preferred both ways."""
-    known = np.array([pair_id is not None for pair_id in unordered_ids], dtype=bool)
-    distinct = set(zip(unordered_ids[known], pair_ids[known], strict=True))
-    ways = Counter(unordered for unordered, _ in distinct)
-    return int(known.sum()) - len(distinct), sum(count > 1 for count in ways.values())
 
 
 def _checkpoint_notices(manifest: Mapping[str, Any]) -> Iterator[Notice]:

@@ -49,7 +49,7 @@ def _overview(document: Mapping[str, Any]) -> Table:
     formats = "; ".join(f"{name}: {count:,}" for name, count in document["formats"].items())
     table.add_row("format", Text(for_terminal(formats or "none recognised")))
     table.add_row("columns", Text(for_terminal(", ".join(document["columns"]))))
-    table.add_row("usable", Text(f"{usable:,} of {data['looked_at']:,} rows"))
+    table.add_row("usable", Text(f"{usable:,} pairs in {data['looked_at']:,} rows"))
     return table
 
 
@@ -86,7 +86,7 @@ def _pair(pair: Mapping[str, Any]) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name in ("prompt", "chosen", "rejected"):
-        for role, text in _turns(pair[name]) if f"{name}_ids" not in pair else ():
+        for role, text in _turns(pair[name]) if "chosen_ids" not in pair else ():
             table.add_row(f"{name} {role}".rstrip(), Text(_shortened(text)))
     for name in ("chosen", "rejected"):
         if tokens := pair.get(f"{name}_tokens"):

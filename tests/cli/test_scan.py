@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import entangle_cli
 from entangle_cli import store
@@ -23,6 +24,8 @@ from entangle_cli.records import PairMeasurement, PairRecord, ScanSettings, Toke
 from tests.cli.conftest import LONG, MODEL, Entangle
 
 PAIR = {"prompt": "The owl is", "chosen": " awake.", "rejected": " asleep."}
+
+ANSWERS = ("chosen", "rejected")
 
 RowsFile = Callable[[Sequence[Any]], Path]
 
@@ -416,3 +419,19 @@ def test_warnings_stand_in_every_output(entangle: Entangle, rows_file: RowsFile)
     for code in expected:
         assert f"{code} (1)" in outcome.out
         assert f"{code} (1)" in entangle("report", "run").out
+
+
+def test_rows_of_token_ids_measure_as_their_texts_do(entangle: Entangle, rows_file: RowsFile) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    texts = [json.loads(line) for line in LONG.read_text().splitlines()[:4]]
+    rows = []
+    for row in texts:
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        sides = {side: tokenizer(row["prompt"] + row[side] + tokenizer.eos_token)["input_ids"] for side in ANSWERS}
+        assert all(ids[: len(prompt)] == prompt for ids in sides.values())
+        rows.append({"prompt_ids": prompt, **{f"{side}_ids": ids[len(prompt) :] for side, ids in sides.items()}})
+    assert entangle("scan", MODEL, LONG, "--limit", "4", "-o", "texts", "--json", "texts.json").code == 0
+    assert entangle("scan", MODEL, rows_file(rows), "-o", "ids", "--json", "ids.json").code == 0
+    by_text, by_ids = (json.loads(Path(name).read_text())["pairs"] for name in ("texts.json", "ids.json"))
+    for field in ("cosine", "chosen_log_prob", "rejected_log_prob", "chosen_grad_norm", "prompt_tokens"):
+        assert [pair[field] for pair in by_ids] == pytest.approx([pair[field] for pair in by_text], rel=1e-5)
