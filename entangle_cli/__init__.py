@@ -44,10 +44,10 @@ def scan(
     settings = settings or ScanSettings()
     with open_scan(str(model), str(data), settings) as ready:
         if output is None:
-            columns = columns_of([record for records in ready.records() for record in records])
+            columns = columns_of([record for batch in ready.records() for record in batch.pairs])
         else:
             with open_run(Path(output), ready.identity, ready.about) as writer:
-                for records in ready.records(frozenset(writer.done)):
-                    writer.add(records)
+                for batch in ready.records(frozenset(writer.done)):
+                    writer.add(batch.pairs, batch.layers)
             columns = dict(read_run(writer.folder).columns)
     return [PairRecord(**row) for row in rows(with_movements(columns, settings.loss, settings.dtype))]

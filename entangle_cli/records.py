@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -97,6 +97,8 @@ class ScanSettings:
     """Checkpoint of the reference log-probs; None for those of the data's columns, or this checkpoint's own."""
     unshared_cosine: bool = False
     """Whether pairs whose answers start alike are measured a second time, without that start."""
+    layers: bool = False
+    """Whether the products of each group of parameters are kept as well."""
 
     loss: LossSettings = LossSettings()
     """Weighs the gradients afterwards; what is measured does not depend on it."""
@@ -350,6 +352,34 @@ class TokenizedPair:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupProducts:
+    """A group of parameters' part of what is measured of a pair: the parts of all groups add up to it."""
+
+    group: str
+    chosen_squared_norm: float
+    rejected_squared_norm: float
+    inner_product: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """One row of a run's layers: a pair's products within one group of parameters."""
+
+    index: int
+    pair_in_row: int | None
+    products: GroupProducts
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """What a scan hands on at a time."""
+
+    pairs: Sequence[PairRecord]
+    layers: Sequence[LayerRecord] = ()
+    """Of those pairs, where the settings ask for them."""
+
+
+@dataclass(frozen=True, slots=True)
 class PairMeasurement:
     """What the engine measures of a pair; independent of any loss."""
 
@@ -366,3 +396,5 @@ class PairMeasurement:
     """The same of their means."""
     head_inner_product: float | None = None
     """The unembedding's part of `inner_product`; None where it is not among the parameters."""
+    groups: tuple[GroupProducts, ...] = ()
+    """The same products by group of parameters, where the engine was told groups."""

@@ -2,6 +2,7 @@
 
     RUN/manifest.json            identity, plan, environment, status, list of parts with their hashes
     RUN/pairs/part-000000.parquet
+    RUN/layers/part-000000.parquet   with --layers: of each pair and parameter group squared norms and inner product
     RUN/summary.json             aggregates
 
 Every file is written under a temporary name and renamed, so that a file that exists is whole. Only parts that
@@ -27,7 +28,7 @@ import pyarrow
 import pyarrow.parquet
 
 from entangle_cli.errors import RunError, UnfinishedError, UsageError
-from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, RowKey, Run, row_key
+from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, LayerRecord, PairRecord, RowKey, Run, row_key
 
 RUNS_FOLDER = Path("entangle-runs")
 PART_ROWS = 2000
@@ -49,6 +50,16 @@ def _arrow_type(name: str) -> pyarrow.DataType:
 STORED_FIELDS = tuple(field.name for field in fields(PairRecord) if field.name not in _LOSS_FIELDS)
 """What is measured. What a loss makes of it is computed when a run is read."""
 
+LAYER_NUMBERS = ("chosen_squared_norm", "rejected_squared_norm", "inner_product")
+SCHEMA_OF_LAYERS = pyarrow.schema(
+    [
+        ("index", pyarrow.int64()),
+        ("pair_in_row", pyarrow.int64()),
+        ("group", pyarrow.dictionary(pyarrow.int32(), pyarrow.string())),
+        *((name, pyarrow.float64()) for name in LAYER_NUMBERS),
+    ]
+)
+
 SCHEMA_OF_PARTS = pyarrow.schema([(name, _arrow_type(name)) for name in STORED_FIELDS])
 
 
@@ -67,6 +78,7 @@ class RunWriter:
         self.done = done
         self._manifest = manifest
         self._pending: list[PairRecord] = []
+        self._pending_layers: list[LayerRecord] = []
         self._last_part = time.monotonic()
         self._started = time.monotonic()
         self._seconds_before = float(manifest.get("seconds", 0.0))
@@ -85,7 +97,11 @@ class RunWriter:
         manifest_path = folder / "manifest.json"
         try:
             before = read_manifest(folder) if manifest_path.exists() else None
-            if before is None and folder.exists() and any(path.name != "pairs" for path in folder.iterdir()):
+            if (
+                before is None
+                and folder.exists()
+                and any(path.name not in ("pairs", "layers") for path in folder.iterdir())
+            ):
                 raise UsageError(
                     f"--output {folder}: the folder is not empty and holds no run",
                     "an empty or new folder, or a run to go on with",
@@ -128,13 +144,14 @@ class RunWriter:
         self._manifest["status"] = "complete" if kind is None else "partial"
         self.flush()
 
-    def add(self, records: Sequence[PairRecord]) -> None:
-        """Take records; every so often they become a part.
+    def add(self, records: Sequence[PairRecord], layers: Sequence[LayerRecord] = ()) -> None:
+        """Take records, and the layers of their pairs; every so often they become a part.
 
         Raises:
             UnfinishedError: the part cannot be written, as on a full disk.
         """
         self._pending.extend(records)
+        self._pending_layers.extend(layers)
         if len(self._pending) >= PART_ROWS or time.monotonic() - self._last_part >= PART_SECONDS:
             self.flush()
 
@@ -153,21 +170,39 @@ class RunWriter:
     def _write_part(self) -> None:
         parts = self._manifest["parts"]
         file = f"part-{_next_number(parts):06d}.parquet"
-        sink = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(_table(self._pending), sink, compression="zstd")
-        content = sink.getvalue().to_pybytes()
-        write_atomically(self.folder / "pairs" / file, content)
-        self._manifest["parts"] = [
-            *parts,
-            {"file": file, "rows": len(self._pending), "sha256": hashlib.sha256(content).hexdigest()},
-        ]
+        part = {"file": file, "rows": len(self._pending)}
+        if self._pending_layers:
+            part["layers_sha256"] = _write_table(self.folder / "layers" / file, _layer_table(self._pending_layers))
+        part["sha256"] = _write_table(self.folder / "pairs" / file, _table(self._pending))
+        self._manifest["parts"] = [*parts, part]
         self.done.update(map(row_key, self._pending))
         self._pending.clear()
+        self._pending_layers.clear()
 
     def _write_manifest(self) -> None:
         self._manifest["updated"] = _now()
         self._manifest["seconds"] = self._seconds_before + time.monotonic() - self._started
         write_json(self.folder / "manifest.json", self._manifest)
+
+
+def _write_table(path: Path, table: pyarrow.Table) -> str:
+    """Write a part; the hash of its bytes."""
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _layer_table(records: Sequence[LayerRecord]) -> pyarrow.Table:
+    columns: dict[str, Any] = {
+        "index": [record.index for record in records],
+        "pair_in_row": [record.pair_in_row for record in records],
+        "group": pyarrow.array([record.products.group for record in records]).dictionary_encode(),
+        **{name: [getattr(record.products, name) for record in records] for name in LAYER_NUMBERS},
+    }
+    return pyarrow.Table.from_pydict(columns, schema=SCHEMA_OF_LAYERS)
 
 
 @contextmanager
@@ -236,7 +271,15 @@ def _differences(before: Any, now: Any) -> list[str]:
 
 def _intact_parts(folder: Path, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The parts whose bytes are what was written; the rows of others are measured again."""
-    return [part for part in parts if _is_intact(folder / "pairs" / part["file"], part["sha256"])]
+    return [part for part in parts if _damaged_file(folder, part) is None]
+
+
+def _damaged_file(folder: Path, part: Mapping[str, Any]) -> Path | None:
+    """The first file of a part that is not as it was written."""
+    for kind, sha256 in (("pairs", part["sha256"]), ("layers", part.get("layers_sha256"))):
+        if sha256 is not None and not _is_intact(folder / kind / part["file"], sha256):
+            return folder / kind / str(part["file"])
+    return None
 
 
 def _is_intact(path: Path, sha256: str) -> bool:
@@ -299,17 +342,28 @@ def read_run(folder: Path) -> Run:
     manifest = read_manifest(folder)
     tables = []
     for part in manifest["parts"]:
-        path = folder / "pairs" / part["file"]
-        if not _is_intact(path, part["sha256"]):
+        if (damaged := _damaged_file(folder, part)) is not None:
             raise RunError(
-                f"{path}: missing or changed since it was written",
+                f"{damaged}: missing or changed since it was written",
                 "the bytes whose hash the manifest holds",
                 "give the scan command again; it measures the missing rows anew",
             )
-        tables.append(read_part(path))
+        tables.append(read_part(folder / "pairs" / part["file"]))
     # Fields are added over time: what an older part lacks is null.
     table = pyarrow.concat_tables([SCHEMA_OF_PARTS.empty_table(), *tables], promote_options="default")
     return Run(folder, manifest, _columns(table))
+
+
+def read_layers(run: Run) -> Iterator[dict[str, Any]]:
+    """The layers of a run, part by part: `group` and three products as numpy arrays; nothing without `--layers`.
+
+    The rows of a pair stand together, and the groups of every pair in the same order.
+    """
+    for part in run.manifest["parts"]:
+        if "layers_sha256" in part:
+            table = read_part(run.folder / "layers" / part["file"])
+            numbers = {name: _numbers(table[name]) for name in LAYER_NUMBERS}
+            yield {"group": np.array(table["group"].cast(pyarrow.string()).to_pylist(), dtype=object), **numbers}
 
 
 def read_part(path: Path, names: list[str] | None = None) -> pyarrow.Table:

@@ -17,7 +17,7 @@ from entangle_cli.errors import ExitCode
 from entangle_cli.records import LossSettings, Notice, Run, Status
 from entangle_cli.report.rows import rows
 from entangle_cli.report.terminal import summary_report, verdict_lines
-from entangle_cli.store import newest_run, read_run
+from entangle_cli.store import newest_run, read_layers, read_run
 
 NUM_WORST = 5
 NUM_SKIPPED = 5
@@ -56,7 +56,7 @@ def read_judged(folder: Path | None, choose_loss: Callable[[LossSettings], LossS
     loss = choose_loss(LossSettings(**run.manifest["loss"]))
     columns = with_movements(run.columns, loss, run.manifest["identity"]["settings"]["dtype"])
     notices = run_notices(run.manifest, columns)
-    summary = run_summary(columns, loss)
+    summary = run_summary(columns, loss, read_layers(run))
     return JudgedRun(run, loss, columns, {**summary, "notices": [asdict(notice) for notice in notices]}, notices)
 
 

@@ -112,6 +112,9 @@ def scan(
         bool,
         typer.Option("--unshared-cosine", help="Also the cosine without the tokens that both answers start with."),
     ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also keep each parameter group's part: embedding, blocks, head.")
+    ] = False,
     loss: LossName = None,
     beta: Beta = None,
     gamma: Gamma = None,
@@ -144,6 +147,7 @@ def scan(
         loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
         ref_model=ref_model,
         unshared_cosine=unshared_cosine,
+        layers=layers,
         loss=weighing,
         device=device,
         device_map=device_map,
@@ -212,9 +216,9 @@ def _measure_all(ready: Scan, writer: RunWriter, *, quiet: bool) -> None:
 
     try:
         with writer, progress(ready.plan.num_selected, writer.num_done_rows, quiet=quiet) as advance:
-            for records in ready.records(frozenset(writer.done)):
-                writer.add(records)
-                advance(num_rows=sum(not record.pair_in_row for record in records))
+            for batch in ready.records(frozenset(writer.done)):
+                writer.add(batch.pairs, batch.layers)
+                advance(num_rows=sum(not record.pair_in_row for record in batch.pairs))
     except KeyboardInterrupt:
         print(
             f"interrupted: {writer.num_done_rows:,} of {ready.plan.num_selected:,} rows are in {writer.folder}; "

@@ -36,7 +36,7 @@ def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None
     unused = []
     for window in scan.reader.windows():
         for batch in scan.batches(window):
-            for row, record in zip(batch, scan.measurer.measure(batch), strict=True):
+            for row, record in zip(batch, scan.measurer.measure(batch).pairs, strict=True):
                 rows[row.pair.index, row.pair.pair_in_row or 0] = (row, record)
         unused += [skipped_record(row) for row in window if not isinstance(row, PreparedRow)]
         advance(len(window))

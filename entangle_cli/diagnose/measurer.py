@@ -9,11 +9,11 @@ import torch
 
 from entangle_cli.diagnose.budget import is_out_of_memory
 from entangle_cli.diagnose.movements import derived_fields
-from entangle_cli.diagnose.row_records import PreparedRow, pair_record, without_shared_prefix
+from entangle_cli.diagnose.row_records import PreparedRow, layer_records, pair_record, without_shared_prefix
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import UnfinishedError
-from entangle_cli.records import PairRecord, ScanSettings, TokenizedPair
+from entangle_cli.records import PairRecord, RecordBatch, ScanSettings, TokenizedPair
 
 
 class Measurer:
@@ -29,7 +29,7 @@ class Measurer:
         self._recompute = settings.activation_checkpointing
         self._unshared_cosine = settings.unshared_cosine
 
-    def measure(self, rows: Sequence[PreparedRow]) -> list[PairRecord]:
+    def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch:
         """The records of one batch of rows.
 
         Raises:
@@ -37,7 +37,7 @@ class Measurer:
         """
         return self._measure(rows, recompute=self._recompute)
 
-    def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
+    def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
         """Measure a batch; when memory runs out, its halves one after the other, and a pair alone by recomputing."""
         try:
             return self._measure_at_once(rows, recompute=recompute)
@@ -55,9 +55,10 @@ class Measurer:
                 "lower --max-length, use --dtype bfloat16, or a larger device; the same command goes on from here",
             )
         half = len(rows) // 2
-        return self._measure(rows[:half], recompute=recompute) + self._measure(rows[half:], recompute=recompute)
+        first, second = (self._measure(part, recompute=recompute) for part in (rows[:half], rows[half:]))
+        return RecordBatch([*first.pairs, *second.pairs], [*first.layers, *second.layers])
 
-    def _measure_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> list[PairRecord]:
+    def _measure_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
         pairs = [row.tokens.pair for row in rows]
         measured = self._engine.measure(pairs, recompute=recompute)
         records = [pair_record(*row) for row in zip(rows, measured, derived_fields(measured), strict=True)]
@@ -67,7 +68,10 @@ class Measurer:
                 replace(record, chosen_ref_log_prob=chosen[place], rejected_ref_log_prob=rejected[place])
                 for place, record in enumerate(records)
             ]
-        return self._with_unshared_cosines(pairs, records, recompute) if self._unshared_cosine else records
+        if self._unshared_cosine:
+            records = self._with_unshared_cosines(pairs, records, recompute)
+        layers = [layer for row, pair in zip(rows, measured, strict=True) for layer in layer_records(row, pair)]
+        return RecordBatch(records, layers)
 
     def _with_unshared_cosines(
         self, pairs: Sequence[TokenizedPair], records: list[PairRecord], recompute: bool

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from entangle_cli.analysis.layers import layer_profile
 from entangle_cli.analysis.loss_comparison import compare_losses
 from entangle_cli.analysis.losses.loss import LossPoint
 from entangle_cli.analysis.losses.table import find_loss, loss_coefficients, loss_numbers
@@ -131,6 +132,17 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def run_summary(columns: Mapping[str, Any], loss: LossSettings) -> dict[str, Any]:
-    """The aggregates of a run under a loss, JSON-able; they name the predictor they speak for."""
-    return {"predictor": "pair-sgd", "loss": asdict(loss), **summarise(columns)}
+def run_summary(
+    columns: Mapping[str, Any], loss: LossSettings, layers: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The aggregates of a run under a loss, JSON-able; they name the predictor they speak for.
+
+    Args:
+        layers: those of the run, part by part; `layers` of the result is empty without.
+    """
+    return {
+        "predictor": "pair-sgd",
+        "loss": asdict(loss),
+        **summarise(columns),
+        "layers": layer_profile(layers),
+    }

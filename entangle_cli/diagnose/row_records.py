@@ -9,7 +9,7 @@ from entangle_cli.analysis.alignment import edit_distance, shared_prefix, shared
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.diagnose.movements import DerivedFields
-from entangle_cli.records import PairMeasurement, PairRecord, Status, TokenizedPair
+from entangle_cli.records import LayerRecord, PairMeasurement, PairRecord, Status, TokenizedPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ def skipped_record(row: SkippedRow) -> PairRecord:
 
 def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFields) -> PairRecord:
     """The record of a measured pair; what is not finite becomes null and a reason."""
-    numbers = asdict(measured)
+    numbers = asdict(replace(measured, groups=()))
+    del numbers["groups"]
     needed = (measured.chosen_squared_norm, measured.rejected_squared_norm, measured.inner_product)
     finite = all(map(isfinite, (*needed, measured.chosen_log_prob, measured.rejected_log_prob)))
     vanishes = finite and min(needed[:2]) <= 0.0
@@ -84,6 +85,11 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
         shared_prefix_tokens=shared_prefix(chosen_scored, rejected_scored),
         shared_suffix_tokens=shared_suffix(chosen_scored, rejected_scored),
     )
+
+
+def layer_records(row: PreparedRow, measured: PairMeasurement) -> list[LayerRecord]:
+    """A pair's products in each group of parameters."""
+    return [LayerRecord(row.pair.index, row.pair.pair_in_row, group) for group in measured.groups]
 
 
 def _root(squared_norm: float | None) -> float | None:

@@ -33,8 +33,9 @@ from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, pla
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
+from entangle_cli.engine.groups import parameter_groups
 from entangle_cli.errors import DataError
-from entangle_cli.records import PairRecord, ReadingSettings, RowKey, ScanEstimate, ScanPlan, ScanSettings, row_key
+from entangle_cli.records import ReadingSettings, RecordBatch, RowKey, ScanEstimate, ScanPlan, ScanSettings, row_key
 
 PEEKED_ROWS = 200
 """Rows looked at before the start, to say what was recognised."""
@@ -85,7 +86,7 @@ class Scan:
             },
         }
 
-    def records(self, done: Container[RowKey] = ()) -> Iterator[list[PairRecord]]:
+    def records(self, done: Container[RowKey] = ()) -> Iterator[RecordBatch]:
         """Records of every pair of the selected rows but those in `done`, a batch at a time.
 
         Raises:
@@ -95,7 +96,7 @@ class Scan:
         for window in self.reader.windows():
             skipped = [row for row in window if isinstance(row, SkippedRow)]
             if records := [skipped_record(row) for row in skipped if row_key(row) not in done]:
-                yield records
+                yield RecordBatch(records)
             for batch in self.batches(window):
                 if missing := [row for row in batch if row_key(row.pair) not in done]:
                     yield self.measurer.measure(missing)
@@ -136,8 +137,9 @@ def open_scan(model: str, data: str, settings: ScanSettings) -> Iterator[Scan]:
         pattern = settings.parameters or default_parameters(checkpoint)
         settings = replace(settings, parameters=pattern)
         parameters = select_parameters(checkpoint, pattern)
+        groups = parameter_groups(checkpoint.model, parameters) if settings.layers else None
         with (
-            Engine(checkpoint.model, parameters) as engine,
+            Engine(checkpoint.model, parameters, groups=groups) as engine,
             opened_reference(settings, checkpoint, device) as reference,
         ):
             plan = _plan(model, source, formats, checkpoint, engine, settings, device)
@@ -204,7 +206,7 @@ def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings)
     reading = {
         name: value for name, value in asdict(settings.reading).items() if value != getattr(ReadingSettings(), name)
     }
-    further = {"unshared_cosine": True} if settings.unshared_cosine else {}
+    further = {name: True for name in ("unshared_cosine", "layers") if getattr(settings, name)}
     return {
         "model": dict(checkpoint.identity),
         "data": reader.identity,

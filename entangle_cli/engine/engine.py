@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 import torch
@@ -14,7 +15,7 @@ from entangle_cli.engine.coverage import Plan, make_plan
 from entangle_cli.engine.gradient_pass import PassResult, Route, UnrecognisedUse, run_pass
 from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen, is_quantised
 from entangle_cli.engine.per_response import measure_responses
-from entangle_cli.records import PairMeasurement, TokenizedPair
+from entangle_cli.records import GroupProducts, PairMeasurement, TokenizedPair
 
 
 class Engine:
@@ -24,6 +25,7 @@ class Engine:
         model: a Hugging Face causal LM on its device.
         parameters: name to parameter, each tensor once (as `named_parameters` gives them).
         route: forces a route for linear weights.
+        groups: parameter name to a group's name; if given, measurements have the products of each group too.
 
     Attributes:
         plan: which rule accounts for each parameter; set on entering.
@@ -31,10 +33,17 @@ class Engine:
 
     plan: Plan
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], route: Route = Route.CHEAPER) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        route: Route = Route.CHEAPER,
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
         self._model = model
         self._parameters = dict(parameters)
         self._route = route
+        self._groups = dict(groups or {})
         self._head = find_unembedding(model)
         self._stack = ExitStack()
 
@@ -64,9 +73,14 @@ class Engine:
         """
         recompute = recompute and not (is_quantised(self._model) and self._head.weight_VD.is_cpu)
         results = self._results(pairs, recompute=recompute)
-        # `products` sums a handful of numbers a parameter: one transfer for the whole batch.
-        total = torch.stack([product for result in results for product in result.products.values()]).sum(0)
-        return _measurements(results[0], total)
+        # A handful of numbers a parameter: one transfer for the whole batch.
+        products = {name: product for result in results for name, product in result.products.items()}
+        total = torch.stack(list(products.values())).sum(0)
+        measurements = _measurements(results[0], total)
+        if not self._groups:
+            return measurements
+        grouped = _by_group(products, self._groups, len(pairs))
+        return [replace(pair, groups=groups) for pair, groups in zip(measurements, grouped, strict=True)]
 
     def _results(self, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PassResult]:
         slow = {name: self._parameters[name] for name in self._parameters if name in self.plan.slow}
@@ -84,6 +98,22 @@ class Engine:
         if slow:
             results.append(measure_responses(self._model, pairs, slow))
         return results
+
+
+def _by_group(
+    products: Mapping[str, Tensor], groups: Mapping[str, str], num_pairs: int
+) -> list[tuple[GroupProducts, ...]]:
+    """Each pair's products summed within each group, in the order of the groups; without gradient they are zero."""
+    sums: dict[str, Tensor | float] = dict.fromkeys(groups.values(), 0.0)
+    for name, product in products.items():
+        sums[groups[name]] = sums[groups[name]] + product
+    found = {
+        name: total.tolist() if isinstance(total, Tensor) else [[0.0] * num_pairs] * 3 for name, total in sums.items()
+    }
+    return [
+        tuple(GroupProducts(name, *(side[pair] for side in values)) for name, values in found.items())
+        for pair in range(num_pairs)
+    ]
 
 
 def _measurements(result: PassResult, products: Tensor) -> list[PairMeasurement]:

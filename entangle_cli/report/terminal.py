@@ -16,6 +16,7 @@ from entangle_cli.records import Notice, Run, ScanEstimate, ScanPlan
 from entangle_cli.report.escape import for_terminal
 
 PLAIN_WIDTH = 120
+SHOWN_GROUPS = 20
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 MEANINGS = {
@@ -102,6 +103,8 @@ def summary_report(
     if summary["pairs"]:
         parts += [_movement_heading(loss), _movement_table(summary), Text(), _cosine_lines(summary), Text()]
         parts += [_worst_heading(), _worst_table(worst), Text()]
+    if summary.get("layers"):
+        parts += [_layers_heading(), _layer_table(summary["layers"]), Text()]
     if reasons := _reason_lines(summary, skipped):
         parts += [reasons, Text()]
     for notice in notices:
@@ -193,6 +196,30 @@ def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
             _number(row["slack"]),
             Text(name, style=MEANINGS.get(movement, ("", ""))[0]),
         )
+    return table
+
+
+def _layers_heading() -> Text:
+    text = Text("Where", style="bold")
+    return text.append(" the gradients overlap: the parts of the cosine add up to its mean", style="not bold")
+
+
+def _layer_table(profile: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("parameters", overflow="fold")
+    for heading in ("chosen\nnorm^2", "rejected\nnorm^2", "part of\ncosine", "own\ncosine"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    largest = max((abs(row["cosine_part"] or 0.0) for row in profile), default=0.0) or 1.0
+    shown = sorted(profile, key=lambda row: -abs(row["cosine_part"] or 0.0))[:SHOWN_GROUPS]
+    for row in (row for row in profile if row in shown):
+        shares = ("-" if row[name] is None else f"{row[name]:.1%}" for name in ("chosen_share", "rejected_share"))
+        part = row["cosine_part"] or 0.0
+        bar = Text("█" * round(12 * abs(part) / largest), style="yellow" if part > 0 else "green")
+        table.add_row(row["group"], *shares, _number(row["cosine_part"]), _number(row["cosine"]), bar)
+    if left := len(profile) - len(shown):
+        rest = sum(row["cosine_part"] or 0.0 for row in profile if row not in shown)
+        table.add_row(f"{left} more", "", "", _number(rest), "", "")
     return table
 
 

@@ -15,6 +15,7 @@ SURFACE = {
         "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
         "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
         "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
+        "--layers",
     },
     "report": {"[RUN]", "--format", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
     "forecast": {

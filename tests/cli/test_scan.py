@@ -435,3 +435,24 @@ def test_rows_of_token_ids_measure_as_their_texts_do(entangle: Entangle, rows_fi
     by_text, by_ids = (json.loads(Path(name).read_text())["pairs"] for name in ("texts.json", "ids.json"))
     for field in ("cosine", "chosen_log_prob", "rejected_log_prob", "chosen_grad_norm", "prompt_tokens"):
         assert [pair[field] for pair in by_ids] == pytest.approx([pair[field] for pair in by_text], rel=1e-5)
+
+
+def test_layers_are_stored_beside_the_pairs_and_add_up_to_them(entangle: Entangle) -> None:
+    words = ("scan", MODEL, LONG, "--limit", "6", "--layers", "-o", "run", "--json", "run.json")
+    outcome = entangle(*words)
+    assert outcome.code == 0, outcome.err
+    assert "block 0 MLP" in outcome.out
+    document = json.loads(Path("run.json").read_text())
+    parts = sorted(Path("run/layers").glob("*.parquet"))
+    layers = [row for path in parts for row in pq.read_table(path).to_pylist()]
+    for pair in document["pairs"]:
+        own = [row for row in layers if row["index"] == pair["index"]]
+        assert sum(row["inner_product"] for row in own) == pytest.approx(pair["inner_product"], rel=1e-9)
+        assert sum(row["chosen_squared_norm"] for row in own) == pytest.approx(pair["chosen_grad_norm"] ** 2, rel=1e-9)
+    profile = document["summary"]["layers"]
+    mean = sum(pair["cosine"] for pair in document["pairs"]) / 6
+    assert sum(row["cosine_part"] for row in profile) == pytest.approx(mean)
+    parts[0].write_bytes(b"damaged")
+    assert_refused(entangle("report", "run"), 3, f"{parts[0]}: missing or changed")
+    assert entangle(*words).code == 0
+    assert_refused(entangle("scan", MODEL, LONG, "--limit", "6", "-o", "run"), 2, "settings layers")
