@@ -32,8 +32,8 @@ ONLY_IN = {
     "transformers": {"data"},
     "datasets": {"data"},
     "typer": {"cli"},
-    "rich": {"cli", "report.terminal", "report.losses", "report.forecast", "report.inspection"},
-    "pyarrow": {"store", "data.arrow_files", "data.compression"},
+    "rich": {"cli", "report.terminal", "report.losses", "report.forecast", "report.inspection", "report.filtering"},
+    "pyarrow": {"store", "data.arrow_files", "data.arrow_subset", "data.compression"},
 }
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from entangle_cli import __version__
+from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
 from entangle_cli.cli.inspect import inspect
@@ -33,6 +34,7 @@ app.command()(report)
 app.command()(gate)
 app.command()(forecast)
 app.command()(inspect)
+app.command("filter")(filter_rows)
 
 
 def _print_version(wanted: bool) -> None:

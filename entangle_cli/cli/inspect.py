@@ -53,7 +53,8 @@ def inspect(
 ) -> None:
     """Show how a data set is read: format, counts, lengths, traps, three pairs. Without --model no torch is loaded."""
     from entangle_cli.diagnose.inspection import inspect_rows
-    from entangle_cli.report.inspection import inspection_report, write_json
+    from entangle_cli.report.inspection import inspection_report
+    from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for
 
     refuse_unwritable(json_file, Path(data))

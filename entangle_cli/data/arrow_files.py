@@ -18,14 +18,14 @@ class _ArrowBatches(FileSource):
     """A file that pyarrow reads a batch at a time."""
 
     @abstractmethod
-    def _open(self) -> tuple[Any, Iterator[Any]]:
+    def open_batches(self) -> tuple[Any, Iterator[Any]]:
         """The schema, and the record batches."""
 
     def rows(self) -> Iterator[RawRow]:
         """All rows, a batch in memory at a time."""
         index = 0
         try:
-            schema, batches = self._open()
+            schema, batches = self.open_batches()
             decode = _json_decoder(schema)
             for batch in batches:
                 # Arrow trusts its files: a damaged offset would end the process.
@@ -56,7 +56,8 @@ class Parquet(_ArrowBatches):
         except Exception as error:
             raise self._damaged(error) from error
 
-    def _open(self) -> tuple[Any, Iterator[Any]]:
+    def open_batches(self) -> tuple[Any, Iterator[Any]]:
+        """The schema, and the record batches."""
         import pyarrow.parquet
 
         file = pyarrow.parquet.ParquetFile(self.path)
@@ -71,11 +72,12 @@ class ArrowFile(_ArrowBatches):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            self.num_rows = sum(batch.num_rows for batch in self._open()[1])
+            self.num_rows = sum(batch.num_rows for batch in self.open_batches()[1])
         except Exception as error:
             raise self._damaged(error) from error
 
-    def _open(self) -> tuple[Any, Iterator[Any]]:
+    def open_batches(self) -> tuple[Any, Iterator[Any]]:
+        """The schema, and the record batches."""
         import pyarrow
 
         content = pyarrow.memory_map(str(self.path))
@@ -106,7 +108,11 @@ def _json_decoder(schema: Any) -> Callable[[Any], Any]:
 
 
 class SavedDataset(RowSource):
-    """A folder written by `Dataset.save_to_disk`."""
+    """A folder written by `Dataset.save_to_disk`.
+
+    Attributes:
+        dataset: as `datasets` gives it.
+    """
 
     kind = "saved data set"
 
@@ -116,12 +122,12 @@ class SavedDataset(RowSource):
         self.location = str(path)
         self.name = path.name
         try:
-            self._dataset = datasets.load_from_disk(str(path))
+            self.dataset = datasets.load_from_disk(str(path))
         except Exception as error:
             raise DataError(
                 f"{path}: {error}", "a folder written by datasets' save_to_disk", "write it again"
             ) from error
-        self.num_rows = len(self._dataset)
+        self.num_rows = len(self.dataset)
         digest = hashlib.sha256()
         for file in sorted(path.glob("*.arrow")):
             digest.update(file_sha256(file).encode())
@@ -134,4 +140,4 @@ class SavedDataset(RowSource):
 
     def rows(self) -> Iterator[RawRow]:
         """All rows."""
-        return (RawRow(index, dict(value)) for index, value in enumerate(self._dataset))
+        return (RawRow(index, dict(value)) for index, value in enumerate(self.dataset))

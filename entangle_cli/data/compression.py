@@ -46,6 +46,22 @@ def opened_bytes(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def opened_for_writing(path: Path, name: Path) -> IO[bytes]:
+    """A file to write, compressed as the last suffix of `name` says."""
+    suffix = name.suffix.lower()
+    if suffix == ".gz":
+        return cast("IO[bytes]", gzip.open(path, "wb"))
+    if suffix == ".bz2":
+        return bz2.open(path, "wb")
+    if suffix == ".xz":
+        return lzma.open(path, "wb")
+    if suffix == ".zst":
+        import pyarrow
+
+        return cast("IO[bytes]", pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), "zstd"))
+    return path.open("wb")
+
+
 def opened_text(path: Path, *, newline: str | None = None) -> IO[str]:
     """A file's content as UTF-8 text, without a byte order mark."""
     return io.TextIOWrapper(opened_bytes(path), encoding="utf-8-sig", newline=newline)

@@ -100,6 +100,9 @@ def adapter_folder(name: str, revision: str | None, *, local_only: bool) -> Path
 class HubDataset(RowSource):
     """One split of a data set on the hub.
 
+    Attributes:
+        dataset: as `datasets` gives it; a stream where there is a limit.
+
     Args:
         split: without a slice; None where the data set has only one.
         limit: the first rows that will be read at most; they are streamed, so that nothing else is fetched.
@@ -120,12 +123,12 @@ class HubDataset(RowSource):
             _refuse_uncached(name, error)
             commit = None
         with _translated(name), offline(commit is None):
-            self._dataset, split = _loaded(name, split, reading, commit, limit)
-        self.num_rows = limit if limit is not None else len(self._dataset)
+            self.dataset, split = _loaded(name, split, reading, commit, limit)
+        self.num_rows = limit if limit is not None else len(self.dataset)
         self._limit = limit
         self._identity = {
             "name": name,
-            "commit": commit or _commit_in_cache(self._dataset),
+            "commit": commit or _commit_in_cache(self.dataset),
             "config": reading.config_name,
             "split": split,
             "rows": None if limit is not None else self.num_rows,
@@ -139,7 +142,7 @@ class HubDataset(RowSource):
     def rows(self) -> Iterator[RawRow]:
         """All rows; of a stream the first ones."""
         try:
-            for index, value in enumerate(islice(self._dataset, self._limit)):
+            for index, value in enumerate(islice(self.dataset, self._limit)):
                 yield RawRow(index, dict(value))
         except (OSError, ValueError) as error:
             raise _refused(self.name, f"cannot be read on: {_first_line(error)}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,7 @@ class SeveralFiles(RowSource):
         self.location = location
         self.name = name
         self._sources = [_open_file(path) for path in paths]
+        self._paths = paths
         self.kind = f"{len(paths):,} {'file' if len(paths) == 1 else 'files'}, " + " and ".join(
             dict.fromkeys(source.kind for source in self._sources)
         )
@@ -167,6 +169,14 @@ class SeveralFiles(RowSource):
         """Name, hash of the files' hashes in order, and number of rows."""
         digest = hashlib.sha256("".join(source.sha256 for source in self._sources).encode())
         return {"name": self.name, "sha256": digest.hexdigest(), "rows": self.num_rows}
+
+    @property
+    def parts(self) -> list[tuple[FileSource, Path]]:
+        """The files in order, each with its path below the folder that holds them all."""
+        base = Path(os.path.commonpath([path.absolute().parent for path in self._paths]))
+        return [
+            (source, path.absolute().relative_to(base)) for source, path in zip(self._sources, self._paths, strict=True)
+        ]
 
     def rows(self) -> Iterator[RawRow]:
         """All rows, counted through."""
@@ -195,7 +205,7 @@ class Slice(RowSource):
     """
 
     def __init__(self, whole: RowSource, spec: str) -> None:
-        self._whole = whole
+        self.whole = whole
         self._spec = spec
         self.location = f"{whole.location}, {spec}"
         self.name = whole.name
@@ -206,7 +216,7 @@ class Slice(RowSource):
     @property
     def identity(self) -> Mapping[str, Any]:
         """That of the whole, and which part."""
-        return {**self._whole.identity, "slice": self._spec}
+        return {**self.whole.identity, "slice": self._spec}
 
     @property
     def indices(self) -> Sequence[int]:
@@ -216,7 +226,7 @@ class Slice(RowSource):
     def rows(self) -> Iterator[RawRow]:
         """The rows of the part, in the order of the whole."""
         wanted = self._indices if isinstance(self._indices, range) else frozenset(self._indices)
-        return (row for row in self._whole.rows() if row.index in wanted)
+        return (row for row in self.whole.rows() if row.index in wanted)
 
 
 def _sliced(spec: str, num_rows: int) -> Sequence[int]:

@@ -156,14 +156,24 @@ class _ArrayText:
 
 
 class WrappedRows(FileSource):
-    """A JSON object whose only list holds the rows, or that is the only row; read as a whole."""
+    """A JSON object whose only list holds the rows, or that is the only row; read as a whole.
+
+    Args:
+        key: of the list; None where the object is the row.
+    """
 
     kind = "JSON array"
 
-    def __init__(self, path: Path, rows: list[Any]) -> None:
+    def __init__(self, path: Path, document: dict[str, Any], key: str | None) -> None:
         super().__init__(path)
-        self._rows = rows
-        self.num_rows = len(rows)
+        self._document = document
+        self._key = key
+        self._rows = [document] if key is None else document[key]
+        self.num_rows = len(self._rows)
+
+    def wrapped(self, rows: list[Any]) -> Any:
+        """Other rows in the same wrapping; an array where there was none."""
+        return rows if self._key is None else {**self._document, self._key: rows}
 
     def rows(self) -> Iterator[RawRow]:
         """All rows."""
@@ -182,10 +192,10 @@ def open_json(path: Path) -> FileSource:
         return JsonLines(path)
     if isinstance(document, dict):
         if "chosen" in document:
-            return WrappedRows(path, [document])
-        lists = [value for value in document.values() if isinstance(value, list)]
-        if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
-            return WrappedRows(path, lists[0])
+            return WrappedRows(path, document, None)
+        lists = [name for name, value in document.items() if isinstance(value, list)]
+        if len(lists) == 1 and all(isinstance(row, dict) for row in document[lists[0]]):
+            return WrappedRows(path, document, lists[0])
     return JsonLines(path)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -15,12 +14,6 @@ from entangle_cli.report.escape import for_terminal
 
 SHOWN_CHARACTERS = 400
 SHOWN_TOKENS = 24
-
-
-def write_json(stream: IO[str], document: Mapping[str, Any]) -> None:
-    """The inspection as one document."""
-    json.dump(document, stream, ensure_ascii=True, allow_nan=False, indent=1, default=str)
-    stream.write("\n")
 
 
 def inspection_report(document: Mapping[str, Any]) -> RenderableType:

@@ -52,6 +52,12 @@ def write_document(stream: IO[str], run: Run, columns: Mapping[str, Any], summar
     stream.write("\n]}\n")
 
 
+def write_json(stream: IO[str], document: Mapping[str, Any]) -> None:
+    """Any other document."""
+    json.dump(document, stream, ensure_ascii=True, allow_nan=False, indent=1, default=str)
+    stream.write("\n")
+
+
 def write_json_lines(stream: IO[str], columns: Mapping[str, Any]) -> None:
     """One pair a line."""
     for row in rows(columns):

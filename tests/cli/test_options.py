@@ -31,6 +31,11 @@ SURFACE = {
         "--config-name", "--data-revision", "--model-revision", "--base-model", "--chat-template",
         "--trust-remote-code",
     },
+    "filter": {
+        "RUN", "DATA", "--output", "-o", "--drop", "--keep", "--keep-lowest", "--keep-highest", "--by",
+        "--drop-uncertain", "--drop-unmeasured", "--write-dropped", "--annotate", "--json", "--loss", "--beta",
+        "--gamma", "--loss-option",
+    },
     "gate": {"[RUN]", "--fail-if", "--loss", "--beta", "--gamma", "--loss-option"},
 }  # fmt: skip
 

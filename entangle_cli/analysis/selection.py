@@ -1,0 +1,189 @@
+"""Which rows a filter keeps: conditions on a pair's fields, and the lowest or highest share by one of them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from entangle_cli.analysis.statistics import Booleans, Column, column_of, numbers
+from entangle_cli.errors import UsageError
+from entangle_cli.records import Movement, PairRecord, Status
+
+TEXT_FIELDS = ("movement", "status", "reason", "format", "pair_id", "unordered_id", "file")
+FLAG_FIELDS = ("uncertain", "chosen_truncated", "rejected_truncated", "boundary_moved")
+NUMBER_FIELDS = tuple(
+    field.name for field in fields(PairRecord) if field.name not in (*TEXT_FIELDS, *FLAG_FIELDS, "detail", "warnings")
+)
+EXAMPLE = '"movement == both_fall"'
+
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONDITION = re.compile(r"\s*(?P<field>\w+)\s*(?P<operator>==|!=|<=|>=|<|>)\s*(?P<value>.+?)\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that is true of a pair or not; of a pair without a value it is not."""
+
+    text: str
+    """As the user wrote it."""
+    field: str
+    operator: str
+    """A key of `OPERATORS`."""
+    value: float | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """A share of the measured pairs at one end of a field."""
+
+    field: str
+    share: float
+    """Above 0, at most 1."""
+    lowest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a filter keeps."""
+
+    drop: Sequence[Condition] = ()
+    keep: Sequence[Condition] = ()
+    extreme: Extreme | None = None
+    drop_uncertain: bool = False
+    drop_unmeasured: bool = False
+
+    @property
+    def keeps_only_measured(self) -> bool:
+        """Whether a pair without numbers cannot be kept: what is kept is chosen by them."""
+        return self.drop_unmeasured or bool(self.keep) or self.extreme is not None
+
+
+def parse_condition(text: str) -> Condition:
+    """The condition that a text such as `movement == both_fall` or `cosine > 0.9` states.
+
+    Raises:
+        UsageError: not of that form, an unknown field, or a value that the field cannot have.
+    """
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"condition {text!r}",
+            f"FIELD OPERATOR VALUE, the operator one of {', '.join(OPERATORS)}",
+            f"write it like {EXAMPLE}",
+        )
+    field, sign = match["field"], match["operator"]
+    value = match["value"].strip("\"'")
+    if field in TEXT_FIELDS:
+        _check_text(text, field, sign, value)
+        return Condition(text, field, sign, value)
+    if field in FLAG_FIELDS:
+        if value not in ("true", "false") or sign not in ("==", "!="):
+            raise UsageError(f"condition {text!r}", f"{field} == true or {field} == false", "write it so")
+        return Condition(text, field, sign, value == "true")
+    _check_number_field(text, field)
+    return Condition(text, field, sign, _number(text, value))
+
+
+def parse_extreme(field: str, share: float, *, lowest: bool) -> Extreme:
+    """The share at one end of a field.
+
+    Raises:
+        UsageError: an unknown field, one that is not a number, or no share.
+    """
+    _check_number_field(f"--by {field}", field)
+    if not 0.0 < share <= 1.0:
+        raise UsageError(f"a share of {share:g} to keep", "a number above 0 and at most 1", "write a half as 0.5")
+    return Extreme(field, share, lowest)
+
+
+def _check_text(text: str, field: str, sign: str, value: str) -> None:
+    if sign not in ("==", "!="):
+        raise UsageError(f"condition {text!r}", f"{field} with == or !=", "compare numbers with < and >")
+    known = {"movement": [kind.value for kind in Movement], "status": [kind.value for kind in Status]}.get(field)
+    if known is not None and value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        raise UsageError(
+            f"condition {text!r}: {field} is never {value!r}",
+            f"one of {', '.join(known)}",
+            f"did you mean {near[0]}?" if near else "choose one of these",
+        )
+
+
+def _check_number_field(text: str, field: str) -> None:
+    if field in NUMBER_FIELDS:
+        return
+    known = [*TEXT_FIELDS, *FLAG_FIELDS, *NUMBER_FIELDS]
+    near = difflib.get_close_matches(field, known, n=1)
+    raise UsageError(
+        f"{text}: {field} is no field" + (" with numbers" if field in (*TEXT_FIELDS, *FLAG_FIELDS) else ""),
+        f"one of {', '.join(known)}",
+        f"did you mean {near[0]}?" if near else "choose one of these",
+    )
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"condition {text!r}: {value!r}", "a finite number", "correct it")
+    return number
+
+
+def selected(selection: Selection, columns: Mapping[str, Column]) -> Booleans:
+    """Whether each row of a run is kept, [rows].
+
+    A pair that was not measured is kept where the selection only drops, since no rule speaks of it. The share at an end
+    is that of the measured pairs that the conditions left; of equal values the earlier row goes first.
+
+    Args:
+        columns: field name of `PairRecord` to column.
+    """
+    measured = columns["status"] == Status.OK.value
+    kept: Booleans = measured.copy() if selection.keeps_only_measured else np.ones(len(measured), dtype=bool)
+    for condition in selection.drop:
+        kept &= ~is_true(condition, columns)
+    for condition in selection.keep:
+        kept &= is_true(condition, columns)
+    if selection.drop_uncertain:
+        kept &= ~np.equal(column_of(columns, "uncertain"), True).astype(bool)
+    if selection.extreme is not None:
+        kept &= _at_the_end(selection.extreme, columns, kept)
+    return kept
+
+
+def is_true(condition: Condition, columns: Mapping[str, Column]) -> Booleans:
+    """Whether a condition holds, [rows]; where the field is null it does not."""
+    if condition.field in TEXT_FIELDS:
+        values = column_of(columns, condition.field)
+        known = np.array([value is not None for value in values], dtype=bool)
+    else:
+        values = numbers(columns, condition.field)
+        known = ~np.isnan(values)
+    held: Booleans = np.asarray(OPERATORS[condition.operator](values, condition.value), dtype=bool) & known
+    return held
+
+
+def _at_the_end(extreme: Extreme, columns: Mapping[str, Column], kept: Booleans) -> Booleans:
+    values = numbers(columns, extreme.field)
+    candidates = np.flatnonzero(kept & ~np.isnan(values))
+    order = np.argsort(values[candidates] if extreme.lowest else -values[candidates], kind="stable")
+    chosen = candidates[order[: math.ceil(extreme.share * len(candidates))]]
+    at_the_end = np.zeros(len(values), dtype=bool)
+    at_the_end[chosen] = True
+    return at_the_end

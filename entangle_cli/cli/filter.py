@@ -1,0 +1,81 @@
+"""`entangle filter`: the rows of a data set that a run's numbers speak for, in the data's own format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, loss_settings
+from entangle_cli.errors import NothingToJudgeError, UsageError
+
+
+def filter_rows(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="The data that the run was scanned from.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write, or folder where the data are one; it must be new.")
+    ],
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'FIELD OP VALUE'", help="Drop pairs of which it is true, as 'movement == both_fall'."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'FIELD OP VALUE'", help="Keep only measured pairs of which it is true."),
+    ] = None,
+    keep_lowest: Annotated[
+        float | None, typer.Option(help="Keep this share of the measured pairs, lowest --by.")
+    ] = None,
+    keep_highest: Annotated[
+        float | None, typer.Option(help="Keep this share of the measured pairs, highest --by.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Field that orders the pairs.")] = "cosine",
+    drop_uncertain: Annotated[
+        bool, typer.Option("--drop-uncertain", help="Drop pairs whose movement is within the numerical error.")
+    ] = False,
+    drop_unmeasured: Annotated[
+        bool, typer.Option("--drop-unmeasured", help="Drop rows that were skipped or are not in the run.")
+    ] = False,
+    write_dropped: Annotated[
+        bool, typer.Option("--write-dropped", help="Write the dropped rows instead of the kept ones.")
+    ] = False,
+    annotate: Annotated[
+        bool, typer.Option("--annotate", help="Add movement, cosine, slack and more to every row.")
+    ] = False,
+    loss: OtherLoss = None,
+    beta: Beta = None,
+    gamma: Gamma = None,
+    loss_option: LossOptions = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the outcome to this file.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Keep or drop rows by what was measured of them; the rows are written as they are."""
+    from entangle_cli.cli.judged import read_judged
+    from entangle_cli.diagnose.filtering import FilterRules, filter_data, parse_selection
+    from entangle_cli.diagnose.movements import describe_loss
+    from entangle_cli.report.filtering import filter_report
+    from entangle_cli.report.rows import write_json
+    from entangle_cli.report.terminal import console_for
+
+    rules = FilterRules(
+        tuple(drop or ()), tuple(keep or ()), keep_lowest, keep_highest, by, drop_uncertain, drop_unmeasured
+    )
+    selection = parse_selection(rules)
+    if rules == FilterRules(by=by) and not annotate:
+        raise UsageError(
+            "no rule to filter by",
+            "--drop, --keep, --keep-lowest, --keep-highest, --drop-uncertain or --drop-unmeasured, or --annotate",
+            "write for example --drop 'movement == both_fall'",
+        )
+    refuse_unwritable(json_file, Path(data))
+    judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
+    result = filter_data(judged.run, judged.columns, data, output, selection, dropped=write_dropped, annotate=annotate)
+    console_for(sys.stdout).print(filter_report(result, describe_loss(judged.loss)))
+    if json_file is not None:
+        write_file(json_file, lambda stream: write_json(stream, {**result, "loss": describe_loss(judged.loss)}))
+    if not result["kept"]:
+        raise NothingToJudgeError(f"{data}: no row is left", "at least one", "loosen the rules")

@@ -1,0 +1,58 @@
+"""Some rows of columnar data, with their schema, perhaps with columns added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from entangle_cli.data.arrow_files import ArrowFile, Parquet
+
+Keeps = Callable[[int], bool]
+Added = Mapping[str, Callable[[int], Any]]
+
+
+def write_record_batches(
+    source: Parquet | ArrowFile, path: Path, keeps: Keeps, added: Added, types: Mapping[str, type]
+) -> None:
+    """Write the kept rows of a file, a batch in memory at a time.
+
+    Args:
+        keeps, added, types: see `subset.Subset`.
+    """
+    import pyarrow
+
+    schema, batches = source.open_batches()
+    arrow_types = {float: pyarrow.float64(), str: pyarrow.string(), bool: pyarrow.bool_()}
+    for name in added:
+        schema = schema.append(pyarrow.field(name, arrow_types[types[name]]))
+    start = 0
+    with _writer(source, path, schema) as writer:
+        for batch in batches:
+            batch.validate(full=True)
+            kept = [start + place for place in range(batch.num_rows) if keeps(start + place)]
+            columns = batch.take(pyarrow.array([index - start for index in kept], type=pyarrow.int64())).columns
+            new = [
+                pyarrow.array([value(index) for index in kept], type=schema.field(name).type)
+                for name, value in added.items()
+            ]
+            writer.write_batch(pyarrow.RecordBatch.from_arrays([*columns, *new], schema=schema))
+            start += batch.num_rows
+
+
+def _writer(source: Parquet | ArrowFile, path: Path, schema: Any) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    if isinstance(source, Parquet):
+        return pyarrow.parquet.ParquetWriter(path, schema)
+    return pyarrow.ipc.new_stream(str(path), schema)
+
+
+def write_dataset(dataset: Any, path: Path, keeps: Keeps, added: Added) -> None:
+    """Write the kept rows of a `datasets.Dataset` by its `save_to_disk`."""
+    kept = [index for index in range(len(dataset)) if keeps(index)]
+    chosen = dataset.select(kept)
+    for name, value in added.items():
+        chosen = chosen.add_column(name, [value(index) for index in kept])
+    chosen.save_to_disk(str(path))

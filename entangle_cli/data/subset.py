@@ -1,0 +1,181 @@
+"""Some rows of a data set, written in its own format: lines and columns as they were, perhaps with columns added."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+from typing import IO, Any
+
+from entangle_cli.data.arrow_files import ArrowFile, Parquet, SavedDataset
+from entangle_cli.data.arrow_subset import write_dataset, write_record_batches
+from entangle_cli.data.compression import kind_suffix, opened_bytes, opened_for_writing, opened_text
+from entangle_cli.data.hub import HubDataset
+from entangle_cli.data.rows import FileSource, RowSource
+from entangle_cli.data.sources import DELIMITERS, SeveralFiles, Slice
+from entangle_cli.data.text_files import Delimited, JsonArray, JsonLines, WrappedRows
+from entangle_cli.errors import UnfinishedError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Which rows are written, and what is added to them."""
+
+    keeps: Callable[[int], bool]
+    """Of a row's index."""
+    added: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
+    """Name of a column to its value for a row's index; numbers, text and flags, or None."""
+    types: Mapping[str, type] = field(default_factory=dict)
+    """Name of an added column to `float`, `str` or `bool`."""
+
+    def of_row(self, index: int) -> dict[str, Any]:
+        """What is added to a row."""
+        return {name: value(index) for name, value in self.added.items()}
+
+    def behind(self, start: int) -> Subset:
+        """The same for a file whose first row has the index `start`."""
+        added = {name: (lambda index, value=value: value(start + index)) for name, value in self.added.items()}
+        return replace(self, keeps=lambda index: self.keeps(start + index), added=added)
+
+
+def check_target(source: RowSource, target: Path) -> None:
+    """Refuse a target before anything is computed.
+
+    Raises:
+        UsageError: it exists, its folder does not, or its name says another format than the data have.
+    """
+    if target.exists():
+        raise UsageError(f"-o {target}: it exists", "a new name; data are never replaced", "name another one")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"-o {target}: no such folder", "a folder that exists", "make its folder first")
+    if not isinstance(source, FileSource):
+        if kind_suffix(target):
+            raise UsageError(
+                f"-o {target}: the data are a {source.kind}", "a name without a suffix, for a folder", "name a folder"
+            )
+    elif _kind(target) != _kind(source.path):
+        raise UsageError(
+            f"-o {target}: the data are {source.path.name}",
+            f"a name that ends in {kind_suffix(source.path)}",
+            "rows are written in the data's own format; name the file so",
+        )
+
+
+def _kind(path: Path) -> str:
+    suffix = kind_suffix(path)
+    return ".jsonl" if suffix == ".ndjson" else suffix
+
+
+def write_subset(source: RowSource, target: Path, subset: Subset) -> None:
+    """Write the kept rows, in order; the target appears under its name when it is whole.
+
+    Raises:
+        UnfinishedError: it cannot be written, as on a full disk.
+    """
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        _write(source, temporary, target, subset)
+        temporary.rename(target)
+    except OSError as error:
+        raise UnfinishedError(
+            f"-o {target}: {error.strerror or error}", "room and permission to write it", "make room, then try again"
+        ) from error
+
+
+def _write(source: RowSource, path: Path, name: Path, subset: Subset) -> None:
+    """Write to `path` what will be called `name`."""
+    match source:
+        case Slice():
+            wanted = frozenset(source.indices)
+            _write(source.whole, path, name, replace(subset, keeps=lambda row: row in wanted and subset.keeps(row)))
+        case SeveralFiles():
+            _write_several(source, path, subset)
+        case Parquet() | ArrowFile():
+            write_record_batches(source, path, subset.keeps, subset.added, subset.types)
+        case SavedDataset() | HubDataset():
+            write_dataset(source.dataset, path, subset.keeps, subset.added)
+        case _:
+            with opened_for_writing(path, name) as file:
+                _write_text(source, file, subset)
+
+
+def _write_several(source: SeveralFiles, folder: Path, subset: Subset) -> None:
+    """Each file under its own name; one of which no row is left is written all the same."""
+    start = 0
+    for part, name in source.parts:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write(part, target, target, subset.behind(start))
+        start += part.num_rows
+
+
+def _write_text(source: RowSource, file: IO[bytes], subset: Subset) -> None:
+    match source:
+        case JsonLines():
+            _write_lines(source, file, subset)
+        case JsonArray():
+            _write_array(source, file, subset)
+        case WrappedRows():
+            rows = [_with_columns(row.value, row.index, subset) for row in source.rows() if subset.keeps(row.index)]
+            file.write(json.dumps(source.wrapped(rows), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass"))
+        case Delimited():
+            _write_table(source, file, subset)
+        case _:
+            raise AssertionError(source)
+
+
+def _write_lines(source: JsonLines, file: IO[bytes], subset: Subset) -> None:
+    """Kept lines byte by byte; where columns are added a line is written anew."""
+    index = 0
+    with opened_bytes(source.path) as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            if subset.keeps(index):
+                line = line if line.endswith(b"\n") else line + b"\n"
+                file.write(_annotated_line(line, index, subset) if subset.added else line)
+            index += 1
+
+
+def _annotated_line(line: bytes, index: int, subset: Subset) -> bytes:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return line  # a broken row stays as it is
+    return _as_json(_with_columns(row, index, subset)) + b"\n"
+
+
+def _with_columns(row: Any, index: int, subset: Subset) -> Any:
+    return {**row, **subset.of_row(index)} if subset.added and isinstance(row, dict) else row
+
+
+def _as_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _write_array(source: JsonArray, file: IO[bytes], subset: Subset) -> None:
+    separator = b"[\n"
+    for row in source.rows():
+        if subset.keeps(row.index):
+            file.write(separator + _as_json(_with_columns(row.value, row.index, subset)))
+            separator = b",\n"
+    file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+
+
+def _write_table(source: Delimited, file: IO[bytes], subset: Subset) -> None:
+    delimiter = DELIMITERS[kind_suffix(source.path)]
+    with opened_text(source.path, newline="") as text:
+        reader = (cells for cells in csv.reader(text, delimiter=delimiter) if cells)
+        file.write(_csv_line([*next(reader, []), *subset.added], delimiter))
+        for index, cells in enumerate(reader):
+            if subset.keeps(index):
+                file.write(_csv_line([*cells, *subset.of_row(index).values()], delimiter))
+
+
+def _csv_line(cells: list[Any], delimiter: str) -> bytes:
+    line = StringIO()
+    csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(cells)
+    return line.getvalue().encode("utf-8", "surrogatepass")

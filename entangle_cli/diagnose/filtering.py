@@ -1,0 +1,180 @@
+"""A data set filtered by what a run measured of it: kept rows written out, and what that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entangle_cli.analysis.selection import Extreme, Selection, parse_condition, parse_extreme, selected
+from entangle_cli.analysis.statistics import share
+from entangle_cli.data.rows import RowSource
+from entangle_cli.data.sources import open_source
+from entangle_cli.data.subset import Subset, check_target, write_subset
+from entangle_cli.errors import UsageError
+from entangle_cli.records import Movement, ReadingSettings, Run, Status
+
+ANNOTATIONS: Mapping[str, type] = {
+    "status": str,
+    "reason": str,
+    "movement": str,
+    "cosine": float,
+    "norm_ratio": float,
+    "slack": float,
+    "chosen_delta": float,
+    "rejected_delta": float,
+    "uncertain": bool,
+}
+"""Fields that `--annotate` adds to a row, under their names behind `entangle_`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRules:
+    """The rules of a command line, as texts."""
+
+    drop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    keep_lowest: float | None = None
+    keep_highest: float | None = None
+    by: str = "cosine"
+    drop_uncertain: bool = False
+    drop_unmeasured: bool = False
+
+
+def parse_selection(rules: FilterRules) -> Selection:
+    """The selection that rules state.
+
+    Raises:
+        UsageError: a rule that cannot be, or both ends at once.
+    """
+    if rules.keep_lowest is not None and rules.keep_highest is not None:
+        raise UsageError("--keep-lowest and --keep-highest", "one of the two", "leave one of them out")
+    extreme: Extreme | None = None
+    if (lowest := rules.keep_lowest) is not None or (lowest := rules.keep_highest) is not None:
+        extreme = parse_extreme(rules.by, lowest, lowest=rules.keep_lowest is not None)
+    return Selection(
+        drop=tuple(map(parse_condition, rules.drop)),
+        keep=tuple(map(parse_condition, rules.keep)),
+        extreme=extreme,
+        drop_uncertain=rules.drop_uncertain,
+        drop_unmeasured=rules.drop_unmeasured,
+    )
+
+
+def filter_data(
+    run: Run,
+    columns: Mapping[str, Any],
+    data: str,
+    target: Path,
+    selection: Selection,
+    *,
+    dropped: bool,
+    annotate: bool,
+) -> dict[str, Any]:
+    """Write the kept (or the dropped) rows of a data set.
+
+    Args:
+        columns: the run's, seen under a loss.
+        dropped: write the rows that the selection leaves out instead.
+        annotate: add what was measured to each row.
+    Returns:
+        What was kept and the shares before and after, JSON-able.
+    Raises:
+        UsageError: the run is of other data or has several pairs a row, or the target cannot be.
+        UnfinishedError: the rows cannot be written.
+    """
+    source = _source_of(run, data)
+    check_target(source, target)
+    if not np.isnan(columns["pair_in_row"]).all():
+        raise UsageError(
+            f"{run.folder}: rows with several pairs each",
+            "a run with one pair a row, as --ranked best-worst gives",
+            "scan again without --ranked adjacent or all",
+        )
+    kept = selected(selection, columns)
+    place_of_row = _places(columns["index"])
+
+    def is_kept(row: int) -> bool:
+        place = place_of_row(row)
+        # What the run did not see is like what it could not measure.
+        return not selection.keeps_only_measured if place is None else bool(kept[place])
+
+    keeps: Callable[[int], bool] = (lambda row: not is_kept(row)) if dropped else is_kept
+    write_subset(source, target, _annotated(keeps, columns, place_of_row) if annotate else Subset(keeps))
+    num_kept = sum(map(is_kept, source.indices))
+    return {
+        "data": source.name,
+        "output": str(target),
+        "written": "dropped" if dropped else "kept",
+        "rows": source.num_rows,
+        "kept": num_kept,
+        "dropped": source.num_rows - num_kept,
+        "not_in_run": source.num_rows - len(kept),
+        "before": _shares(columns, np.ones(len(kept), dtype=bool)),
+        "after": _shares(columns, kept),
+    }
+
+
+def _source_of(run: Run, data: str) -> RowSource:
+    settings = run.manifest["identity"]["settings"]
+    reading = ReadingSettings(**{name: settings.get(name) for name in ("split", "config_name", "revision")})
+    source = open_source(data, reading)
+    measured = run.manifest["identity"]["data"]
+    if {**source.identity, "name": None, "rows": None} != {**measured, "name": None, "rows": None}:
+        raise UsageError(
+            f"{data} is not the data of {run.folder}, which measured {measured['name']}",
+            "the data set that the run was scanned from, unchanged",
+            "name that file, or scan this one",
+        )
+    return source
+
+
+def _places(indices: Any) -> Callable[[int], int | None]:
+    """A row's index to its place in the run; None where the run does not have it."""
+    places = np.full(int(indices.max(initial=-1)) + 1, -1, dtype=np.int64)
+    places[indices] = np.arange(len(indices))
+
+    def place_of_row(row: int) -> int | None:
+        return int(places[row]) if row < len(places) and places[row] >= 0 else None
+
+    return place_of_row
+
+
+def _annotated(
+    keeps: Callable[[int], bool], columns: Mapping[str, Any], place_of_row: Callable[[int], int | None]
+) -> Subset:
+    def value_of(name: str, kind: type) -> Callable[[int], Any]:
+        column = columns[name]
+
+        def value(row: int) -> Any:
+            place = place_of_row(row)
+            found = None if place is None else column[place]
+            if found is None or kind is str:
+                return found
+            return kind(found) if isfinite(found) else None
+
+        return value
+
+    names = {f"entangle_{name}": (name, kind) for name, kind in ANNOTATIONS.items()}
+    return Subset(
+        keeps,
+        {column: value_of(name, kind) for column, (name, kind) in names.items()},
+        {column: kind for column, (_, kind) in names.items()},
+    )
+
+
+def _shares(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """The movements of the measured pairs among some rows of the run."""
+    measured = rows & (columns["status"] == Status.OK.value)
+    movement = columns["movement"][measured]
+    pairs = int(np.count_nonzero(measured))
+    cosine = columns["cosine"][measured]
+    return {
+        "pairs": pairs,
+        "movements": {kind.value: share(int(np.count_nonzero(movement == kind.value)), pairs) for kind in Movement},
+        "mean_cosine": float(np.mean(cosine)) if pairs else None,
+    }
