@@ -32,10 +32,13 @@ class EntangleError(Exception):
     exit_code: ExitCode = ExitCode.UNFINISHED
 
     def __init__(self, found: str, expected: str, remedy: str) -> None:
-        super().__init__(f"{found}\n  expected: {expected}\n  to do: {remedy}")
-        self.found = found
-        self.expected = expected
-        self.remedy = remedy
+        self.found, self.expected, self.remedy = map(_one_line, (found, expected, remedy))
+        super().__init__(f"{self.found}\n  expected: {self.expected}\n  to do: {self.remedy}")
+
+
+def _one_line(part: str) -> str:
+    """A part that cannot begin a line of its own, whatever a data set's text in it says."""
+    return part.replace("\r", "\\r").replace("\n", "\\n")
 
 
 class UsageError(EntangleError):

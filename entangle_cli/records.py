@@ -99,6 +99,8 @@ class ScanSettings:
     """Whether pairs whose answers start alike are measured a second time, without that start."""
     layers: bool = False
     """Whether the products of each group of parameters are kept as well."""
+    include_text: bool = False
+    """Whether the run keeps the pairs' text."""
 
     loss: LossSettings = LossSettings()
     """Weighs the gradients afterwards; what is measured does not depend on it."""
@@ -231,6 +233,10 @@ class PairRecord:
     rejected_tokens: int | None = None
     chosen_truncated: bool | None = None
     rejected_truncated: bool | None = None
+    prompt_text: str | None = None
+    """As it was read, messages with their roles; None unless text was asked for."""
+    chosen_text: str | None = None
+    rejected_text: str | None = None
     chosen_log_prob: float | None = None
     """Sum over the scored response tokens, nats."""
     rejected_log_prob: float | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,19 @@ PART_ROWS = 2000
 PART_SECONDS = 20.0
 
 _LOSS_FIELDS = {"movement", "chosen_delta", "rejected_delta", "slack", "uncertain"}
-_TEXT_FIELDS = {"pair_id", "status", "reason", "detail", "format", "file", "warnings", "unordered_id"}
+_TEXT_FIELDS = {
+    "pair_id",
+    "status",
+    "reason",
+    "detail",
+    "format",
+    "file",
+    "warnings",
+    "unordered_id",
+    "prompt_text",
+    "chosen_text",
+    "rejected_text",
+}
 _FLAG_FIELDS = {"boundary_moved", "chosen_truncated", "rejected_truncated"}
 
 
@@ -240,7 +253,14 @@ def columns_of(records: Sequence[PairRecord]) -> dict[str, Any]:
 
 def _table(records: Sequence[PairRecord]) -> pyarrow.Table:
     columns = {name: [getattr(record, name) for record in records] for name in STORED_FIELDS}
+    for name in _TEXT_FIELDS:
+        columns[name] = [text if text is None else _encodable(text) for text in columns[name]]
     return pyarrow.Table.from_pydict(columns, schema=SCHEMA_OF_PARTS)
+
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 can hold: a lone surrogate, as JSON may have it, becomes its code."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _keys(part: pyarrow.Table) -> Iterator[RowKey]:
@@ -303,7 +323,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON document, readable and without NaN."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text.encode("utf-8") + b"\n")
+    # A lone surrogate as its escape, which JSON reads back.
+    write_atomically(path, text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _now() -> str:
@@ -413,4 +434,5 @@ def default_folder(identity: Mapping[str, Any]) -> Path:
     """The folder of a run that was given none: the same command finds it again."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     model = str(identity["model"]["name"]).replace("/", "--")
-    return RUNS_FOLDER / f"{model}-{Path(identity['data']['name']).stem}-{digest}"
+    data = re.sub(r"[^\w.-]+", "_", Path(identity["data"]["name"]).stem)
+    return RUNS_FOLDER / f"{model}-{data}-{digest}"

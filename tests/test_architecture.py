@@ -32,7 +32,23 @@ ONLY_IN = {
     "transformers": {"data"},
     "datasets": {"data"},
     "typer": {"cli"},
-    "rich": {"cli", "report.terminal", "report.losses", "report.forecast", "report.inspection", "report.filtering"},
+    "rich": {
+        "cli",
+        *(
+            f"report.{name}"
+            for name in (
+                "terminal",
+                "losses",
+                "forecast",
+                "inspection",
+                "filtering",
+                "comparison",
+                "tokens",
+                "markdown",
+            )
+        ),
+    },
+    "jinja2": {"report.html", "data.checkpoint"},
     "pyarrow": {"store", "data.arrow_files", "data.arrow_subset", "data.compression"},
 }
 

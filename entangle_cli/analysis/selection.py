@@ -18,9 +18,7 @@ from entangle_cli.records import Movement, PairRecord, Status
 
 TEXT_FIELDS = ("movement", "status", "reason", "format", "pair_id", "unordered_id", "file")
 FLAG_FIELDS = ("uncertain", "chosen_truncated", "rejected_truncated", "boundary_moved")
-NUMBER_FIELDS = tuple(
-    field.name for field in fields(PairRecord) if field.name not in (*TEXT_FIELDS, *FLAG_FIELDS, "detail", "warnings")
-)
+NUMBER_FIELDS = tuple(field.name for field in fields(PairRecord) if field.type in ("float | None", "int | None", "int"))
 EXAMPLE = '"movement == both_fall"'
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 
 from entangle_cli import __version__
+from entangle_cli.cli.compare import compare
 from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
 from entangle_cli.cli.inspect import inspect
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
+from entangle_cli.cli.tokens import tokens
 from entangle_cli.errors import EntangleError, ExitCode
 
 app = typer.Typer(
@@ -35,6 +37,8 @@ app.command()(gate)
 app.command()(forecast)
 app.command()(inspect)
 app.command("filter")(filter_rows)
+app.command()(compare)
+app.command()(tokens)
 
 
 def _print_version(wanted: bool) -> None:

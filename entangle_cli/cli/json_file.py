@@ -1,4 +1,4 @@
-"""The file of `--json`: refused before the work, written whole after it."""
+"""Files that options name, such as that of `--json`: refused before the work, written whole after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 from entangle_cli.errors import UnfinishedError, UsageError
 
 
-def refuse_unwritable(path: Path | None, *inputs: Path | None) -> None:
+def refuse_unwritable(path: Path | None, *inputs: Path | None, option: str = "--json") -> None:
     """Refuse a file that cannot be one, before anything is computed.
 
     Args:
@@ -23,12 +23,19 @@ def refuse_unwritable(path: Path | None, *inputs: Path | None) -> None:
         return
     if path.is_dir() or not path.absolute().parent.is_dir():
         found = "a folder" if path.is_dir() else "no such folder"
-        raise UsageError(f"--json {path}: {found}", "a file in a folder that exists", "name a file, or make its folder")
+        raise UsageError(
+            f"{option} {path}: {found}", "a file in a folder that exists", "name a file, or make its folder"
+        )
     if any(given is not None and given.exists() and path.exists() and path.samefile(given) for given in inputs):
-        raise UsageError(f"--json {path} would replace the data", "another file", "name another file")
+        raise UsageError(f"{option} {path} would replace the data", "another file", "name another file")
 
 
-def write_file(path: Path, write: Callable[[IO[str]], None]) -> None:
+def write_bytes(path: Path, content: bytes, option: str) -> None:
+    """Write bytes as `write_file` writes a document."""
+    write_file(path, lambda stream: stream.buffer.write(content), option)  # type: ignore[attr-defined]
+
+
+def write_file(path: Path, write: Callable[[IO[str]], object], option: str = "--json") -> None:
     """Have a document written under a temporary name, then rename it; into a device or a pipe it is written at once.
 
     Raises:
@@ -42,11 +49,13 @@ def write_file(path: Path, write: Callable[[IO[str]], None]) -> None:
             _replace(path.resolve(), write)
     except OSError as error:
         raise UnfinishedError(
-            f"--json {path}: {error.strerror or error}", "a file that can be written", "name another file, or make room"
+            f"{option} {path}: {error.strerror or error}",
+            "a file that can be written",
+            "name another file, or make room",
         ) from error
 
 
-def _replace(path: Path, write: Callable[[IO[str]], None]) -> None:
+def _replace(path: Path, write: Callable[[IO[str]], object]) -> None:
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
     ) as stream:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from rich.console import Console, RenderableType
 
 from entangle_cli.analysis.gate import Outcome, Rule, Verdict, judge, parse_rule
-from entangle_cli.diagnose.movements import describe_loss, run_summary, with_movements
+from entangle_cli.diagnose.movements import describe_loss, losses_compared, run_summary, with_movements
 from entangle_cli.diagnose.notices import run_notices
 from entangle_cli.errors import ExitCode
 from entangle_cli.records import LossSettings, Notice, Run, Status
@@ -21,6 +21,7 @@ from entangle_cli.store import newest_run, read_layers, read_run
 
 NUM_WORST = 5
 NUM_SKIPPED = 5
+PAGE_WORST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,38 @@ class JudgedRun:
             describe_loss(self.loss),
         )
 
+    def write_page(self, stream: IO[str], rules: Sequence[Rule]) -> None:
+        """The report as a page of its own."""
+        from entangle_cli.diagnose.page_data import page_data
+        from entangle_cli.report.html import write_report_page
+
+        write_report_page(
+            stream,
+            self.run,
+            self.summary,
+            describe_loss(self.loss),
+            self.notices,
+            list(rows(_taken(self.columns, worst_places(self.columns, PAGE_WORST)))),
+            list(rows(_taken(self.columns, _skipped_places(self.columns, PAGE_WORST)))),
+            losses_compared(self.columns, self.loss, self.dtype),
+            page_data(self.columns, self.loss, self.dtype),
+            judge(rules, self.columns) if rules else None,
+        )
+
+    def write_markdown(self, stream: IO[str], rules: Sequence[Rule]) -> None:
+        """The report for a pull request's comment."""
+        from entangle_cli.report.markdown import write_report_markdown
+
+        write_report_markdown(
+            stream,
+            self.run,
+            self.summary,
+            describe_loss(self.loss),
+            self.notices,
+            list(rows(_taken(self.columns, worst_places(self.columns)))),
+            judge(rules, self.columns) if rules else None,
+        )
+
     @property
     def dtype(self) -> str:
         """What the run was computed in."""
@@ -60,15 +93,15 @@ def read_judged(folder: Path | None, choose_loss: Callable[[LossSettings], LossS
     return JudgedRun(run, loss, columns, {**summary, "notices": [asdict(notice) for notice in notices]}, notices)
 
 
-def worst_places(columns: Mapping[str, Any]) -> Any:
+def worst_places(columns: Mapping[str, Any], count: int = NUM_WORST) -> Any:
     """Places of the measured pairs with the smallest slack, smallest first, then with the largest cosine."""
     measured = np.flatnonzero(columns["status"] == Status.OK.value)
     slack = np.where(np.isnan(columns["slack"][measured]), np.inf, columns["slack"][measured])
-    return measured[np.lexsort((-columns["cosine"][measured], slack))[:NUM_WORST]]
+    return measured[np.lexsort((-columns["cosine"][measured], slack))[:count]]
 
 
-def _skipped_places(columns: Mapping[str, Any]) -> Any:
-    return np.flatnonzero(columns["status"] != Status.OK.value)[:NUM_SKIPPED]
+def _skipped_places(columns: Mapping[str, Any], count: int = NUM_SKIPPED) -> Any:
+    return np.flatnonzero(columns["status"] != Status.OK.value)[:count]
 
 
 def _taken(columns: Mapping[str, Any], places: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Advance(Protocol):
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.speed
-        return Text("" if speed is None else f"{speed:.3g} pairs/s")
+        return Text("" if speed is None else f"{speed:.3g} rows/s")
 
 
 @contextmanager
@@ -62,9 +62,9 @@ class _PlainLines:
         if now - self._last >= PLAIN_LINE_SECONDS:
             self._last = now
             speed = (self._done - self._done_before) / (now - self._start)
-            left = (self._total - self._done) / speed
+            left = f", {(self._total - self._done) / speed:,.0f} s left" if speed else ""
             print(
-                f"entangle: {self._done:,} of {self._total:,} rows, {speed:.3g} pairs/s, {left:,.0f} s left",
+                f"entangle: {self._done:,} of {self._total:,} rows, {speed:.3g} rows/s{left}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -19,6 +19,8 @@ class ReportFormat(str, Enum):
     """Outputs of `entangle report`."""
 
     TERMINAL = "terminal"
+    HTML = "html"
+    MARKDOWN = "markdown"
     JSON = "json"
     JSONL = "jsonl"
     CSV = "csv"
@@ -33,16 +35,21 @@ def report(
     beta: Beta = None,
     gamma: Gamma = None,
     loss_option: LossOptions = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Show what the gate would say; html and markdown."),
+    ] = None,
     losses: Annotated[
         bool, typer.Option("--losses", help="Compare all losses, and what would let more pairs separate.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Show a run: a summary for the terminal, or every pair as json, jsonl or csv. Needs no model and no torch."""
-    from entangle_cli.cli.judged import read_judged
+    """Show a run: a summary (terminal, html, markdown) or every pair (json, jsonl, csv). Needs no model, no torch."""
+    from entangle_cli.cli.judged import parse_rules, read_judged
     from entangle_cli.report import rows
     from entangle_cli.report.terminal import console_for
 
+    rules = parse_rules(fail_if)
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
     if losses:
         _show_losses(judged, output_format)
@@ -50,6 +57,10 @@ def report(
     match output_format:
         case ReportFormat.TERMINAL:
             console_for(sys.stdout).print(judged.report())
+        case ReportFormat.HTML:
+            judged.write_page(sys.stdout, rules)
+        case ReportFormat.MARKDOWN:
+            judged.write_markdown(sys.stdout, rules)
         case ReportFormat.JSON:
             rows.write_document(sys.stdout, judged.run, judged.columns, judged.summary)
         case ReportFormat.JSONL:
@@ -70,5 +81,5 @@ def _show_losses(judged: JudgedRun, output_format: ReportFormat) -> None:
             console_for(sys.stdout).print(losses.losses_report(comparison))
         case ReportFormat.JSON:
             losses.write_json(sys.stdout, comparison)
-        case ReportFormat.JSONL | ReportFormat.CSV:
+        case _:
             raise UsageError(f"--losses with --format {output_format.value}", "terminal or json", "give --format json")

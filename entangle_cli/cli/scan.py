@@ -115,6 +115,10 @@ def scan(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also keep each parameter group's part: embedding, blocks, head.")
     ] = False,
+    include_text: Annotated[
+        bool,
+        typer.Option("--include-text", help="Keep the pairs' text in the run, for reports. Off: it may be private."),
+    ] = False,
     loss: LossName = None,
     beta: Beta = None,
     gamma: Gamma = None,
@@ -148,6 +152,7 @@ def scan(
         ref_model=ref_model,
         unshared_cosine=unshared_cosine,
         layers=layers,
+        include_text=include_text,
         loss=weighing,
         device=device,
         device_map=device_map,
@@ -164,6 +169,8 @@ def scan(
     for each in models:
         folder = output if output is None or len(models) == 1 else output / Path(each).name
         folder = _scan_into_run(each, data, settings, folder, quiet=quiet)
+        if len(models) > 1 and quiet and rules:
+            print(each)
         codes.append(_show_result(folder, settings, json_file, rules, quiet=quiet))
     raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
 
@@ -204,7 +211,7 @@ def _scan_into_run(model: str, data: str, settings: ScanSettings, output: Path |
             console_for(sys.stderr).print(plan_lines(ready.plan))
         writer = open_run(output, ready.identity, ready.about)
         if not quiet:
-            again = f", goes on after {writer.num_done_rows:,} rows" if writer.done else ""
+            again = f", goes on after {len(writer.done):,} pairs" if writer.done else ""
             print(f"run         {writer.folder}{again}", file=sys.stderr)
         _measure_all(ready, writer, quiet=quiet)
     return writer.folder
@@ -221,7 +228,7 @@ def _measure_all(ready: Scan, writer: RunWriter, *, quiet: bool) -> None:
                 advance(num_rows=sum(not record.pair_in_row for record in batch.pairs))
     except KeyboardInterrupt:
         print(
-            f"interrupted: {writer.num_done_rows:,} of {ready.plan.num_selected:,} rows are in {writer.folder}; "
+            f"interrupted: {len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "
             "the same command goes on from there",
             file=sys.stderr,
         )

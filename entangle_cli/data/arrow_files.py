@@ -140,4 +140,12 @@ class SavedDataset(RowSource):
 
     def rows(self) -> Iterator[RawRow]:
         """All rows."""
-        return (RawRow(index, dict(value)) for index, value in enumerate(self.dataset))
+        index = 0
+        try:
+            for value in self.dataset:
+                yield RawRow(index, dict(value))
+                index += 1
+        except Exception as error:  # a damaged file makes the library raise whatever
+            raise DataError(
+                f"{self.location}, after row {index}: {error}", "a whole saved data set", "write it again"
+            ) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import torch
@@ -33,6 +33,7 @@ from entangle_cli.data.checkpoint_checks import (
     refuse_other_models,
 )
 from entangle_cli.data.hub import adapter_folder, cached_commit, is_hub_name, is_only_cached, offline
+from entangle_cli.data.paths import expanded, is_folder, is_there
 from entangle_cli.data.rows import file_sha256
 from entangle_cli.data.series import last_checkpoint, step_of
 from entangle_cli.errors import ModelError, UsageError
@@ -141,7 +142,7 @@ def load_checkpoint(
         tokenizer=_load_tokenizer(origin, loading),
         identity={**_identity(origin), **_template_identity(loading)},
         position_limit=_position_limit(config),
-        warnings=_warnings(origin, config),
+        warnings=_warnings(origin, config, loading),
         training_step=None if origin.folder is None else step_of(origin.folder),
     )
 
@@ -212,7 +213,7 @@ def _load_adapter(
         identity={**_identity(own), "base": _identity(base), **_template_identity(loading)},
         position_limit=_position_limit(config),
         adapter_parameters=adapter_parameters,
-        warnings=_warnings(base, config),
+        warnings=_warnings(base, config, loading),
         training_step=step_of(adapter),
     )
 
@@ -264,9 +265,9 @@ def _load_model(
     return model, config
 
 
-def _warnings(origin: _Origin, config: Any) -> dict[str, str]:
+def _warnings(origin: _Origin, config: Any, loading: LoadingSettings) -> dict[str, str]:
     found = {}
-    if files := code_of(config.to_dict()):
+    if loading.trust_remote_code and (files := code_of(config.to_dict())):
         found["W-REMOTE-CODE"] = f"code that came with the checkpoint was run: {', '.join(files)}"
     if origin.folder is not None and not any(origin.folder.glob("*.safetensors")):
         found["W-PICKLED"] = "the weights were read from pickles, by weights-only loading; safetensors hold no code"
@@ -303,8 +304,18 @@ def _template_identity(loading: LoadingSettings) -> dict[str, str]:
     return {} if loading.chat_template is None else {"chat_template": file_sha256(loading.chat_template)}
 
 
-def load_tokenizer(name: str, loading: LoadingSettings | None = None) -> tuple[PreTrainedTokenizerBase, int | None]:
-    """The tokenizer of a checkpoint or an adapter, and how many positions the model has; no weights are loaded.
+class TokenizerOfModel(NamedTuple):
+    """A checkpoint's tokenizer, and the model's limits."""
+
+    tokenizer: PreTrainedTokenizerBase
+    position_limit: int | None
+    """Positions that have learned embeddings; None where positions are computed."""
+    num_embeddings: int | None
+    """Tokens that the model has embeddings for, as its config says."""
+
+
+def load_tokenizer(name: str, loading: LoadingSettings | None = None) -> TokenizerOfModel:
+    """The tokenizer of a checkpoint or an adapter, and what its model can read; no weights are loaded.
 
     Raises:
         ModelError: not there, not a causal LM, or without a usable tokenizer.
@@ -316,7 +327,8 @@ def load_tokenizer(name: str, loading: LoadingSettings | None = None) -> tuple[P
         whole = _base_origin(origin.folder, loading)
         origin = origin if _has_tokenizer(origin.folder) else whole
     config = _load_config(whole, loading)
-    return _load_tokenizer(origin, loading), _position_limit(config)
+    num_embeddings = getattr(config.get_text_config(), "vocab_size", None)
+    return TokenizerOfModel(_load_tokenizer(origin, loading), _position_limit(config), num_embeddings)
 
 
 @contextmanager
@@ -386,8 +398,8 @@ def _selected(
 
 def _local_folder(name: str) -> Path | None:
     """The folder that a name stands for; None for one on the hub."""
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    path = expanded(name)
+    if name and is_folder(path):
         if (path / "config.json").exists() or is_adapter(path):
             return path
         if (last := last_checkpoint(path)) is not None:
@@ -401,7 +413,7 @@ def _local_folder(name: str) -> Path | None:
             "a checkpoint folder with safetensors",
             "name the checkpoint that it was made from",
         )
-    if path.exists() or not is_hub_name(name):
+    if is_there(path) or not is_hub_name(name):
         raise ModelError(
             f"{name}: no such folder",
             "a checkpoint folder, or a hub name with its organisation, such as openai-community/gpt2",
@@ -432,7 +444,7 @@ def _identity(origin: _Origin) -> dict[str, Any]:
     if origin.folder is None:
         return {"name": origin.name, "commit": cached_commit(origin.name, origin.revision)}
     folder = origin.folder.resolve()
-    if not Path(origin.name).expanduser().is_dir():
+    if not is_folder(expanded(origin.name)):
         name = origin.name  # downloaded to a folder that is named after its commit
     elif step_of(folder) is not None:
         name = f"{folder.parent.name}/{folder.name}"  # checkpoint-500 alone would say nothing

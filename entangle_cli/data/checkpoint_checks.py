@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from entangle_cli.errors import ModelError
@@ -45,7 +46,7 @@ def refuse_absent_weights(folder: Path, *, pickled_weights: bool) -> None:
 def _refuse_missing_shards(index: Path) -> None:
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: {error}", "an index of the shards", "copy the checkpoint again") from error
     if missing := sorted(str(shard) for shard in shards if not (index.parent / str(shard)).is_file()):
         raise ModelError(
@@ -57,7 +58,12 @@ def _refuse_missing_shards(index: Path) -> None:
 
 def code_of(config: Mapping[str, Any]) -> list[str]:
     """The files with code of its own that a checkpoint's config names, such as `modeling_x.py`."""
-    named = [reference for entry in (config.get("auto_map") or {}).values() for reference in _references(entry)]
+    entries = config.get("auto_map")
+    named = [
+        reference
+        for entry in (entries.values() if isinstance(entries, dict) else [entries])
+        for reference in _references(entry)
+    ]
     return sorted({reference.split("--")[-1].split(".")[0] + ".py" for reference in named})
 
 
@@ -67,7 +73,9 @@ def _references(entry: Any) -> list[str]:
 
 
 def refuse_code(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that brings code of its own."""
+    """Refuse a checkpoint that brings code of its own, unless transformers has its architecture and needs none."""
+    if config.get("model_type") in CONFIG_MAPPING:
+        return
     if files := code_of(config):
         raise ModelError(
             f"{name} needs code of its own, which is not run: {', '.join(files)}",

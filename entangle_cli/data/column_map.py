@@ -38,6 +38,13 @@ def mapped_format(columns: Mapping[str, str]) -> Format:
             "add it; without a prompt the answers must start with it",
         )
 
+    if "system" in columns and "prompt" not in columns:
+        raise UsageError(
+            f"--map system={columns['system']} without a prompt",
+            "prompt=COLUMN beside it",
+            "name the prompt's column too",
+        )
+
     def rewrite(row: Row) -> dict[str, Any]:
         found = {role: _column(row, column) for role, column in columns.items()}
         if found.get("system") and isinstance(found.get("prompt"), str):

@@ -114,19 +114,33 @@ def _pku(row: Row) -> dict[str, Any]:
 
 def _two_answers(prompt: Any, first: Any, second: Any, chosen: Any) -> dict[str, Any]:
     """Two answers, of which number 0 or 1 is chosen."""
-    if chosen not in (0, 1) or isinstance(chosen, bool):
+    number = _number(chosen)
+    if number not in (0, 1):
         raise NotAPair("malformed", f"{chosen!r} where 0 or 1 names the better answer")
+    chosen = int(number)
     answers = (first, second) if chosen == 0 else (second, first)
     return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
 
 
 def _by_strength(prompt: Any, first: Any, second: Any, strength: Any) -> dict[str, Any]:
     """Two answers and a number: negative prefers the first, positive the second."""
-    if not isinstance(strength, int | float) or isinstance(strength, bool):
+    number = _number(strength)
+    if number is None:
         raise NotAPair("malformed", f"{strength!r} where a number says which answer is preferred")
-    if strength == 0:
+    if number == 0:
         raise NotAPair("tie", "both answers are preferred alike")
-    return {**_two_answers(prompt, first, second, 0 if strength < 0 else 1), "preference_strength": abs(strength)}
+    return {**_two_answers(prompt, first, second, 0 if number < 0 else 1), "preference_strength": abs(number)}
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one that stands as text, as in CSV; None for anything else."""
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _helpsteer3(row: Row) -> dict[str, Any]:
@@ -135,9 +149,9 @@ def _helpsteer3(row: Row) -> dict[str, Any]:
 
 
 def _shp(row: Row) -> dict[str, Any]:
-    labels = row["labels"]
-    if labels not in (0, 1) or isinstance(labels, bool):
-        raise NotAPair("malformed", f'"labels" is {labels!r}, not 0 or 1')
+    labels = _number(row["labels"])
+    if labels not in (0, 1):
+        raise NotAPair("malformed", f'"labels" is {row["labels"]!r}, not 0 or 1')
     pair = _two_answers(row["history"], row["human_ref_A"], row["human_ref_B"], 1 - labels)
     scores = (row.get("score_A"), row.get("score_B"))
     chosen, rejected = scores if labels == 1 else scores[::-1]
@@ -219,10 +233,10 @@ def _nemo(row: Row) -> dict[str, Any]:
 
 
 def _rank(answer: Any) -> float:
-    rank = answer["rank"]
-    if not isinstance(rank, int | float) or isinstance(rank, bool) or not math.isfinite(rank):
-        raise NotAPair("malformed", f"a rank {rank!r} where a number was expected")
-    return float(rank)
+    rank = _number(answer["rank"])
+    if rank is None:
+        raise NotAPair("malformed", f"a rank {answer['rank']!r} where a number was expected")
+    return rank
 
 
 def _summarize(row: Row) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class HubDataset(RowSource):
             commit = None
         with _translated(name), offline(commit is None):
             self.dataset, split = _loaded(name, split, reading, commit, limit)
-        self.num_rows = limit if limit is not None else len(self.dataset)
+        self.num_rows = len(self.dataset) if limit is None else _rows_within(self.dataset, limit)
         self._limit = limit
         self._identity = {
             "name": name,
@@ -146,6 +146,12 @@ class HubDataset(RowSource):
                 yield RawRow(index, dict(value))
         except (OSError, ValueError) as error:
             raise _refused(self.name, f"cannot be read on: {_first_line(error)}") from error
+
+
+def _rows_within(stream: Any, limit: int) -> int:
+    """How many of the first rows there are: what the hub says, or what counting them says."""
+    known = (stream.info.splits or {}).get(str(stream.split))
+    return min(limit, known.num_examples) if known is not None else sum(1 for _ in islice(stream, limit))
 
 
 def _loaded(

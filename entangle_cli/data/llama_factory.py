@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ TAGS = {
 """LLaMA-Factory's names of roles: what they are called by default, and what the role is to a chat template."""
 
 
-def described_format(path: Path) -> Format | None:
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What `dataset_info.json` says of a file."""
+
+    format: Format
+    entry: str
+    """The entry itself, as JSON."""
+
+
+def described_format(path: Path) -> Description | None:
     """The format of a file as `dataset_info.json` beside it describes it; None where it does not.
 
     Raises:
@@ -32,7 +42,7 @@ def described_format(path: Path) -> Format | None:
         return None
     try:
         entries = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{beside}: {error}", "LLaMA-Factory's description of data sets", "repair or remove it"
         ) from error
@@ -44,7 +54,7 @@ def described_format(path: Path) -> Format | None:
                     '"ranking": true, which marks preference pairs',
                     "add it if the rows have a chosen and a rejected answer",
                 )
-            return _format(name, entry)
+            return Description(_format(name, entry), json.dumps(entry, sort_keys=True))
     return None
 
 
@@ -58,10 +68,9 @@ def _format(name: str, entry: Mapping[str, Any]) -> Format:
 
 
 def _alpaca(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
-    prompt, query, history, system = (
-        row.get(columns.get(role, default))
-        for role, default in (("prompt", "instruction"), ("query", "input"), ("history", ""), ("system", ""))
-    )
+    prompt = row[columns.get("prompt", "instruction")]
+    query = row[columns["query"]] if "query" in columns else row.get("input")
+    history, system = (row[columns[role]] if role in columns else None for role in ("history", "system"))
     answers = (row[columns.get(side, side)] for side in ("chosen", "rejected"))
     return chat(system, alpaca_prompt(prompt, query, history), *answers)
 
@@ -74,10 +83,10 @@ def _sharegpt(row: Row, columns: Mapping[str, str], tags: Mapping[str, str]) -> 
         return sharegpt_message(turn, roles, role_tag, content_tag)
 
     turns = [message(turn) for turn in row[columns.get("messages", "conversations")]]
-    system = row.get(columns.get("system", ""))
+    system = row[columns["system"]] if "system" in columns else None
     found = {
         "prompt": [{"role": "system", "content": system}, *turns] if system else turns,
         **{side: [message(row[columns.get(side, side)])] for side in ("chosen", "rejected")},
     }
-    tools = row.get(columns.get("tools", ""))
+    tools = row[columns["tools"]] if "tools" in columns else None
     return {**found, "tools": tools} if tools else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from entangle_cli.data.column_map import mapped_format
 from entangle_cli.data.formats import TRL, Format, NotAPair, named, recognised
-from entangle_cli.data.llama_factory import described_format
+from entangle_cli.data.llama_factory import Description, described_format
 from entangle_cli.data.ranked import WAYS, ranked_pairs
 from entangle_cli.data.rows import RawRow
 from entangle_cli.data.token_ids import TITLE as TOKEN_IDS
@@ -105,13 +105,13 @@ class PairReader:
 
     Args:
         settings: how rows are read.
-        file: where the rows come from, if from one file: what describes them may lie beside it.
+        files: where the rows come from: what describes them may lie beside.
     Raises:
         UsageError: a format, a way of ranking or a role that there is not.
         DataError: a description beside the file that cannot be used.
     """
 
-    def __init__(self, settings: ReadingSettings | None = None, file: Path | None = None) -> None:
+    def __init__(self, settings: ReadingSettings | None = None, files: Sequence[Path] = ()) -> None:
         settings = settings or ReadingSettings()
         if settings.ranked not in WAYS:
             raise UsageError(f"--ranked {settings.ranked}", f"one of {', '.join(WAYS)}", "choose one of these")
@@ -121,15 +121,23 @@ class PairReader:
             )
         self._ranked = settings.ranked
         self._reads_as_trl = settings.data_format == TRL
-        self._forced = self._chosen_format(settings, file)
-
-    @staticmethod
-    def _chosen_format(settings: ReadingSettings, file: Path | None) -> Format | None:
+        self._forced: Format | None = None
+        self._described: dict[str | None, Description] = {}
         if settings.columns:
-            return mapped_format(settings.columns)
-        if settings.data_format is not None:
-            return named(settings.data_format)
-        return None if file is None else described_format(file)
+            self._forced = mapped_format(settings.columns)
+        elif settings.data_format is not None:
+            self._forced = named(settings.data_format)
+        else:
+            found: dict[str | None, Description] = {
+                str(file): description for file in files if (description := described_format(file)) is not None
+            }
+            # Rows of a data set in one file do not say which.
+            self._described = {None: next(iter(found.values()))} if found and len(files) == 1 else found
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides how rows are read beside the settings: the descriptions of their files, JSON-able."""
+        return {file or "": described.entry for file, described in self._described.items()}
 
     def read(self, row: RawRow) -> list[PreferencePair | SkippedRow]:
         """The pairs in a row, or the reasons why there is none: at least one of either."""
@@ -147,7 +155,7 @@ class PairReader:
             return [_skipped(row, _Unusable(error.reason, error.detail, holds_pair=True))]
 
     def _pairs(self, row: RawRow, value: dict[str, Any]) -> Iterator[PreferencePair | SkippedRow]:
-        format_of_row = self._format_of(value)
+        format_of_row = self._format_of(value, row.file)
         if format_of_row is None:
             yield _pair_of_ids(row, value) if self._is_token_ids(value) else _pair(row, value, None)
             return
@@ -172,8 +180,10 @@ class PairReader:
         has_text = "chosen" in value and "rejected" in value
         return not self._reads_as_trl and not has_text and holds_token_ids(value)
 
-    def _format_of(self, value: Mapping[str, Any]) -> Format | None:
+    def _format_of(self, value: Mapping[str, Any], file: str | None) -> Format | None:
         """The format that a row is rewritten from; None where it is one of TRL's, or none that is known."""
+        if file in self._described:
+            return self._described[file].format
         if self._forced is not None or self._reads_as_trl:
             return self._forced
         found = recognised(value)
@@ -194,7 +204,9 @@ def _rewritten(value: dict[str, Any], known: Format) -> dict[str, Any]:
     """The row as TRL takes it; other columns stay as they are."""
     try:
         pair = known.rewrite(value)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+    except KeyError as error:
+        raise _Unusable("malformed", f"{known.title}: no column {error}", holds_pair=True) from error
+    except (TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         detail = f"the columns of {known.title} do not hold what they should: {error}"
         raise _Unusable("malformed", detail, holds_pair=True) from error
     return {**{name: item for name, item in value.items() if name not in {"prompt", "chosen", "rejected"}}, **pair}
@@ -283,7 +295,7 @@ def _number(value: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
         try:
             number = float(value[name])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if math.isfinite(number) and not isinstance(value[name], bool):
             return number

@@ -35,12 +35,14 @@ class RowSource(ABC):
         name: its last part, for titles and folders.
         kind: its format in words.
         num_rows: rows in it, broken ones included.
+        files: what it is read from; none where a library holds it.
     """
 
     location: str
     name: str
     kind: str
     num_rows: int
+    files: Sequence[Path] = ()
 
     @property
     @abstractmethod
@@ -69,6 +71,7 @@ class FileSource(RowSource):
         self.path = path
         self.location = str(path)
         self.name = path.name
+        self.files = [path]
         self.sha256 = file_sha256(path)
 
     @property

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from entangle_cli.data.arrow_files import ArrowFile, Parquet, SavedDataset
 from entangle_cli.data.compression import DECOMPRESSION_ERRORS, is_compressed, kind_suffix
 from entangle_cli.data.hub import HubDataset, is_hub_name
+from entangle_cli.data.paths import expanded, is_folder, is_there
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.data.text_files import Delimited, JsonLines, open_json
 from entangle_cli.errors import DataError
@@ -37,25 +39,23 @@ def open_source(data: str, reading: ReadingSettings | None = None, limit: int | 
     """
     reading = reading or ReadingSettings()
     split, spec = _split_and_slice(reading.split)
-    try:
-        source = _open(data, split, reading, None if spec else limit)
-    except DECOMPRESSION_ERRORS as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{data}: {reason}", "a readable, whole file", "check it and its permissions") from error
-    if spec:
-        source = Slice(source, spec)
+    source = _open(data, split, reading, None if spec else limit)
     if source.num_rows == 0:
         raise DataError(f"{data}: no rows", "at least one preference pair", "check that the data are complete")
+    if spec:
+        source = Slice(source, spec)
+        if source.num_rows == 0:
+            raise DataError(f"--split {spec}: a slice without rows", "at least one row", "take a larger part")
     return source
 
 
 def _open(data: str, split: str | None, reading: ReadingSettings, limit: int | None) -> RowSource:
-    path = Path(data).expanduser()
-    if data and path.is_dir():
-        return _open_folder(path, split, reading.config_name)
+    path = expanded(data)
+    if data and is_folder(path):
+        return _open_folder(path.resolve() if data in (".", "..") else path, split, reading)
     # Path.glob takes no absolute pattern.
     pattern = str(path) if data else ""
-    found = [path] if data and path.exists() else sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    found = [path] if data and is_there(path) else sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
     if found:
         _refuse_hub_options(data, reading)
         if split not in (None, "train"):
@@ -74,10 +74,18 @@ def _open(data: str, split: str | None, reading: ReadingSettings, limit: int | N
 def _refuse_hub_options(data: str, reading: ReadingSettings) -> None:
     for option, value in (("--config-name", reading.config_name), ("--data-revision", reading.revision)):
         if value is not None:
-            raise DataError(f"{data}: {option} {value}, but it is a file", "a hub name", f"leave {option} out")
+            raise DataError(f"{data}: {option} {value}, but it lies here", "a hub name", f"leave {option} out")
 
 
 def _open_file(path: Path) -> FileSource:
+    try:
+        return _opened_file(path)
+    except DECOMPRESSION_ERRORS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: {reason}", "a readable, whole file", "check it and its permissions") from error
+
+
+def _opened_file(path: Path) -> FileSource:
     suffix = kind_suffix(path)
     if suffix in COLUMNAR and is_compressed(path):
         raise DataError(
@@ -100,7 +108,11 @@ def _open_file(path: Path) -> FileSource:
     )
 
 
-def _open_folder(path: Path, split: str | None, config_name: str | None) -> RowSource:
+def _open_folder(path: Path, split: str | None, reading: ReadingSettings) -> RowSource:
+    _refuse_hub_options(str(path), replace(reading, config_name=None))
+    config_name = reading.config_name
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        _refuse_hub_options(str(path), reading)
     if (path / "dataset_dict.json").exists():
         return SavedDataset(path / _chosen_split(path, split, _saved_splits(path)))
     if (path / "state.json").exists():
@@ -133,7 +145,31 @@ def _files_by_split(path: Path, config_name: str | None) -> dict[str, list[Path]
         raise DataError(
             f"{path}: a folder without a data set: {reason}", KNOWN, "name one of its files instead"
         ) from error
-    return {str(split): [Path(file) for file in files] for split, files in found.items()}
+    by_split = {str(split): [Path(file) for file in files] for split, files in found.items()}
+    _refuse_left_out(path, {file.resolve() for files in by_split.values() for file in files}, config_name)
+    return by_split
+
+
+def _refuse_left_out(path: Path, taken: set[Path], config_name: str | None) -> None:
+    """Refuse a folder of which `datasets` would read only the files of the commonest kind, and say nothing."""
+    left = [
+        file
+        for file in sorted(path.rglob("*"))
+        if kind_suffix(file) in SUFFIXES
+        and file.name not in DESCRIPTIONS
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.resolve() not in taken
+    ]
+    if left and config_name is None and not (path / "README.md").exists():
+        raise DataError(
+            f"{path}: {len(left)} files would be left out, such as {left[0].relative_to(path)}",
+            "files of one kind, or a README that says which belong together",
+            "name the files that are meant with a pattern, such as 'folder/*.jsonl'",
+        )
+
+
+DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "state.json"}
+"""Files beside the data that are none."""
 
 
 def _chosen_split(path: Path, split: str | None, splits: Sequence[str]) -> str:
@@ -158,7 +194,7 @@ class SeveralFiles(RowSource):
         self.location = location
         self.name = name
         self._sources = [_open_file(path) for path in paths]
-        self._paths = paths
+        self.files = paths
         self.kind = f"{len(paths):,} {'file' if len(paths) == 1 else 'files'}, " + " and ".join(
             dict.fromkeys(source.kind for source in self._sources)
         )
@@ -173,9 +209,9 @@ class SeveralFiles(RowSource):
     @property
     def parts(self) -> list[tuple[FileSource, Path]]:
         """The files in order, each with its path below the folder that holds them all."""
-        base = Path(os.path.commonpath([path.absolute().parent for path in self._paths]))
+        base = Path(os.path.commonpath([path.absolute().parent for path in self.files]))
         return [
-            (source, path.absolute().relative_to(base)) for source, path in zip(self._sources, self._paths, strict=True)
+            (source, path.absolute().relative_to(base)) for source, path in zip(self._sources, self.files, strict=True)
         ]
 
     def rows(self) -> Iterator[RawRow]:
@@ -210,6 +246,7 @@ class Slice(RowSource):
         self.location = f"{whole.location}, {spec}"
         self.name = whole.name
         self.kind = whole.kind
+        self.files = whole.files
         self._indices = _sliced(spec, whole.num_rows)
         self.num_rows = len(self._indices)
 

@@ -168,7 +168,7 @@ def _write_array(source: JsonArray, file: IO[bytes], subset: Subset) -> None:
 def _write_table(source: Delimited, file: IO[bytes], subset: Subset) -> None:
     delimiter = DELIMITERS[kind_suffix(source.path)]
     with opened_text(source.path, newline="") as text:
-        reader = (cells for cells in csv.reader(text, delimiter=delimiter) if cells)
+        reader = (cells for cells in csv.reader(text, delimiter=delimiter, strict=True) if cells)
         file.write(_csv_line([*next(reader, []), *subset.added], delimiter))
         for index, cells in enumerate(reader):
             if subset.keeps(index):

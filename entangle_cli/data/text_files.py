@@ -185,6 +185,8 @@ def open_json(path: Path) -> FileSource:
     with opened_bytes(path) as file:
         if file.read(READ_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
             return JsonArray(path)
+    if _is_one_a_line(path):
+        return JsonLines(path)
     try:
         with opened_text(path) as text:
             document = json.load(text)
@@ -196,7 +198,24 @@ def open_json(path: Path) -> FileSource:
         lists = [name for name, value in document.items() if isinstance(value, list)]
         if len(lists) == 1 and all(isinstance(row, dict) for row in document[lists[0]]):
             return WrappedRows(path, document, lists[0])
+        raise DataError(
+            f"{path}: one JSON object with the keys {', '.join(map(str, document)) or 'none'}",
+            "an array of rows, an object whose only list holds them, or an object a line",
+            "write the rows as an array or as JSON lines",
+        )
     return JsonLines(path)
+
+
+def _is_one_a_line(path: Path) -> bool:
+    """Whether the first line is a JSON value of its own, and others follow: no need to read the whole file at once."""
+    with opened_bytes(path) as file:
+        lines = (line for line in file if line.strip())
+        first, second = next(lines, b""), next(lines, None)
+        try:
+            json.loads(first.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            return False
+        return second is not None
 
 
 class Delimited(FileSource):
@@ -219,7 +238,7 @@ class Delimited(FileSource):
     def rows(self) -> Iterator[RawRow]:
         """All rows; the line is the one on which the row starts."""
         with opened_text(self.path, newline="") as file:
-            reader = csv.reader(file, delimiter=self._delimiter)
+            reader = csv.reader(file, delimiter=self._delimiter, strict=True)
             header = next(reader, [])
             index, end = 0, reader.line_num
             for cells in reader:

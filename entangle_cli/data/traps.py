@@ -12,7 +12,8 @@ MESSAGES = {
     "W-QUESTION-UNUSED": "the prompt stands in a column that TRL does not read: it would train on the answers alone; "
     "--data-format orca or alpaca takes it",
     "W-PROMPT-EMPTY": "the prompt is empty",
-    "W-SYSTEM-UNUSED": "a system column that TRL does not read; --map system=system takes it",
+    "W-SYSTEM-UNUSED": "a system column that TRL does not read; --map takes it, with system=COLUMN beside the "
+    "other three",
     "W-TRANSCRIPT": "transcripts: the prompt is all that the two texts share, character by character, as TRL takes it; "
     "--data-format hh splits them at their turns",
     "W-SHARED-WORDS": "words that both answers start with went into the implicit prompt and are not scored, as in TRL",

@@ -22,12 +22,17 @@ def batch_tokens(device: torch.device, bytes_per_token: int) -> int:
         bytes_per_token: what a forward pass keeps for its backward.
     """
     fastest = FASTEST_TOKENS.get(device.type, FASTEST_TOKENS["cpu"])
+    return min(fastest, fitting_tokens(device, bytes_per_token) or fastest)
+
+
+def fitting_tokens(device: torch.device, bytes_per_token: int) -> int:
+    """The largest batch that fits into free memory, such a power of two; 0 where nobody knows."""
     free = _free_bytes(device)
     if free is None or bytes_per_token == 0:
-        return fastest
+        return 0
     fitting = free * USABLE_SHARE / bytes_per_token
     tokens = SMALLEST_TOKENS
-    while 2 * tokens <= min(fitting, fastest):
+    while 2 * tokens <= fitting:
         tokens *= 2
     return tokens
 

@@ -124,7 +124,8 @@ def _source_of(run: Run, data: str) -> RowSource:
     reading = ReadingSettings(**{name: settings.get(name) for name in ("split", "config_name", "revision")})
     source = open_source(data, reading)
     measured = run.manifest["identity"]["data"]
-    if {**source.identity, "name": None, "rows": None} != {**measured, "name": None, "rows": None}:
+    beside = {"name": None, "rows": None, "described": None}
+    if {**source.identity, **beside} != {**measured, **beside}:
         raise UsageError(
             f"{data} is not the data of {run.folder}, which measured {measured['name']}",
             "the data set that the run was scanned from, unchanged",

@@ -294,7 +294,8 @@ def open_forecast(
         )
     # Before the checkpoint is loaded, so that a wrong number or name is told at once.
     refuse_rate(step.learning_rate)
-    reading = replace(settings.reading, split=step.eval_split)
+    # How rows are read holds for both; which part of which data set does not.
+    reading = replace(settings.reading, split=step.eval_split, config_name=None, revision=None)
     source = None if eval_data is None else open_source(eval_data, reading)
     with open_scan(model, data, settings) as scan, Scorer(scan.checkpoint.model) as scorer:
         held_out = None

@@ -16,6 +16,7 @@ from entangle_cli.diagnose.policy import Policy
 from entangle_cli.diagnose.row_reader import RowReader
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
 from entangle_cli.diagnose.scan import Scan
+from entangle_cli.errors import DataError
 from entangle_cli.records import LossSettings, PairRecord, Status
 
 Places: TypeAlias = NDArray[np.int64]
@@ -63,6 +64,13 @@ def held_out_pairs(reader: RowReader, policy: Policy) -> tuple[Measured, list[Pa
     for window in reader.windows():
         rows += [row for row in window if isinstance(row, PreparedRow)]
         unused += [skipped_record(row) for row in window if not isinstance(row, PreparedRow)]
+    if not rows:
+        first = unused[0]
+        raise DataError(
+            f"--eval-data: none of {len(unused):,} rows can be scored; row {first.index}: {first.detail}",
+            "pairs that can be read as the training data are",
+            "name other held-out data, or leave --eval-data out",
+        )
     chosen, rejected = policy.log_probs([row.tokens.pair for row in rows]).tolist()
     records = [
         PairRecord(

@@ -26,8 +26,8 @@ def inspect_with_model(
         DataError, UsageError: see `inspect_rows`.
     """
     with quiet_libraries():
-        tokenizer, position_limit = load_tokenizer(model, loading)
-        settings = TokenSettings(max_length, position_limit=position_limit)
+        tokenizer, position_limit, num_embeddings = load_tokenizer(model, loading)
+        settings = TokenSettings(max_length, position_limit=position_limit, num_embeddings=num_embeddings)
 
         def tokenize(pair: PreferencePair) -> TokenizedRow | SkippedRow:
             return tokenize_pair(pair, tokenizer, settings)

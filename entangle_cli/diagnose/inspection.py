@@ -14,7 +14,7 @@ import numpy as np
 from entangle_cli.analysis.repetition import repetition
 from entangle_cli.analysis.statistics import quantiles
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
-from entangle_cli.data.rows import FileSource, RawRow, RowSource
+from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.data.traps import MESSAGES, text_of
@@ -170,9 +170,7 @@ def inspect_rows(
         UsageError: a setting that there is not.
     """
     source = open_source(data, reading, limit)
-    inspection = Inspection(
-        PairReader(reading, source.path if isinstance(source, FileSource) else None), tokenize, decode
-    )
+    inspection = Inspection(PairReader(reading, source.files), tokenize, decode)
     for row in islice(source.rows(), limit):
         inspection.add(row)
     return inspection.document(source)

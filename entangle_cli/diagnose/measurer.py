@@ -9,7 +9,7 @@ import torch
 
 from entangle_cli.diagnose.budget import is_out_of_memory
 from entangle_cli.diagnose.movements import derived_fields
-from entangle_cli.diagnose.row_records import PreparedRow, layer_records, pair_record, without_shared_prefix
+from entangle_cli.diagnose.row_records import PreparedRow, layer_records, pair_record, with_text, without_shared_prefix
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import UnfinishedError
@@ -28,6 +28,7 @@ class Measurer:
         self._reference = reference
         self._recompute = settings.activation_checkpointing
         self._unshared_cosine = settings.unshared_cosine
+        self._include_text = settings.include_text
 
     def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch:
         """The records of one batch of rows.
@@ -70,6 +71,8 @@ class Measurer:
             ]
         if self._unshared_cosine:
             records = self._with_unshared_cosines(pairs, records, recompute)
+        if self._include_text:
+            records = [with_text(record, row) for record, row in zip(records, rows, strict=True)]
         layers = [layer for row, pair in zip(rows, measured, strict=True) for layer in layer_records(row, pair)]
         return RecordBatch(records, layers)
 

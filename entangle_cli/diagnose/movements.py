@@ -58,6 +58,18 @@ def with_movements(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -
     return {**columns, "movement": movement, **numbers}
 
 
+def weighted_log_ratios(columns: Mapping[str, Any], loss: LossSettings) -> Any:
+    """log(d_c |g_c| / (d_r |g_r|)) of measured pairs under a loss, float64; NaN where a coefficient is not positive."""
+    every = np.ones(len(columns["status"]), dtype=bool)
+    coefficients = loss_coefficients(loss, _point(columns, every))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weighted = [
+            np.where(coefficient > 0, coefficient, np.nan) * columns[f"{side}_grad_norm"]
+            for coefficient, side in zip(coefficients, ("chosen", "rejected"), strict=True)
+        ]
+        return np.log(weighted[0] / weighted[1])
+
+
 def losses_compared(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -> dict[str, Any]:
     """The measured pairs under every loss, JSON-able; see `analysis.loss_comparison`."""
     measured = columns["status"] == Status.OK.value

@@ -10,14 +10,14 @@ from typing import Any
 
 from entangle_cli.data.checkpoint import Checkpoint
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
-from entangle_cli.data.rows import FileSource, RawRow, RowSource
+from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
 from entangle_cli.diagnose.row_records import PreparedRow
 from entangle_cli.errors import DataError
 from entangle_cli.records import ReadingSettings, ScanSettings
 
-WINDOW_ROWS = 512
-"""Rows among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
+WINDOW_PAIRS = 512
+"""Pairs among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
 
 Window = list[PreparedRow | SkippedRow]
 
@@ -49,7 +49,8 @@ class RowReader:
     @property
     def identity(self) -> dict[str, Any]:
         """The data set's name, hash and rows, JSON-able."""
-        return dict(self._source.identity)
+        described = self._pairs.identity
+        return {**self._source.identity, **({"described": described} if described else {})}
 
     def windows(self) -> Iterator[Window]:
         """All selected rows; the next window is prepared in the background while one is in use.
@@ -79,13 +80,20 @@ class RowReader:
         """The first selected rows."""
         return self._next_window(self._rows())
 
+    def pairs_of(self, index: int) -> Window:
+        """The pairs of one row; empty where there is no such row."""
+        return next((self._prepare(row) for row in self._source.rows() if row.index == index), [])
+
     def _rows(self) -> Iterator[RawRow]:
         # Nothing is read beyond the last row that counts: a stream would fetch it.
         rows = takewhile(lambda row: row.index <= self._last, self._source.rows())
         return (row for row in rows if row.index in self._selected)
 
     def _next_window(self, rows: Iterator[RawRow]) -> Window:
-        return [prepared for row in islice(rows, WINDOW_ROWS) for prepared in self._prepare(row)]
+        window: Window = []
+        while len(window) < WINDOW_PAIRS and (row := next(rows, None)) is not None:
+            window += self._prepare(row)
+        return window
 
     def _prepare(self, row: RawRow) -> Window:
         return [pair if isinstance(pair, SkippedRow) else self._tokenized(pair) for pair in self._pairs.read(row)]
@@ -110,7 +118,7 @@ def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
         UsageError: a setting that there is not.
         DataError: a description beside the file that cannot be used.
     """
-    return PairReader(reading, source.path if isinstance(source, FileSource) else None)
+    return PairReader(reading, source.files)
 
 
 def place_of(row: SkippedRow, source: RowSource) -> str:

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite, sqrt
 
 from entangle_cli.analysis.alignment import edit_distance, shared_prefix, shared_suffix
-from entangle_cli.data.pairs import PreferencePair, SkippedRow
+from entangle_cli.data.pairs import PreferencePair, SkippedRow, Text
 from entangle_cli.data.tokenize import TokenizedRow
+from entangle_cli.data.traps import content_text
 from entangle_cli.diagnose.movements import DerivedFields
 from entangle_cli.records import LayerRecord, PairMeasurement, PairRecord, Status, TokenizedPair
 
@@ -85,6 +86,18 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
         shared_prefix_tokens=shared_prefix(chosen_scored, rejected_scored),
         shared_suffix_tokens=shared_suffix(chosen_scored, rejected_scored),
     )
+
+
+def with_text(record: PairRecord, row: PreparedRow) -> PairRecord:
+    """The record with the pair's text."""
+    prompt, chosen, rejected = (_words(part) for part in (row.pair.prompt, row.pair.chosen, row.pair.rejected))
+    return replace(record, prompt_text=prompt, chosen_text=chosen, rejected_text=rejected)
+
+
+def _words(part: Text) -> str:
+    if isinstance(part, str):
+        return part
+    return "\n".join(f"{message['role']}: {content_text(message.get('content'))}" for message in part)
 
 
 def layer_records(row: PreparedRow, measured: PairMeasurement) -> list[LayerRecord]:

@@ -25,7 +25,7 @@ from entangle_cli.data.pairs import PairReader, SkippedRow
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TOKENIZATION
-from entangle_cli.diagnose.budget import batch_tokens
+from entangle_cli.diagnose.budget import batch_tokens, fitting_tokens
 from entangle_cli.diagnose.estimate import estimate
 from entangle_cli.diagnose.measurer import Measurer
 from entangle_cli.diagnose.reference import Reference, opened_reference
@@ -52,6 +52,7 @@ class Scan:
         parameters: those that count, by name.
         reader: the selected rows.
         measurer: turns them into records.
+        fitting_tokens: of a batch as large as memory allows; 0 where that is unknown.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Scan:
         self.checkpoint = checkpoint
         self.parameters = parameters
         self.reader = RowReader(source, pairs, checkpoint, settings)
+        self.fitting_tokens = fitting_tokens(torch.device(plan.device), engine.plan.bytes_per_token)
         self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
         tokenizer = checkpoint.tokenizer
         self.identity = _identity(self.reader, checkpoint, settings)
@@ -206,7 +208,7 @@ def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings)
     reading = {
         name: value for name, value in asdict(settings.reading).items() if value != getattr(ReadingSettings(), name)
     }
-    further = {name: True for name in ("unshared_cosine", "layers") if getattr(settings, name)}
+    further = {name: True for name in ("unshared_cosine", "layers", "include_text") if getattr(settings, name)}
     return {
         "model": dict(checkpoint.identity),
         "data": reader.identity,

@@ -7,7 +7,7 @@ moment its output gradient exists, and its factors are let go.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -25,18 +25,24 @@ from entangle_cli.engine.head import (
 )
 from entangle_cli.engine.products import (
     InputGrams,
-    at_least_float32,
     gram_is_cheaper,
     gram_products,
     lookup_products,
     materialised_products,
-    per_row_sum,
     routed_products,
     vector_products,
 )
 from entangle_cli.engine.recompute import recomputed_layers
 from entangle_cli.engine.recorder import Recorder
-from entangle_cli.engine.uses import Consume, LinearInput, Unrecognised, Use, UseKind
+from entangle_cli.engine.use_sum import (
+    GatheredUses,
+    UseSum,
+    as_matrix_rows,
+    left_tensor,
+    linear_input,
+    without_constant_id,
+)
+from entangle_cli.engine.uses import Consume, LinearInput, Unrecognised
 
 
 class Route(str, Enum):
@@ -157,8 +163,8 @@ def record_forward(
     return recorder, hidden_BTD
 
 
-class _ProductSum:
-    """Forms products from uses as their gradients arrive; a parameter used more than once waits for its last use."""
+class _ProductSum(UseSum):
+    """Forms the products of pairs."""
 
     def __init__(
         self,
@@ -168,57 +174,34 @@ class _ProductSum:
         route: Route,
         repeated: Mapping[tuple[str, int | None], int],
     ) -> None:
-        self.totals: dict[str, Tensor] = {}
+        super().__init__(batch.ids_BT.shape[0], head.weight_VD.device, repeated)
         self._batch = batch
         self._head = head
         self._route = route
-        # A model may be spread over several devices; its products meet at the head.
-        self._device = head.weight_VD.device
-        self._repeated = repeated
         self._weight_name = names.get(id(head.weight_VD))
         self._bias_name = None if head.bias_V is None else names.get(id(head.bias_V))
         self._grams: dict[LinearInput, InputGrams] = {}
         self._readers_done: Counter[LinearInput] = Counter()
-        self._waiting: dict[tuple[str, int | None], list[tuple[Use, Tensor]]] = {}
 
     def start(self, recorder: Recorder, head_pass: HeadPass) -> None:
         """Take note of what the forward recorded, and of the head's own products."""
-        self._num_uses = recorder.num_uses
+        self.take_counts(recorder)
         self._head_pass = head_pass
         if self._weight_name is not None and head_pass.weight_products is not None:
-            self.totals[self._weight_name] = head_pass.weight_products
+            self.add(self._weight_name, head_pass.weight_products)
         if self._bias_name is not None and head_pass.bias_products is not None:
-            self.totals[self._bias_name] = head_pass.bias_products
+            self.add(self._bias_name, head_pass.bias_products)
 
-    def consume(self, use: Use, gradient: Tensor) -> None:
-        """Called by the recorder's hooks, in backward order."""
-        uses = self._waiting.setdefault(use.key, [])
-        uses.append((use, gradient))
-        if len(uses) == max(self._num_uses[use.key], self._repeated.get(use.key, 0)):
-            self._add(self._waiting.pop(use.key))
+    def routed(self, inputs_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor) -> Tensor:
+        """Products of an expert's weight."""
+        return routed_products(inputs_nI, gradient_nO, rows_n, self.num_rows)
 
-    def finish(self) -> None:
-        """Add parameters some of whose uses the backward pass never reached: those have no gradient."""
-        while self._waiting:
-            self._add(self._waiting.popitem()[1])
+    def vector(self, gradient_BI: Tensor) -> Tensor:
+        """Products of a scale or bias."""
+        return vector_products(gradient_BI)
 
-    def _add(self, uses: list[tuple[Use, Tensor]]) -> None:
-        use = uses[0][0]
-        match use.kind:
-            case UseKind.LINEAR:
-                products = self._linear(uses)
-            case UseKind.ROUTED:
-                products = routed_products(*joined(uses), self._batch.ids_BT.shape[0])
-            case UseKind.LOOKUP:
-                products = self._lookup(uses)
-            case _:
-                products = vector_products(sum_of_vectors(uses, self._batch.ids_BT.shape[0]))
-        # Other slices of the parameter have products of their own; so has the head, whose weight may be an embedding.
-        products = products.to(self._device)
-        known = self.totals.get(use.name)
-        self.totals[use.name] = products if known is None else known + products
-
-    def _linear(self, uses: list[tuple[Use, Tensor]]) -> Tensor:
+    def linear(self, uses: GatheredUses) -> Tensor:
+        """Products of a linear weight."""
         if len(uses) > 1:
             # One gradient, summed over the uses: the same as one use with all their tokens in a row.
             inputs_BTI = torch.cat([linear_input(use).values_BTI for use, _ in uses], dim=1)
@@ -252,7 +235,8 @@ class _ProductSum:
             self._grams.pop(inputs, None)
             del self._readers_done[inputs]
 
-    def _lookup(self, uses: list[tuple[Use, Tensor]]) -> Tensor:
+    def lookup(self, uses: GatheredUses) -> Tensor:
+        """Products of an embedding, and what it adds where it is the head's weight too."""
         ids_BT = torch.cat([left_tensor(use) for use, _ in uses], dim=1)
         gradient_BTD = torch.cat([without_constant_id(use, gradient) for use, gradient in uses], dim=1)
         products = lookup_products(ids_BT, gradient_BTD)
@@ -261,50 +245,3 @@ class _ProductSum:
                 self._head_pass, self._head, self._batch.slices, ids_BT, gradient_BTD
             )
         return products
-
-
-def linear_input(use: Use) -> LinearInput:
-    """The left factor of a linear use."""
-    assert isinstance(use.left, LinearInput)
-    return use.left
-
-
-def left_tensor(use: Use) -> Tensor:
-    """The left factor of a routed use or a lookup."""
-    assert isinstance(use.left, Tensor)
-    return use.left
-
-
-def as_matrix_rows(gradient: Tensor) -> Tensor:
-    """A gradient [B, ..., O] as [B, T, O], all positions in one dimension."""
-    return gradient.reshape(gradient.shape[0], -1, gradient.shape[-1])
-
-
-def without_constant_id(use: Use, gradient_BTD: Tensor) -> Tensor:
-    """The gradient of a lookup, zero where autograd stops it because the id is the table's `padding_idx`."""
-    if use.constant_id is None:
-        return gradient_BTD
-    return gradient_BTD.masked_fill((left_tensor(use) == use.constant_id).unsqueeze(-1), 0.0)
-
-
-def joined(uses: Collection[tuple[Use, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, gradients and batch rows of routed uses, all their tokens one after the other."""
-    inputs_nI = torch.cat([left_tensor(use) for use, _ in uses])
-    gradient_nO = torch.cat([gradient for _, gradient in uses])
-    return inputs_nI, gradient_nO, torch.cat([use.rows for use, _ in uses if use.rows is not None])
-
-
-def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tensor:
-    """Gradient of a scale or bias, row by row, summed over its uses, [B, numel]."""
-    return torch.stack([_vector(use, gradient, num_rows) for use, gradient in uses]).sum(0)
-
-
-def _vector(use: Use, gradient: Tensor, num_rows: int) -> Tensor:
-    factor = use.left() if callable(use.left) else use.left
-    assert not isinstance(factor, LinearInput)
-    values = at_least_float32(gradient)
-    values = values if factor is None else values * factor.reshape(gradient.shape)
-    if use.rows is None:
-        return per_row_sum(values, use.shape)
-    per_token = per_row_sum(values, use.shape)
-    return per_token.new_zeros(num_rows, per_token.shape[1]).index_add_(0, use.rows, per_token)

@@ -158,7 +158,15 @@ def materialised_products(input_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
 
 
 def routed_products(input_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor, num_rows: int) -> Tensor:
-    """Products of a weight's gradients from n tokens gathered from all over the batch, by the gram route.
+    """Products of a weight's gradients from n tokens gathered from all over the batch; see `routed_gram`."""
+    by_rows_BB = routed_gram(input_nI, gradient_nO, rows_n, num_rows)
+    num_pairs = num_rows // 2
+    both_chosen, both_rejected = by_rows_BB.diagonal()[:num_pairs], by_rows_BB.diagonal()[num_pairs:]
+    return torch.stack([both_chosen, both_rejected, by_rows_BB.diagonal(num_pairs)])
+
+
+def routed_gram(input_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor, num_rows: int) -> Tensor:
+    """Inner products of all rows' gradients of a weight from n tokens gathered from all over the batch, float64 [B, B].
 
     Every token meets every other; sorting the results by the tokens' rows r, as H' M H with M the
     gram and H[t, r] = [token t is in row r], picks out a pair's own.
@@ -178,13 +186,11 @@ def routed_products(input_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor, num_r
         weighted_tn = gradients[tile] @ gradients.T
         weighted_tn *= inputs[tile] @ inputs.T
         by_rows_BB += members_nB[tile].T @ (weighted_tn.double() @ members_nB)
-    num_pairs = num_rows // 2
-    both_chosen, both_rejected = by_rows_BB.diagonal()[:num_pairs], by_rows_BB.diagonal()[num_pairs:]
-    return torch.stack([both_chosen, both_rejected, by_rows_BB.diagonal(num_pairs)])
+    return by_rows_BB
 
 
 ROUTED_TILE_TOKENS = 1024
-"""Bounds the memory of `routed_products`."""
+"""Bounds the memory of `routed_gram`."""
 
 
 def matrix_products(chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -13,3 +13,12 @@ def for_terminal(text: str) -> str:
 def for_spreadsheet(text: str) -> str:
     """A cell that no spreadsheet takes for a formula."""
     return "'" + text if text.startswith(FORMULA_STARTS) else text
+
+
+def for_markdown(text: str) -> str:
+    """One line that Markdown shows as it is: no markup, no HTML, no table cell, no mention of anybody, no command."""
+    shown = for_terminal(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_{}[]()#+!|~$":
+        shown = shown.replace(character, "\\" + character)
+    # A space of no width breaks @mentions, links and workflow commands, and changes nothing that is read.
+    return shown.replace("@", "@\u200b").replace("://", ":\u200b//").replace("::", ":\u200b:")

@@ -80,7 +80,7 @@ def _pair(pair: Mapping[str, Any]) -> RenderableType:
     table.add_column(overflow="fold")
     for name in ("prompt", "chosen", "rejected"):
         for role, text in _turns(pair[name]) if "chosen_ids" not in pair else ():
-            table.add_row(f"{name} {role}".rstrip(), Text(_shortened(text)))
+            table.add_row(Text(for_terminal(f"{name} {role}".rstrip())), Text(_shortened(text)))
     for name in ("chosen", "rejected"):
         if tokens := pair.get(f"{name}_tokens"):
             table.add_row(f"{name} scored", _tokens(tokens["not_scored"], tokens["scored"]))

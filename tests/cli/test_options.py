@@ -15,9 +15,16 @@ SURFACE = {
         "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
         "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
         "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
-        "--layers",
+        "--layers", "--include-text",
     },
-    "report": {"[RUN]", "--format", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
+    "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
+    "tokens": {
+        "MODEL", "DATA", "--pair", "--pair-in-row", "--format", "--json", "--npy", "--loss", "--beta", "--gamma",
+        "--loss-option", "--dtype", "--device", "--max-length", "--split", "--config-name", "--data-revision",
+        "--data-format", "--map", "--ranked", "--parameters", "--model-revision", "--base-model", "--chat-template",
+        "--trust-remote-code", "--pickled-weights",
+    },
+    "report": {"[RUN]", "--format", "--fail-if", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
     "forecast": {
         "MODEL", "DATA", "--eval-data", "--eval-split", "--data-format", "--optimizer", "--lr", "--weight-decay",
         "--state", "--max-grad-norm", "--batch-size", "--accumulate", "--verify", "--steps", "--ref-model",

@@ -140,7 +140,7 @@ def test_an_interrupted_scan_can_be_reported_and_goes_on(entangle: Entangle, mon
     assert 0 < len(done["pairs"]) < 9
     again = entangle("scan", MODEL, LONG, *SMALL_BATCHES, "-o", "run", "--json", "run.json")
     assert again.code == 0
-    assert f"goes on after {len(done['pairs'])} rows" in again.err
+    assert f"goes on after {len(done['pairs'])} pairs" in again.err
     run, whole = (json.loads(Path(f"{name}.json").read_text()) for name in ("run", "whole"))
     assert run["status"] == "complete"
     assert run["pairs"] == whole["pairs"]
@@ -345,7 +345,7 @@ def test_usage_errors_of_the_parser_exit_with_2(entangle: Entangle) -> None:
 
 def test_the_default_folder_is_found_again(entangle: Entangle) -> None:
     entangle("scan", MODEL, LONG, "--limit", "2", "-q")
-    assert "goes on after 2 rows" in entangle("scan", MODEL, LONG, "--limit", "2").err
+    assert "goes on after 2 pairs" in entangle("scan", MODEL, LONG, "--limit", "2").err
     assert entangle("report").code == 0
     assert len(list(Path("entangle-runs").iterdir())) == 1
 
@@ -456,3 +456,42 @@ def test_layers_are_stored_beside_the_pairs_and_add_up_to_them(entangle: Entangl
     assert_refused(entangle("report", "run"), 3, f"{parts[0]}: missing or changed")
     assert entangle(*words).code == 0
     assert_refused(entangle("scan", MODEL, LONG, "--limit", "6", "-o", "run"), 2, "settings layers")
+
+
+def test_text_that_no_encoding_holds_loses_no_row(entangle: Entangle, rows_file: RowsFile) -> None:
+    path = rows_file([PAIR, '{"\\ud800": 1}', {**PAIR, "prompt": "The owl was"}])
+    outcome = entangle("scan", MODEL, path, "-o", "run", "--json", "run.json", "--include-text")
+    assert outcome.code == 0, outcome.err
+    pairs = json.loads(Path("run.json").read_text())["pairs"]
+    assert [pair["status"] for pair in pairs] == ["ok", "skipped", "ok"]
+    assert "\\ud800" in pairs[1]["detail"]
+
+
+def test_a_description_beside_the_data_is_part_of_what_was_measured(entangle: Entangle, tmp_path: Path) -> None:
+    row = {"instruction": "The owl is", "a": " awake.", "b": " asleep."}
+    (tmp_path / "my.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
+
+    def describe(chosen: str, rejected: str) -> None:
+        entry = {"file_name": "my.jsonl", "ranking": True, "columns": {"chosen": chosen, "rejected": rejected}}
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": entry}))
+
+    template = tmp_path / "plain.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    words = ("scan", MODEL, "my.jsonl", "-o", "run", "--chat-template", template)
+    describe("a", "b")
+    assert entangle(*words).code == 0
+    describe("b", "a")
+    assert_refused(entangle(*words), 2, "data described")
+    half = entangle("scan", MODEL, "my.jsonl", "--split", "train[:50%]", "-o", "half", "--chat-template", template)
+    assert half.code == 0, half.err
+    assert "LLaMA-Factory alpaca" in half.err
+
+
+def test_data_cannot_write_lines_of_their_own(entangle: Entangle, rows_file: RowsFile) -> None:
+    outcome = entangle("scan", MODEL, rows_file([{"a\n::error::pwned": 1}]))
+    assert outcome.code == 3
+    assert len(outcome.err.strip().splitlines()) == 3
+    chat = {side: [{"role": "user\n::error::x\x1b[31m", "content": side}] for side in ("chosen", "rejected", "prompt")}
+    shown = entangle("inspect", rows_file([chat])).out
+    assert "\x1b" not in shown
+    assert not any(line.startswith("::error") for line in shown.splitlines())

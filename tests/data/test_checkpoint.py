@@ -517,3 +517,29 @@ def test_a_device_map_loads_the_same_model(saved: Path) -> None:
 def test_offloaded_weights_are_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LlamaForCausalLM, "hf_device_map", {"model": 0, "lm_head": "cpu"}, raising=False)
     assert "parts would be kept on cpu" in refusal(saved)
+
+
+def test_an_architecture_of_transformers_needs_no_code_of_the_checkpoint(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "own.Own"}
+    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "own.py").write_text("raise SystemExit")
+    assert type(load(copied).model) is LlamaForCausalLM
+
+
+@pytest.mark.parametrize("auto_map", ["x", ["x"], {"AutoConfig": 5}])
+def test_an_auto_map_may_be_anything(auto_map: Any, copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "auto_map": auto_map, "model_type": "own"}))
+    assert str(copied) in refusal(copied)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300])
+def test_names_that_no_folder_can_have(name: str) -> None:
+    assert refusal(name) == f"{name}: no such folder"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"weight_map": []}'])
+def test_an_index_that_says_nothing_is_refused(content: str, copied: Path) -> None:
+    (copied / "model.safetensors.index.json").write_text(content)
+    assert "model.safetensors.index.json" in refusal(copied)

@@ -52,6 +52,7 @@ def test_a_missing_column_names_those_there_are() -> None:
     ("settings", "message"),
     [
         (ReadingSettings(columns={"choosen": "a", "rejected": "b"}), r"no role 'choosen'[\s\S]*did you mean chosen"),
+        (ReadingSettings(columns={"chosen": "a", "rejected": "b", "system": "s"}), "without a prompt"),
         (ReadingSettings(columns={"chosen": "a"}), "names no column for rejected"),
         (ReadingSettings(columns={"chosen": "a", "rejected": "b"}, data_format="orca"), "--map and --data-format"),
     ],

@@ -198,7 +198,7 @@ def test_transcripts_without_a_shared_turn_say_so() -> None:
 def test_a_format_that_does_not_fit_says_so() -> None:
     skipped = only_pair(RawRow(index=0, line=1, value={"prompt": "q", "chosen": "a", "rejected": "b"}), "orca")
     assert isinstance(skipped, SkippedRow)
-    assert "Orca, system and question do not hold" in skipped.detail
+    assert "Orca, system and question: no column" in skipped.detail
 
 
 def test_an_unknown_format_is_answered_with_the_nearest() -> None:
@@ -241,7 +241,9 @@ def test_what_trl_takes_as_it_is_stays_as_it_is(row: dict[str, Any]) -> None:
         ("pku", {"safer_response_id": 0}, "labels_disagree", "better_response_id is 1, safer_response_id is 0"),
         ("pku", {"better_response_id": 2, "safer_response_id": None}, "malformed", "2 where 0 or 1"),
         ("helpsteer2", {"preference_strength": 0}, "tie", "preferred alike"),
-        ("helpsteer2", {"preference_strength": "2"}, "malformed", "where a number says"),
+        ("helpsteer2", {"preference_strength": "two"}, "malformed", "where a number says"),
+        ("helpsteer2", {"preference_strength": float("nan")}, "malformed", "where a number says"),
+        ("helpsteer2", {"preference_strength": 10**400}, "malformed", "do not hold what they should"),
         ("helpsteer3", {"overall_preference": 0}, "tie", "preferred alike"),
         ("shp", {"labels": True}, "malformed", "not 0 or 1"),
         ("sharegpt", {"conversations": [{"from": "narrator", "value": "x"}]}, "malformed", "narrator"),
@@ -289,3 +291,22 @@ def test_no_row_is_lost_without_a_reason(row: dict[str, Any]) -> None:
 def test_a_damaged_row_is_a_pair_or_has_a_reason(name: str, column: str, value: Any) -> None:
     found = read({**ROWS[name][0], column: value})
     assert isinstance(found, PreferencePair) or (found.reason and found.detail)
+
+
+@pytest.mark.parametrize("name", ["pku", "helpsteer2", "shp"])
+def test_numbers_that_stand_as_text_are_numbers(name: str) -> None:
+    """As every cell of a CSV file does."""
+    row, expected = ROWS[name]
+    pair = read({column: str(value) if isinstance(value, int | float) else value for column, value in row.items()})
+    assert isinstance(pair, PreferencePair), pair
+    assert (pair.prompt, pair.chosen, pair.rejected) == expected
+
+
+def test_scores_stay_beside_the_pair() -> None:
+    row = ROWS["ultrafeedback"][0]
+    assert read(row).chosen_score == 8.0
+    shp = read({**ROWS["shp"][0], "score_A": 10, "score_B": 4})
+    assert (shp.chosen_score, shp.rejected_score, shp.preference_strength) == (10, 4, 2.5)
+    assert read(ROWS["helpsteer3"][0]).preference_strength == 1
+    for score in (10**400, float("nan"), "high", None, [1]):
+        assert read({**row, "score_chosen": score}).chosen_score is None

@@ -19,7 +19,7 @@ USER, GOOD, BAD = (
 
 def read(folder: Path, entry: Any, row: dict[str, Any]) -> PreferencePair | SkippedRow:
     (folder / "dataset_info.json").write_text(json.dumps({"other": {"file_name": "b.json"}, "mine": entry}))
-    (found,) = PairReader(None, folder / "a.json").read(RawRow(0, row))
+    (found,) = PairReader(None, [folder / "a.json"]).read(RawRow(0, row))
     return found
 
 
@@ -91,4 +91,12 @@ def test_what_has_no_ranking_is_refused(tmp_path: Path) -> None:
 def test_a_description_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(DataError, match=r"dataset_info\.json"):
-        PairReader(None, tmp_path / "a.json")
+        PairReader(None, [tmp_path / "a.json"])
+
+
+def test_a_column_that_is_described_and_not_there_is_malformed(tmp_path: Path) -> None:
+    for columns in ({"prompt": "nope"}, {"system": "nope"}, {"query": "nope"}):
+        entry = {"file_name": "a.json", "ranking": True, "columns": columns}
+        found = read(tmp_path, entry, {"instruction": "2+2?", "chosen": "4", "rejected": "5"})
+        assert isinstance(found, SkippedRow)
+        assert found.detail.endswith("no column 'nope'")

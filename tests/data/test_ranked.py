@@ -48,7 +48,7 @@ def test_how_far_apart_they_are_is_kept() -> None:
     assert found[0].preference_strength == 4
 
 
-@pytest.mark.parametrize("ranks", [(), (1,), (1, None), (1, True), (1, float("nan")), (1, "2")])
+@pytest.mark.parametrize("ranks", [(), (1,), (1, None), (1, True), (1, float("nan")), (1, "second"), (1, 10**400)])
 def test_what_is_no_ranking_has_a_reason(ranks: tuple[Any, ...]) -> None:
     (found,) = ranked("all", *ranks)
     assert isinstance(found, SkippedRow)

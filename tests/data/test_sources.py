@@ -371,6 +371,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "compressed columns": ("a.parquet.gz", b"x", r"a compressed \.parquet file"),
     "two arrays": ("a.json", b"[{}] [{}]", "more behind the array"),
     "no comma": ("a.json", b'[{"a": 1}\n{"a": 2}]', "line 2: ',' was expected"),
+    "open quote": ("a.csv", b'chosen,rejected\na,b\n"c,d\ne,f\n', "unexpected end of data"),
+    "two lists": ("a.json", b'{\n"train": [{}],\n"test": [{}]}', "one JSON object with the keys train, test"),
     "no arrow": ("a.arrow", b"ARROW1 nothing of the kind", "Arrow"),
 }
 
@@ -599,3 +601,33 @@ def test_no_bytes_end_in_a_traceback_or_lose_a_row(tmp_path: Path, data: st.Data
     reader = PairReader()
     for row in rows:
         assert reader.read(row)
+
+
+def test_a_folder_that_would_be_read_in_part_is_refused(folder: Path) -> None:
+    (folder / "data/train-00002.csv").write_text("chosen,rejected\na,b\n")
+    with pytest.raises(DataError, match=r"1 files would be left out, such as data/train-00002\.csv"):
+        open_source(str(folder), ReadingSettings(split="train"))
+
+
+def test_a_damaged_file_among_several_is_named(folder: Path) -> None:
+    (folder / "data/train-00002.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(DataError, match=r"train-00002\.jsonl\.gz: Not a gzipped file"):
+        open_source(str(folder), ReadingSettings(split="train"))
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.jsonl", "x" * 300, "."])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(DataError):
+        open_source(name)
+
+
+def test_options_of_the_hub_are_refused_for_what_lies_here(folder: Path) -> None:
+    for data in (folder, folder / "data/train-00000.jsonl"):
+        with pytest.raises(DataError, match="--data-revision v1, but it lies here"):
+            open_source(str(data), ReadingSettings(revision="v1", split="train"))
+
+
+def test_lines_of_a_json_file_are_read_one_by_one(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "x" * 2000, "rejected": str(row)} for row in range(4000)]
+    WRITERS["lines.json"](tmp_path / "a.json", rows)
+    assert peak_of_reading(tmp_path / "a.json") < 4 * 2**20

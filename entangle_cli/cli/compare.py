@@ -1,0 +1,58 @@
+"""`entangle compare`: runs side by side, matched pair by pair."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+
+from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, loss_settings
+from entangle_cli.errors import UsageError
+
+
+class CompareFormat(str, Enum):
+    """Outputs of `entangle compare`."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    HTML = "html"
+    JSON = "json"
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Folders of two or more runs.")],
+    output_format: Annotated[CompareFormat, typer.Option("--format", help="What to write to stdout.")] = (
+        CompareFormat.TERMINAL
+    ),
+    loss: OtherLoss = None,
+    beta: Beta = None,
+    gamma: Gamma = None,
+    loss_option: LossOptions = None,
+    debug: Debug = False,
+) -> None:
+    """Compare runs of the same pairs: who moved between classes, what shifted, and what the log-probs really did."""
+    from entangle_cli.cli.judged import read_judged
+    from entangle_cli.diagnose.comparing import SeenRun, compare_document, in_order
+    from entangle_cli.report.comparison import comparison_report
+    from entangle_cli.report.html import write_comparison_page
+    from entangle_cli.report.markdown import print_markdown
+    from entangle_cli.report.rows import write_json
+    from entangle_cli.report.terminal import console_for
+
+    if len(runs) < 2:
+        raise UsageError(f"one run, {runs[0]}", "two runs or more", "name the run to compare it with")
+    judged = [read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option)) for run in runs]
+    document = compare_document(in_order([SeenRun(each.run, each.loss, each.columns) for each in judged]))
+    match output_format:
+        case CompareFormat.TERMINAL:
+            console_for(sys.stdout).print(comparison_report(document, box.SIMPLE_HEAD))
+        case CompareFormat.MARKDOWN:
+            print_markdown(sys.stdout, "entangle: runs compared", comparison_report, document)
+        case CompareFormat.HTML:
+            write_comparison_page(sys.stdout, document)
+        case CompareFormat.JSON:
+            write_json(sys.stdout, document)

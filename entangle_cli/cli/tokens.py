@@ -1,0 +1,119 @@
+"""`entangle tokens`: one pair, token by token."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from entangle_cli.cli.json_file import refuse_unwritable, write_bytes, write_file
+from entangle_cli.cli.options import (
+    BaseModel,
+    Beta,
+    ChatTemplate,
+    ColumnMap,
+    ConfigName,
+    Data,
+    DataFormat,
+    DataRevision,
+    Debug,
+    Device,
+    Gamma,
+    LossName,
+    LossOptions,
+    MaxLength,
+    Model,
+    ModelRevision,
+    Parameters,
+    PickledWeights,
+    Ranked,
+    Split,
+    TrustRemoteCode,
+    loss_settings,
+    reading_settings,
+)
+from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
+
+
+class TokensDtype(str, Enum):
+    """Dtypes in which a token's gradient is measured."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+    BFLOAT16 = "bfloat16"
+
+
+class TokensFormat(str, Enum):
+    """Outputs of `entangle tokens`."""
+
+    TERMINAL = "terminal"
+    HTML = "html"
+
+
+def tokens(
+    model: Model,
+    data: Data,
+    pair: Annotated[int, typer.Option("--pair", min=0, help="Index of the row, as a scan's `index`.")],
+    pair_in_row: Annotated[
+        int | None, typer.Option(min=0, help="Which pair of a ranked row; default: the first.")
+    ] = None,
+    output_format: Annotated[TokensFormat, typer.Option("--format", help="What to write to stdout.")] = (
+        TokensFormat.TERMINAL
+    ),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    npy_file: Annotated[Path | None, typer.Option("--npy", help="Also write the inner products to this file.")] = None,
+    loss: LossName = None,
+    beta: Beta = None,
+    gamma: Gamma = None,
+    loss_option: LossOptions = None,
+    dtype: Annotated[TokensDtype, typer.Option(help="What the weights are loaded as.")] = TokensDtype.FLOAT32,
+    device: Device = "auto",
+    max_length: MaxLength = 1024,
+    split: Split = None,
+    config_name: ConfigName = None,
+    data_revision: DataRevision = None,
+    data_format: DataFormat = None,
+    column_map: ColumnMap = None,
+    ranked: Ranked = "best-worst",
+    parameters: Parameters = None,
+    model_revision: ModelRevision = None,
+    base_model: BaseModel = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    pickled_weights: PickledWeights = False,
+    debug: Debug = False,
+) -> None:
+    """Show which tokens of a pair's two answers pull together, what each pushes, and what leaving some out would do."""
+    from entangle_cli.diagnose.movements import check_loss
+    from entangle_cli.diagnose.tokens import pair_tokens
+    from entangle_cli.report.html import write_tokens_page
+    from entangle_cli.report.rows import write_json
+    from entangle_cli.report.terminal import console_for
+    from entangle_cli.report.tokens import tokens_report
+
+    weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
+    check_loss(weighing)
+    refuse_unwritable(json_file, Path(data))
+    refuse_unwritable(npy_file, Path(data), option="--npy")
+    settings = ScanSettings(
+        dtype=dtype.value,
+        max_length=max_length or None,
+        parameters=parameters,
+        reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
+        loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
+        loss=weighing,
+        device=device,
+    )
+    found = pair_tokens(model, data, pair, pair_in_row, settings)
+    if output_format is TokensFormat.HTML:
+        write_tokens_page(sys.stdout, found.document, found.cosines)
+    else:
+        console_for(sys.stdout).print(tokens_report(found.document, found.cosines))
+    if json_file is not None:
+        document = {**found.document, "inner_products": found.gram_nn.tolist()}
+        write_file(json_file, lambda stream: write_json(stream, document))
+    if npy_file is not None:
+        write_bytes(npy_file, found.npy(), "--npy")

@@ -1,0 +1,21 @@
+"""Paths as users write them, which may be anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def expanded(text: str) -> Path:
+    """The path with the home folder in place of a tilde; as it stands where there is no such home."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 -- Path.expanduser raises for an unknown user
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something; a name that no file can have is not there."""
+    return os.path.exists(path)  # noqa: PTH110 -- Path.exists raises for a name that is too long
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder."""
+    return os.path.isdir(path)  # noqa: PTH112 -- as above

@@ -1,0 +1,176 @@
+"""One pair token by token: which tokens' gradients meet, what each pushes, and what leaving a role out would change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from entangle_cli.analysis.losses.loss import LossPoint
+from entangle_cli.analysis.losses.table import loss_coefficients
+from entangle_cli.analysis.tokens import Floats, Role, cosines, masked_roles, pushes, role_products, token_roles
+from entangle_cli.data.pairs import SkippedRow
+from entangle_cli.diagnose.movements import describe_loss
+from entangle_cli.diagnose.row_records import PreparedRow
+from entangle_cli.diagnose.scan import Scan, open_scan
+from entangle_cli.engine.token_grams import token_gram
+from entangle_cli.errors import DataError, NothingToJudgeError, UsageError
+from entangle_cli.records import LossSettings, PairRecord, ScanSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReport:
+    """A pair's tokens."""
+
+    document: Mapping[str, Any]
+    """JSON-able; without the Gram."""
+    gram_nn: Floats
+    """Inner products of the tokens' gradients, those of the chosen answer first."""
+
+    @property
+    def cosines(self) -> Floats:
+        """The inner products over the norms; NaN where a token has no gradient."""
+        return cosines(self.gram_nn)
+
+    def npy(self) -> bytes:
+        """The inner products as numpy's file."""
+        stream = BytesIO()
+        np.save(stream, self.gram_nn)
+        return stream.getvalue()
+
+
+def pair_tokens(model: str, data: str, row: int, pair_in_row: int | None, settings: ScanSettings) -> TokenReport:
+    """Everything that `entangle tokens` says of one pair.
+
+    Args:
+        row: index of the row in the data.
+        pair_in_row: which pair of a ranked row; None for the first.
+    Raises:
+        DataError, ModelError, UsageError: see `scan.open_scan`; also where there is no such row.
+        NothingToJudgeError: the row cannot be measured.
+    """
+    with open_scan(model, data, replace(settings, limit=row + 1)) as scan:
+        prepared = _prepared(scan, row, pair_in_row)
+        record = scan.measurer.measure([prepared]).pairs[0]
+        # The longest sequence must fit twice, however little memory there is.
+        longest = max(len(side.ids) for side in (prepared.tokens.pair.chosen, prepared.tokens.pair.rejected))
+        found = token_gram(
+            scan.checkpoint.model, scan.parameters, prepared.tokens.pair, max(scan.fitting_tokens, 2 * longest)
+        )
+        gram_nn = found.gram_nn.numpy()
+        document = _document(scan, prepared, record, gram_nn, found.log_probs_n.numpy(), settings.loss)
+    return TokenReport(document, gram_nn)
+
+
+def _prepared(scan: Scan, row: int, pair_in_row: int | None) -> PreparedRow:
+    pairs = scan.reader.pairs_of(row)
+    if not pairs:
+        raise UsageError(
+            f"--pair {row}: the data have {scan.plan.num_rows:,} rows", "a row's index, from 0", "see a scan's `index`"
+        )
+    number = pair_in_row or 0
+    if number >= len(pairs):
+        raise UsageError(
+            f"--pair {row} --pair-in-row {number}: the row has {len(pairs)}", "a number from 0", "name another pair"
+        )
+    chosen = pairs[number]
+    if isinstance(chosen, SkippedRow):
+        raise NothingToJudgeError(
+            f"--pair {row}: {chosen.reason}: {chosen.detail}", "a pair that can be measured", "name another row"
+        )
+    return chosen
+
+
+def _document(
+    scan: Scan, row: PreparedRow, record: PairRecord, gram_nn: Floats, log_probs_n: Floats, loss: LossSettings
+) -> dict[str, Any]:
+    pair = row.tokens.pair
+    ids = [list(side.ids[side.first_scored :]) for side in (pair.chosen, pair.rejected)]
+    num_chosen = len(ids[0])
+    roles = [role for side in token_roles(*ids) for role in side]
+    coefficients = _coefficients(record, loss)
+    push = pushes(gram_nn, num_chosen, coefficients)
+    return {
+        "schema": "entangle.tokens",
+        "schema_version": "1.0",
+        "predictor": "pair-sgd",
+        "model": scan.plan.model,
+        "data": scan.plan.data,
+        "pair": {name: getattr(record, name) for name in ("index", "file", "line", "pair_in_row", "pair_id")},
+        "loss": {**asdict(loss), "words": describe_loss(loss), "chosen_coefficient": coefficients[0]}
+        | {"rejected_coefficient": coefficients[1]},
+        "checks": _checks(record, gram_nn, num_chosen, log_probs_n),
+        "tokens": _tokens(scan, ids, roles, gram_nn, log_probs_n, push.tokens_n, push.by_tokens_2n),
+        "roles": role_products(gram_nn, num_chosen, roles),
+        "masks": masked_roles(gram_nn, num_chosen, coefficients, roles),
+    }
+
+
+def _coefficients(record: PairRecord, loss: LossSettings) -> tuple[float, float]:
+    """The loss's coefficients for the pair; without reference log-probs at the reference."""
+    references = (record.chosen_ref_log_prob, record.rejected_ref_log_prob)
+    if references == (None, None):
+        references = (record.chosen_log_prob, record.rejected_log_prob)
+    values = (
+        record.chosen_log_prob,
+        record.rejected_log_prob,
+        *references,
+        record.chosen_tokens,
+        record.rejected_tokens,
+    )
+    point = LossPoint(*(np.array([np.nan if value is None else value], dtype=np.float64) for value in values))
+    chosen, rejected = (float(side[0]) for side in loss_coefficients(loss, point))
+    if not np.isfinite([chosen, rejected]).all():
+        raise DataError(
+            f"the loss {loss.name} has no finite coefficients for this pair",
+            "a pair that the loss weighs",
+            "choose another",
+        )
+    return chosen, rejected
+
+
+def _checks(record: PairRecord, gram_nn: Floats, num_chosen: int, log_probs_n: Floats) -> list[dict[str, Any]]:
+    """The Gram's sums beside what the scan measures of the pair."""
+    chosen, rejected = slice(0, num_chosen), slice(num_chosen, None)
+    sums = {
+        "chosen_log_prob": (log_probs_n[chosen].sum(), record.chosen_log_prob),
+        "rejected_log_prob": (log_probs_n[rejected].sum(), record.rejected_log_prob),
+        "chosen_grad_norm": (sqrt(max(0.0, gram_nn[chosen, chosen].sum())), record.chosen_grad_norm),
+        "rejected_grad_norm": (sqrt(max(0.0, gram_nn[rejected, rejected].sum())), record.rejected_grad_norm),
+        "inner_product": (gram_nn[chosen, rejected].sum(), record.inner_product),
+    }
+    return [
+        {"name": name, "from_tokens": float(found), "measured": measured} for name, (found, measured) in sums.items()
+    ]
+
+
+def _tokens(
+    scan: Scan,
+    ids: list[list[int]],
+    roles: list[Role],
+    gram_nn: Floats,
+    log_probs_n: Floats,
+    pushes_n: Floats,
+    by_tokens_2n: Floats,
+) -> list[dict[str, Any]]:
+    sides = [("chosen", place, token) for place, token in enumerate(ids[0])]
+    sides += [("rejected", place, token) for place, token in enumerate(ids[1])]
+    return [
+        {
+            "answer": answer,
+            "position": position,
+            "id": token,
+            "text": scan.checkpoint.tokenizer.decode([token]) or scan.checkpoint.tokenizer.convert_ids_to_tokens(token),
+            "role": roles[place].value,
+            "log_prob": float(log_probs_n[place]),
+            "grad_norm": sqrt(max(0.0, float(gram_nn[place, place]))),
+            "delta": float(pushes_n[place]),
+            "pushes_chosen": float(by_tokens_2n[0, place]),
+            "pushes_rejected": float(by_tokens_2n[1, place]),
+        }
+        for place, (answer, position, token) in enumerate(sides)
+    ]

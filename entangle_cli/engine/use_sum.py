@@ -1,0 +1,136 @@
+"""Uses of parameters gathered as their gradients arrive, until everything that makes up one gradient is there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from entangle_cli.engine.products import at_least_float32, per_row_sum
+from entangle_cli.engine.recorder import Recorder
+from entangle_cli.engine.uses import LinearInput, Use, UseKind
+
+GatheredUses = list[tuple[Use, Tensor]]
+"""Uses of one parameter, or slice of it, each with the gradient at its output."""
+
+
+class UseSum(ABC):
+    """Forms a number or a matrix of each parameter the moment its last use has its gradient.
+
+    Args:
+        num_rows: B.
+        device: where the results meet; a model may be spread over several.
+        repeated: how often each parameter (or slice) is used that is used more than once, where layers are recomputed.
+
+    Attributes:
+        totals: what was formed, by parameter name, summed over its slices.
+    """
+
+    def __init__(
+        self, num_rows: int, device: torch.device, repeated: Mapping[tuple[str, int | None], int] | None = None
+    ) -> None:
+        self.totals: dict[str, Tensor] = {}
+        self.num_rows = num_rows
+        self._device = device
+        self._repeated = repeated or {}
+        self._num_uses: Mapping[tuple[str, int | None], int] = {}
+        self._waiting: dict[tuple[str, int | None], GatheredUses] = {}
+
+    def take_counts(self, recorder: Recorder) -> None:
+        """Take note of how often the forward pass used each parameter."""
+        self._num_uses = recorder.num_uses
+
+    def consume(self, use: Use, gradient: Tensor) -> None:
+        """Called by the recorder's hooks, in backward order."""
+        uses = self._waiting.setdefault(use.key, [])
+        uses.append((use, gradient))
+        if len(uses) == max(self._num_uses[use.key], self._repeated.get(use.key, 0)):
+            self._take(self._waiting.pop(use.key))
+
+    def finish(self) -> None:
+        """Add parameters some of whose uses the backward pass never reached: those have no gradient."""
+        while self._waiting:
+            self._take(self._waiting.popitem()[1])
+
+    def add(self, name: str, formed: Tensor) -> None:
+        """Add to a parameter's total: of another slice, or the head's, whose weight may be an embedding."""
+        formed = formed.to(self._device)
+        known = self.totals.get(name)
+        self.totals[name] = formed if known is None else known + formed
+
+    def _take(self, uses: GatheredUses) -> None:
+        match uses[0][0].kind:
+            case UseKind.LINEAR:
+                formed = self.linear(uses)
+            case UseKind.ROUTED:
+                formed = self.routed(*joined(uses))
+            case UseKind.LOOKUP:
+                formed = self.lookup(uses)
+            case _:
+                formed = self.vector(sum_of_vectors(uses, self.num_rows))
+        self.add(uses[0][0].name, formed)
+
+    @abstractmethod
+    def linear(self, uses: GatheredUses) -> Tensor:
+        """Of a weight used as y = x W."""
+
+    @abstractmethod
+    def routed(self, inputs_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor) -> Tensor:
+        """Of an expert's weight, whose n tokens come from anywhere in the batch."""
+
+    @abstractmethod
+    def lookup(self, uses: GatheredUses) -> Tensor:
+        """Of an embedding."""
+
+    @abstractmethod
+    def vector(self, gradient_BI: Tensor) -> Tensor:
+        """Of a scale or bias, whose gradients are small enough to be held."""
+
+
+def linear_input(use: Use) -> LinearInput:
+    """The left factor of a linear use."""
+    assert isinstance(use.left, LinearInput)
+    return use.left
+
+
+def left_tensor(use: Use) -> Tensor:
+    """The left factor of a routed use or a lookup."""
+    assert isinstance(use.left, Tensor)
+    return use.left
+
+
+def as_matrix_rows(gradient: Tensor) -> Tensor:
+    """A gradient [B, ..., O] as [B, T, O], all positions in one dimension."""
+    return gradient.reshape(gradient.shape[0], -1, gradient.shape[-1])
+
+
+def without_constant_id(use: Use, gradient_BTD: Tensor) -> Tensor:
+    """The gradient of a lookup, zero where autograd stops it because the id is the table's `padding_idx`."""
+    if use.constant_id is None:
+        return gradient_BTD
+    return gradient_BTD.masked_fill((left_tensor(use) == use.constant_id).unsqueeze(-1), 0.0)
+
+
+def joined(uses: Collection[tuple[Use, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, gradients and batch rows of routed uses, all their tokens one after the other."""
+    inputs_nI = torch.cat([left_tensor(use) for use, _ in uses])
+    gradient_nO = torch.cat([gradient for _, gradient in uses])
+    return inputs_nI, gradient_nO, torch.cat([use.rows for use, _ in uses if use.rows is not None])
+
+
+def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tensor:
+    """Gradient of a scale or bias, row by row, summed over its uses, [B, numel]."""
+    return torch.stack([_vector(use, gradient, num_rows) for use, gradient in uses]).sum(0)
+
+
+def _vector(use: Use, gradient: Tensor, num_rows: int) -> Tensor:
+    factor = use.left() if callable(use.left) else use.left
+    assert not isinstance(factor, LinearInput)
+    values = at_least_float32(gradient)
+    values = values if factor is None else values * factor.reshape(gradient.shape)
+    if use.rows is None:
+        return per_row_sum(values, use.shape)
+    per_token = per_row_sum(values, use.shape)
+    return per_token.new_zeros(num_rows, per_token.shape[1]).index_add_(0, use.rows, per_token)

@@ -1,0 +1,157 @@
+"""Runs compared, for people: what moved between classes, how numbers shifted, what the log-probs did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from entangle_cli.report.escape import for_terminal
+from entangle_cli.report.terminal import MEANINGS
+
+SHORT = {"separates": "sep.", "both_rise": "rise", "both_fall": "fall", "reversed": "rev.", "still": "still"}
+
+
+def comparison_report(document: Mapping[str, Any], style: box.Box) -> RenderableType:
+    """The outcome of `diagnose.comparing.compare_document`.
+
+    Args:
+        style: of the tables: `box.SIMPLE_HEAD` in a terminal, `box.MARKDOWN` in Markdown.
+    """
+    runs, whole = document["runs"], document["whole"]
+    parts: list[RenderableType] = [_runs(runs, style), Text()]
+    parts += [_heading("Shares", f"of the {whole['matched']:,} pairs that first and last have in common")]
+    parts += [_left_out(whole), _shares(whole, style), Text()]
+    parts += [_heading("Who went where", "first run down, last across"), _transitions(whole, style), Text()]
+    parts += [_heading("Shifts", "from first to last, with 95 % intervals of the paired differences")]
+    parts += [_fields(whole, style), Text()]
+    parts += [_heading("Log-probs", "what they did from run to run, and where the run before had predicted")]
+    parts += [_log_probs(document, style), Text(), Text(comparison_sentence(document), style="bold")]
+    return Group(*parts)
+
+
+def comparison_sentence(document: Mapping[str, Any]) -> str:
+    """What changed, in one sentence."""
+    whole = document["whole"]
+    moved = [
+        f"{name} {_points(change['difference'])} ({_interval(change['interval'], points=True)})"
+        for name, change in whole["movements"].items()
+        if change["interval"] is not None and (change["interval"][0] > 0 or change["interval"][1] < 0)
+    ]
+    basis = f"over {whole['matched']:,} common pairs, by pair-sgd"
+    if not moved:
+        return f"Verdict {basis}: no share changed by more than its interval allows for."
+    return f"Verdict {basis}: {'; '.join(moved)}."
+
+
+def _heading(word: str, rest: str) -> Text:
+    return Text(word, style="bold").append(f" {rest}", style="not bold")
+
+
+def _table(style: box.Box, *headings: str) -> Table:
+    table = Table(box=style, pad_edge=style is box.MARKDOWN)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
+    return table
+
+
+def _runs(runs: Sequence[Mapping[str, Any]], style: box.Box) -> Table:
+    table = _table(style, "run", "step", "pairs", "separates", "both rise", "both fall", "median cosine")
+    for run in runs:
+        name = f"{run['model']} on {run['data']}, {run['loss']['words']}"
+        name += "" if run["status"] == "complete" else " (partial)"
+        shares = (_rate(run["movements"][movement]) for movement in ("separates", "both_rise", "both_fall"))
+        step = "" if run["training_step"] is None else f"{run['training_step']:,}"
+        table.add_row(Text(for_terminal(name)), step, f"{run['pairs']:,}", *shares, _signed(run["median_cosine"]))
+    return table
+
+
+def _left_out(whole: Mapping[str, Any]) -> Text:
+    left = [
+        f"{whole[key]:,} only in the {which}"
+        for key, which in (("only_first", "first"), ("only_second", "last"))
+        if whole[key]
+    ]
+    return Text("; ".join(left), style="yellow") if left else Text("all of both", style="dim")
+
+
+def _shares(whole: Mapping[str, Any], style: box.Box) -> Table:
+    table = _table(style, "movement", "first", "last", "change", "95 % interval")
+    for name, change in whole["movements"].items():
+        table.add_row(
+            Text(name, style=MEANINGS[name][0]),
+            _rate(change["before"]),
+            _rate(change["after"]),
+            _points(change["difference"]),
+            _interval(change["interval"], points=True),
+        )
+    return table
+
+
+def _transitions(whole: Mapping[str, Any], style: box.Box) -> Table:
+    names = list(whole["transitions"])
+    table = _table(style, "from", *(f"to {SHORT[name]}" for name in names))
+    for old in names:
+        cells = [
+            Text(f"{count:,}", style="dim" if old == new or not count else "bold")
+            for new, count in whole["transitions"][old].items()
+        ]
+        if any(whole["transitions"][old].values()):
+            table.add_row(Text(old, style=MEANINGS[old][0]), *cells)
+    return table
+
+
+def _fields(whole: Mapping[str, Any], style: box.Box) -> Table:
+    table = _table(style, "field", "median", "then", "median change", "95 % interval", "mean change", "95 % interval")
+    for name, change in whole["fields"].items():
+        table.add_row(
+            name,
+            _signed(change["before"]["p50"]),
+            _signed(change["after"]["p50"]),
+            _signed(change["median_difference"]),
+            _interval(change["median_interval"]),
+            _signed(change["mean_difference"]),
+            _interval(change["mean_interval"]),
+        )
+    return table
+
+
+def _log_probs(document: Mapping[str, Any], style: box.Box) -> Table:
+    table = _table(style, "to run", "answer", "mean change", "fell", "as predicted", "95 % interval")
+    for number, step in enumerate(document["steps"], start=2):
+        run = document["runs"][number - 1]
+        name = str(number) if run["training_step"] is None else f"step {run['training_step']:,}"
+        for side, change in step["log_probs"].items():
+            predicted = change["as_predicted"]
+            table.add_row(
+                name,
+                side,
+                _signed(change["mean_change"]),
+                _rate(change["fell"]),
+                _rate(predicted),
+                "-" if predicted["interval"] is None else "{:.1%} to {:.1%}".format(*predicted["interval"]),
+            )
+    return table
+
+
+def _rate(share: Mapping[str, Any]) -> str:
+    return "-" if share["rate"] is None else f"{share['rate']:.1%}"
+
+
+def _points(difference: float | None) -> str:
+    return "-" if difference is None else f"{100 * difference:+.1f} points"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3g}"
+
+
+def _interval(interval: Sequence[float] | None, *, points: bool = False) -> str:
+    if interval is None:
+        return "-"
+    low, high = (100 * value if points else value for value in interval)
+    return f"{low:+.1f} to {high:+.1f}" if points else f"{low:+.3g} to {high:+.3g}"
