@@ -75,6 +75,8 @@ class PageData:
     log_ratios: Floats
     cosines: Floats
     movements: list[str]
+    rows: list[int]
+    """Their indices in the data."""
     shown: list[int]
     """Places of the pairs that are drawn as points."""
     losses: list[LossView]
@@ -96,6 +98,7 @@ def page_data(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -> Pag
         log_ratios=weighted_log_ratios(pairs, loss),
         cosines=pairs["cosine"],
         movements=[str(movement) for movement in pairs["movement"]],
+        rows=pairs["index"].tolist(),
         shown=shown,
         losses=[_view(pairs, own, dtype, shown) for own in _losses(loss)],
         distributions=[

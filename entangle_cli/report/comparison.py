@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.report.escape import for_terminal
+from entangle_cli.report.escape import for_markdown, for_terminal
 from entangle_cli.report.terminal import MEANINGS
 
 SHORT = {"separates": "sep.", "both_rise": "rise", "both_fall": "fall", "reversed": "rev.", "still": "still"}
@@ -23,13 +23,13 @@ def comparison_report(document: Mapping[str, Any], style: box.Box) -> Renderable
         style: of the tables: `box.SIMPLE_HEAD` in a terminal, `box.MARKDOWN` in Markdown.
     """
     runs, whole = document["runs"], document["whole"]
-    parts: list[RenderableType] = [_runs(runs, style), Text()]
-    parts += [_heading("Shares", f"of the {whole['matched']:,} pairs that first and last have in common")]
+    parts: list[RenderableType] = [*_names(runs, style), Text(), _runs(runs, style), Text()]
+    parts += [_heading("Shares", f"of the {whole['matched']:,} pairs that first and last have in common", style)]
     parts += [_left_out(whole), _shares(whole, style), Text()]
-    parts += [_heading("Who went where", "first run down, last across"), _transitions(whole, style), Text()]
-    parts += [_heading("Shifts", "from first to last, with 95 % intervals of the paired differences")]
+    parts += [_heading("Who went where", "first run down, last across", style), _transitions(whole, style), Text()]
+    parts += [_heading("Shifts", "from first to last, with 95 % intervals of the paired differences", style)]
     parts += [_fields(whole, style), Text()]
-    parts += [_heading("Log-probs", "what they did from run to run, and where the run before had predicted")]
+    parts += [_heading("Log-probs", "what they did from run to run, and where the run before had predicted", style)]
     parts += [_log_probs(document, style), Text(), Text(comparison_sentence(document), style="bold")]
     return Group(*parts)
 
@@ -48,7 +48,20 @@ def comparison_sentence(document: Mapping[str, Any]) -> str:
     return f"Verdict {basis}: {'; '.join(moved)}."
 
 
-def _heading(word: str, rest: str) -> Text:
+def _names(runs: Sequence[Mapping[str, Any]], style: box.Box) -> list[Text]:
+    in_markdown = style is box.MARKDOWN
+    escape, mark = (for_markdown, "- run ") if in_markdown else (for_terminal, "run ")
+    names = [f"{run['model']} on {run['data']}, {run['loss']['words']}" for run in runs]
+    partial = ["" if run["status"] == "complete" else " (partial)" for run in runs]
+    return [
+        Text(f"{mark}{number}: {escape(name)}{note}")
+        for number, (name, note) in enumerate(zip(names, partial, strict=True), start=1)
+    ]
+
+
+def _heading(word: str, rest: str, style: box.Box) -> Text:
+    if style is box.MARKDOWN:
+        return Text(f"**{word}** {rest}\n")
     return Text(word, style="bold").append(f" {rest}", style="not bold")
 
 
@@ -61,12 +74,10 @@ def _table(style: box.Box, *headings: str) -> Table:
 
 def _runs(runs: Sequence[Mapping[str, Any]], style: box.Box) -> Table:
     table = _table(style, "run", "step", "pairs", "separates", "both rise", "both fall", "median cosine")
-    for run in runs:
-        name = f"{run['model']} on {run['data']}, {run['loss']['words']}"
-        name += "" if run["status"] == "complete" else " (partial)"
+    for number, run in enumerate(runs, start=1):
         shares = (_rate(run["movements"][movement]) for movement in ("separates", "both_rise", "both_fall"))
         step = "" if run["training_step"] is None else f"{run['training_step']:,}"
-        table.add_row(Text(for_terminal(name)), step, f"{run['pairs']:,}", *shares, _signed(run["median_cosine"]))
+        table.add_row(str(number), step, f"{run['pairs']:,}", *shares, _signed(run["median_cosine"]))
     return table
 
 
@@ -106,7 +117,7 @@ def _transitions(whole: Mapping[str, Any], style: box.Box) -> Table:
 
 
 def _fields(whole: Mapping[str, Any], style: box.Box) -> Table:
-    table = _table(style, "field", "median", "then", "median change", "95 % interval", "mean change", "95 % interval")
+    table = _table(style, "field", "median", "then", "median change", "95 % interval")
     for name, change in whole["fields"].items():
         table.add_row(
             name,
@@ -114,8 +125,6 @@ def _fields(whole: Mapping[str, Any], style: box.Box) -> Table:
             _signed(change["after"]["p50"]),
             _signed(change["median_difference"]),
             _interval(change["median_interval"]),
-            _signed(change["mean_difference"]),
-            _interval(change["mean_interval"]),
         )
     return table
 

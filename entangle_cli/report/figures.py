@@ -64,7 +64,7 @@ def movement_map(
 
     Args:
         log_ratios, cosines, movements: of all pairs, [pairs].
-        shown: places of the pairs that are drawn as points; all of them colour the background.
+        shown: places of the pairs that are drawn as points; where they are not all, all of them colour the background.
     """
     across, down = scale.across, scale.down
     top, bottom, left, right = down(1), down(-1), across(-scale.edge), across(scale.edge)
@@ -79,7 +79,7 @@ def movement_map(
         f'<rect class="region separates" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>',
         f'<polygon class="region both_fall" points="{left:.1f},{top:.1f} {falls}"/>',
         f'<polygon class="region both_rise" points="{rises} {right:.1f},{top:.1f}"/>',
-        _background(scale, log_ratios, cosines),
+        _background(scale, log_ratios, cosines) if len(shown) < len(cosines) else "",
         _axis(scale),
         '<g id="points">',
     ]

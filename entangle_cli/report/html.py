@@ -35,7 +35,18 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _write(stream: IO[str], template: str, title: str, data: Any, values: Mapping[str, Any]) -> None:
+def plotly_script() -> str | None:
+    """The script of the `report` extra; None where it is not installed, and figures are SVG alone."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        return None
+    return str(get_plotlyjs())
+
+
+def _write(
+    stream: IO[str], template: str, title: str, data: Any, values: Mapping[str, Any], plotly: str | None = None
+) -> None:
     environment = _environment()
     style, script = (_source(environment, name) for name in ("page.css", "page.js"))
     page = environment.get_template(template)
@@ -43,6 +54,8 @@ def _write(stream: IO[str], template: str, title: str, data: Any, values: Mappin
         title=_plain(title),
         style=Markup(style),
         script=Markup(script),
+        plotly=None if plotly is None else Markup(plotly),
+        plotly_hash=None if plotly is None else _hash(plotly),
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=data,
@@ -131,7 +144,7 @@ def write_report_page(
         "manifest": json.dumps(run.manifest, indent=1, ensure_ascii=True),
         "shortened": _shortened,
     }
-    _write(stream, "report.html", f"{title}: entangle", _switch_data(data, scale), values)
+    _write(stream, "report.html", f"{title}: entangle", _switch_data(data, scale), values, plotly_script())
 
 
 def _map_words(data: Any) -> str:
@@ -152,6 +165,7 @@ def _switch_data(data: Any, scale: figures.MapScale) -> dict[str, Any]:
             {
                 "own": place == 0,
                 "words": shares,
+                "log_ratio": [round(x, 3) if math.isfinite(x) else None for x in view.log_ratios.tolist()],
                 "x": [round(scale.across(x), 1) if math.isfinite(x) else None for x in view.log_ratios.tolist()],
                 "movement": [MOVEMENTS.index(name) if name in MOVEMENTS else 4 for name in view.movements],
             }
@@ -159,6 +173,10 @@ def _switch_data(data: Any, scale: figures.MapScale) -> dict[str, Any]:
     heights = [float(data.cosines[place]) for place in data.shown]
     return {
         "movements": MOVEMENTS,
+        "edge": scale.edge,
+        "lowest": scale.lowest,
+        "rows": [data.rows[place] for place in data.shown],
+        "cosine": [round(y, 4) if math.isfinite(y) else None for y in heights],
         "y": [round(scale.down(y), 1) if math.isfinite(y) else None for y in heights],
         "losses": views,
     }

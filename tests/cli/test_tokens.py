@@ -1,0 +1,78 @@
+"""`entangle tokens`: one pair token by token, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import LONG, MODEL, Entangle
+
+
+def test_the_gram_adds_up_to_what_a_scan_measures(entangle: Entangle) -> None:
+    assert entangle("scan", MODEL, LONG, "--limit", "4", "-q", "-o", "run", "--json", "run.json").code == 0
+    pair = json.loads(Path("run.json").read_text())["pairs"][3]
+    outcome = entangle("tokens", MODEL, LONG, "--pair", "3", "--json", "tokens.json", "--npy", "gram.npy")
+    assert outcome.code == 0, outcome.err
+    document, gram = json.loads(Path("tokens.json").read_text()), np.load("gram.npy")
+    assert np.allclose(gram, document["inner_products"])
+    count = pair["chosen_tokens"]
+    assert gram.shape == (count + pair["rejected_tokens"],) * 2
+    assert gram[:count, :count].sum() == pytest.approx(pair["chosen_grad_norm"] ** 2, rel=1e-5)
+    assert gram[count:, count:].sum() == pytest.approx(pair["rejected_grad_norm"] ** 2, rel=1e-5)
+    assert gram[:count, count:].sum() == pytest.approx(pair["inner_product"], rel=1e-5)
+    assert document["pair"]["pair_id"] == pair["pair_id"]
+    for side in ("chosen", "rejected"):
+        own = [token for token in document["tokens"] if token["answer"] == side]
+        assert sum(token["log_prob"] for token in own) == pytest.approx(pair[f"{side}_log_prob"], rel=1e-6)
+        assert sum(token["delta"] for token in own) == pytest.approx(pair[f"{side}_delta"], rel=1e-3)
+        pushes = sum(token[f"pushes_{side}"] for token in document["tokens"])
+        assert pushes == pytest.approx(pair[f"{side}_delta"], rel=1e-3)
+    assert document["masks"][0]["movement"] == pair["movement"]
+
+
+def test_roles_are_where_the_answers_differ(entangle: Entangle, rows_file: Callable[..., Path]) -> None:
+    path = rows_file([{"prompt": "The owl", "chosen": " is awake now.", "rejected": " is asleep now."}])
+    assert entangle("tokens", MODEL, path, "--pair", "0", "--json", "t.json").code == 0
+    tokens = json.loads(Path("t.json").read_text())["tokens"]
+    chosen = [token for token in tokens if token["answer"] == "chosen"]
+    assert [token["role"] for token in chosen if token["text"] == " is"] == ["prefix"]
+    assert {token["role"] for token in chosen} >= {"prefix", "contrastive", "shared"}
+    assert "".join(token["text"] for token in chosen).startswith(" is awake now.")
+
+
+def test_the_loss_weighs_the_pushes(entangle: Entangle) -> None:
+    for words, name in ((("--beta", "0.1"), "a.json"), (("--beta", "0.2"), "b.json")):
+        assert entangle("tokens", MODEL, LONG, "--pair", "0", "--json", name, *words).code == 0
+    one, other = (json.loads(Path(name).read_text()) for name in ("a.json", "b.json"))
+    assert other["tokens"][0]["delta"] == pytest.approx(2 * one["tokens"][0]["delta"], rel=1e-3)
+    assert other["tokens"][0]["grad_norm"] == pytest.approx(one["tokens"][0]["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--pair", "9"), 2, "--pair 9: the data have 3 rows"),
+        (("--pair", "1"), 5, "identical"),
+        (("--pair", "0", "--pair-in-row", "1"), 2, "the row has 1"),
+        (("--pair", "0", "--loss", "dpoo"), 2, "dpoo"),
+        (("--pair", "0", "--npy", "no/such/file"), 2, "--npy no/such/file"),
+    ],
+)
+def test_what_cannot_be_shown(
+    entangle: Entangle, rows_file: Callable[..., Path], words: tuple[str, ...], code: int, message: str
+) -> None:
+    pair = {"prompt": "The owl is", "chosen": " awake.", "rejected": " asleep."}
+    outcome = entangle("tokens", MODEL, rows_file([pair, {**pair, "rejected": " awake."}, pair]), *words)
+    assert (outcome.code, message in outcome.err) == (code, True), outcome.err
+
+
+def test_eighty_columns_are_enough(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = entangle("tokens", MODEL, LONG, "--pair", "0").out
+    assert max(map(len, out.splitlines())) <= 80
+    for words in ("sums over tokens", "If a role's tokens were left out", "contrastive", "inner_product"):
+        assert words in out

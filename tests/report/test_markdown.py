@@ -1,0 +1,42 @@
+"""Markdown for a pull request's comment: the terminal's message, and nothing that does anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from entangle_cli.report.escape import for_markdown
+from tests.cli.conftest import LONG, MODEL, Entangle
+from tests.report.test_html import HOSTILE, hostile_rows
+
+
+@given(st.text())
+def test_text_comes_out_as_it_was(text: str) -> None:
+    """Rendered, it is one paragraph of text without a tag inside."""
+    rendered = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render("x" + for_markdown(text) + "x")
+    assert re.fullmatch(r"<p>x[^<]*x</p>\n", rendered)
+
+
+def test_a_report_of_a_hostile_run(entangle: Entangle, rows_file: Callable[..., Path]) -> None:
+    assert entangle("scan", MODEL, rows_file([*hostile_rows(), {HOSTILE: 1}]), "-q", "-o", "run", "--layers").code == 0
+    out = entangle("report", "run", "--format", "markdown", "--fail-if", "pairs < 5").out
+    tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(out)
+    assert sum(token.type == "table_open" for token in tokens) == 3
+    inline = [child.type for token in tokens for child in token.children or []]
+    assert not {"html_inline", "link_open", "image"} & set(inline)
+    assert not any(token.type == "html_block" for token in tokens)
+    assert not re.search(r"^::", out, re.MULTILINE)
+    assert "gate passed" in out
+
+
+def test_the_verdict_is_the_terminals(entangle: Entangle) -> None:
+    entangle("scan", MODEL, LONG, "--limit", "8", "-q", "-o", "run")
+    out = entangle("report", "run", "--format", "markdown").out
+    verdict = " ".join(entangle("report", "run").out.split("Verdict")[1].split())
+    assert verdict in out.replace("\\", "")
+    assert "| separates |" in out
