@@ -24,6 +24,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -32,6 +33,9 @@ from entangle_cli.errors import RunError, UnfinishedError, UsageError
 from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, LayerRecord, PairRecord, RowKey, Run, row_key
 
 RUNS_FOLDER = Path("entangle-runs")
+LOCK_FILE = ".lock"
+OWN_NAMES = {"pairs", "layers", LOCK_FILE}
+"""What a folder may hold in which no run has begun."""
 PART_ROWS = 2000
 PART_SECONDS = 20.0
 
@@ -86,8 +90,9 @@ class RunWriter:
         done: keys of the records it already holds.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], done: set[RowKey]) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], done: set[RowKey], lock: filelock.BaseFileLock) -> None:
         self.folder = folder
+        self._lock = lock
         self.done = done
         self._manifest = manifest
         self._pending: list[PairRecord] = []
@@ -104,27 +109,23 @@ class RunWriter:
             identity: what must be equal for a run to go on.
             about: further entries of the manifest (plan, environment, ...).
         Raises:
-            UsageError: the folder cannot be written, or holds a run of another identity or something else.
+            UsageError: the folder cannot be written, holds a run of another identity or something else, or another
+                process is writing to it.
             UnfinishedError: there is no room for the manifest.
         """
-        manifest_path = folder / "manifest.json"
+        _make_folder(folder)
+        lock = _locked(folder)
         try:
-            before = read_manifest(folder) if manifest_path.exists() else None
-            if (
-                before is None
-                and folder.exists()
-                and any(path.name not in ("pairs", "layers") for path in folder.iterdir())
-            ):
-                raise UsageError(
-                    f"--output {folder}: the folder is not empty and holds no run",
-                    "an empty or new folder, or a run to go on with",
-                    "name another folder",
-                )
-            (folder / "pairs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"--output {folder}: {error.strerror or error}", "a folder that can be written", "name another folder"
-            ) from error
+            return cls._begin(folder, identity, about, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _begin(
+        cls, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any], lock: filelock.BaseFileLock
+    ) -> RunWriter:
+        before = read_manifest(folder) if (folder / "manifest.json").exists() else None
         if before is not None:
             _refuse_other_run(folder, before["identity"], identity)
         parts = _intact_parts(folder, before["parts"]) if before else []
@@ -141,7 +142,7 @@ class RunWriter:
         done: set[RowKey] = set()
         for part in parts:
             done.update(_keys(read_part(folder / "pairs" / part["file"], ["index", "pair_in_row"])))
-        writer = cls(folder, manifest, done)
+        writer = cls(folder, manifest, done, lock)
         writer.flush()
         return writer
 
@@ -155,7 +156,10 @@ class RunWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         self._manifest["status"] = "complete" if kind is None else "partial"
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            self._lock.release()
 
     def add(self, records: Sequence[PairRecord], layers: Sequence[LayerRecord] = ()) -> None:
         """Take records, and the layers of their pairs; every so often they become a part.
@@ -216,6 +220,41 @@ def _layer_table(records: Sequence[LayerRecord]) -> pyarrow.Table:
         **{name: [getattr(record.products, name) for record in records] for name in LAYER_NUMBERS},
     }
     return pyarrow.Table.from_pydict(columns, schema=SCHEMA_OF_LAYERS)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a run's folder, or see that what is there is a run or nothing."""
+    try:
+        is_run = (folder / "manifest.json").exists()
+        if not is_run and folder.exists() and any(path.name not in OWN_NAMES for path in folder.iterdir()):
+            raise UsageError(
+                f"--output {folder}: the folder is not empty and holds no run",
+                "an empty or new folder, or a run to go on with",
+                "name another folder",
+            )
+        (folder / "pairs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output {folder}: {error.strerror or error}", "a folder that can be written", "name another folder"
+        ) from error
+
+
+def _locked(folder: Path) -> filelock.BaseFileLock:
+    """The lock of a run; the system lets go of it when its process ends, however it ends."""
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UsageError(
+            f"--output {folder}: another process is writing this run",
+            "one process a run",
+            "wait for it, stop it, or name another folder",
+        ) from error
+    except OSError as error:
+        raise UnfinishedError(
+            f"--output {folder}: {error.strerror or error}", "room for the run's lock", "make room, then try again"
+        ) from error
+    return lock
 
 
 @contextmanager

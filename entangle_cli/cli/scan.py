@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
     BaseModel,
@@ -125,6 +126,13 @@ def scan(
     loss_option: LossOptions = None,
     fail_if: FailIf = None,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first row that cannot be measured.")] = False,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="A run of the same model and settings: pairs that it measured are taken from it."),
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="End after so long with what was measured, as 50m or 1h30m; exit 4.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, the memory and the time it will take, and stop.")
     ] = False,
@@ -136,6 +144,7 @@ def scan(
     from entangle_cli.diagnose.movements import check_loss
 
     rules = parse_rules(fail_if)
+    time_left = Deadline(deadline)
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
     refuse_unwritable(json_file, Path(data))
@@ -168,7 +177,7 @@ def scan(
     codes = []
     for each in models:
         folder = output if output is None or len(models) == 1 else output / Path(each).name
-        folder = _scan_into_run(each, data, settings, folder, quiet=quiet)
+        folder = _scan_into_run(each, data, settings, folder, known, time_left, quiet=quiet)
         if len(models) > 1 and quiet and rules:
             print(each)
         codes.append(_show_result(folder, settings, json_file, rules, quiet=quiet))
@@ -200,24 +209,35 @@ def _print_estimate(model: str, data: str, settings: ScanSettings) -> None:
         console.print(plan_lines(ready.plan, ready.estimate()))
 
 
-def _scan_into_run(model: str, data: str, settings: ScanSettings, output: Path | None, *, quiet: bool) -> Path:
+def _scan_into_run(
+    model: str,
+    data: str,
+    settings: ScanSettings,
+    output: Path | None,
+    known: Path | None,
+    time_left: Deadline,
+    *,
+    quiet: bool,
+) -> Path:
     """Measure what the run does not hold yet; the run's folder."""
     from entangle_cli.diagnose.scan import open_scan
     from entangle_cli.report.terminal import console_for, plan_lines
-    from entangle_cli.store import open_run
+    from entangle_cli.store import open_run, read_run
 
     with open_scan(model, data, settings) as ready:
+        if known is not None:
+            ready.take_known(read_run(known))
         if not quiet:
             console_for(sys.stderr).print(plan_lines(ready.plan))
         writer = open_run(output, ready.identity, ready.about)
         if not quiet:
             again = f", goes on after {len(writer.done):,} pairs" if writer.done else ""
             print(f"run         {writer.folder}{again}", file=sys.stderr)
-        _measure_all(ready, writer, quiet=quiet)
+        _measure_all(ready, writer, time_left, quiet=quiet)
     return writer.folder
 
 
-def _measure_all(ready: Scan, writer: RunWriter, *, quiet: bool) -> None:
+def _measure_all(ready: Scan, writer: RunWriter, time_left: Deadline, *, quiet: bool) -> None:
     """Measure and write; whatever ends it early leaves a run that can be read and gone on with."""
     from entangle_cli.cli.progress import progress
 
@@ -226,6 +246,7 @@ def _measure_all(ready: Scan, writer: RunWriter, *, quiet: bool) -> None:
             for batch in ready.records(frozenset(writer.done)):
                 writer.add(batch.pairs, batch.layers)
                 advance(num_rows=sum(not record.pair_in_row for record in batch.pairs))
+                time_left.check(len(writer.done) + len(batch.pairs))
     except KeyboardInterrupt:
         print(
             f"interrupted: {len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "

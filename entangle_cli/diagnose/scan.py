@@ -27,6 +27,7 @@ from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TOKENIZATION
 from entangle_cli.diagnose.budget import batch_tokens, fitting_tokens
 from entangle_cli.diagnose.estimate import estimate
+from entangle_cli.diagnose.known_pairs import KnownPairs
 from entangle_cli.diagnose.measurer import Measurer
 from entangle_cli.diagnose.reference import Reference, opened_reference
 from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, place_of, selected_rows
@@ -35,7 +36,17 @@ from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.groups import parameter_groups
 from entangle_cli.errors import DataError
-from entangle_cli.records import ReadingSettings, RecordBatch, RowKey, ScanEstimate, ScanPlan, ScanSettings, row_key
+from entangle_cli.records import (
+    PairRecord,
+    ReadingSettings,
+    RecordBatch,
+    RowKey,
+    Run,
+    ScanEstimate,
+    ScanPlan,
+    ScanSettings,
+    row_key,
+)
 
 PEEKED_ROWS = 200
 """Rows looked at before the start, to say what was recognised."""
@@ -67,6 +78,7 @@ class Scan:
         plan: ScanPlan,
     ) -> None:
         self.plan = plan
+        self._known: KnownPairs | None = None
         self.checkpoint = checkpoint
         self.parameters = parameters
         self.reader = RowReader(source, pairs, checkpoint, settings)
@@ -88,6 +100,14 @@ class Scan:
             },
         }
 
+    def take_known(self, run: Run) -> None:
+        """Take the pairs that a run holds from it instead of measuring them.
+
+        Raises:
+            UsageError: the run is of another model or other settings.
+        """
+        self._known = KnownPairs(run, self.identity)
+
     def records(self, done: Container[RowKey] = ()) -> Iterator[RecordBatch]:
         """Records of every pair of the selected rows but those in `done`, a batch at a time.
 
@@ -99,9 +119,26 @@ class Scan:
             skipped = [row for row in window if isinstance(row, SkippedRow)]
             if records := [skipped_record(row) for row in skipped if row_key(row) not in done]:
                 yield RecordBatch(records)
+            if self._known is not None:
+                window, known = self._without_known(window, self._known)
+                if records := [record for record in known if row_key(record) not in done]:
+                    yield RecordBatch(records)
             for batch in self.batches(window):
                 if missing := [row for row in batch if row_key(row.pair) not in done]:
                     yield self.measurer.measure(missing)
+
+    @staticmethod
+    def _without_known(window: Window, known: KnownPairs) -> tuple[Window, list[PairRecord]]:
+        """A window without the pairs that are known, and the records of those."""
+        left: Window = []
+        records = []
+        for row in window:
+            record = None if isinstance(row, SkippedRow) else known.record(row)
+            if record is None:
+                left.append(row)
+            else:
+                records.append(record)
+        return left, records
 
     def estimate(self) -> ScanEstimate:
         """Measure two batches of the first rows, and say what the whole scan will take.

@@ -15,7 +15,7 @@ SURFACE = {
         "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
         "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
         "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
-        "--layers", "--include-text",
+        "--layers", "--include-text", "--known", "--deadline",
     },
     "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
     "tokens": {

@@ -1,0 +1,85 @@
+"""Pairs that another run measured already: with the same model and settings their numbers are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from entangle_cli.diagnose.row_records import PreparedRow
+from entangle_cli.errors import UsageError
+from entangle_cli.records import COUNT_FIELDS, PairRecord, Run, Status
+
+DATA_SETTINGS = frozenset({"limit", "sample", "seed", "split", "config_name", "revision"})
+"""Settings that say which rows are measured, not how."""
+FLAGS = frozenset({"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"})
+
+
+class KnownPairs:
+    """The measured pairs of a run, by their ids.
+
+    Args:
+        run: whose pairs they are.
+        identity: of the scan that will take them.
+    Raises:
+        UsageError: the run is of another model, other settings or another tokenisation, or keeps what is asked for not.
+    """
+
+    def __init__(self, run: Run, identity: Mapping[str, Any]) -> None:
+        different = _differences(run.manifest["identity"], identity)
+        if different:
+            raise UsageError(
+                f"--known {run.folder}: measured with another {', '.join(different)}",
+                "a run of the same model and settings, of any data",
+                "name another run, or leave --known out",
+            )
+        if identity["settings"].get("layers"):
+            raise UsageError(
+                "--known with --layers", "one of the two: a run's layers are not taken over", "leave one out"
+            )
+        self._columns = run.columns
+        measured = np.flatnonzero(run.columns["status"] == Status.OK.value)
+        self._places = {run.columns["pair_id"][place]: int(place) for place in measured}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def record(self, row: PreparedRow) -> PairRecord | None:
+        """The record of a row whose pair is known, in its own place; None where it is not."""
+        place = self._places.get(row.pair.pair_id)
+        if place is None:
+            return None
+        found = PairRecord(**{field.name: self._value(field.name, place) for field in fields(PairRecord)})
+        return replace(
+            found,
+            index=row.pair.index,
+            line=row.pair.line,
+            file=row.pair.file,
+            pair_in_row=row.pair.pair_in_row,
+            format=row.pair.format,
+            warnings=" ".join((*row.pair.warnings, *row.tokens.warnings)) or None,
+            chosen_score=row.pair.chosen_score,
+            rejected_score=row.pair.rejected_score,
+            preference_strength=row.pair.preference_strength,
+        )
+
+    def _value(self, name: str, place: int) -> Any:
+        value = self._columns[name][place] if name in self._columns else None
+        if value is None or isinstance(value, str):
+            return value
+        if np.isnan(value):
+            return None
+        if name in FLAGS:
+            return bool(value)
+        return int(value) if name in COUNT_FIELDS else float(value)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    found = [name for name in ("model", "tokenization", "reference") if before.get(name) != now.get(name)]
+    old, new = (
+        {name: value for name, value in identity["settings"].items() if name not in DATA_SETTINGS}
+        for identity in (before, now)
+    )
+    return found + sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

@@ -1,0 +1,154 @@
+"""Runs that are killed, locked, out of time, or helped by another run: nothing is lost and nothing is mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entangle_cli import store
+from entangle_cli.cli.deadline import Deadline
+from entangle_cli.engine.engine import Engine
+from entangle_cli.errors import UnfinishedError, UsageError
+from tests.cli.conftest import LONG, MODEL, Entangle
+
+ROOT = MODEL.parents[1]
+NUMBERS = ("cosine", "chosen_log_prob", "rejected_log_prob", "inner_product")
+KILLED = 4
+
+# As `entangle`, but every record is a part of its own, so that there is much to lose.
+SCAN = "import sys; from entangle_cli import store; store.PART_ROWS = 1; from entangle_cli.cli.app import main; main()"
+
+
+def pairs_of(path: str | Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(Path(path).read_text())["pairs"]
+    return found
+
+
+def rows_in(folder: Path) -> int:
+    """Rows that the manifest of a run lists, which is there whole or not at all."""
+    if not (folder / "manifest.json").exists():
+        return 0
+    return sum(part["rows"] for part in store.read_manifest(folder)["parts"])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(entangle: Entangle, tmp_path: Path) -> None:
+    words = ["scan", str(MODEL), str(LONG), "--limit", "60", "--batch-tokens", "128", "-q", "--layers"]
+    assert entangle(*words, "-o", "whole", "--json", "whole.json").code == 0
+    chance = random.Random(0)
+    command = [sys.executable, "-c", SCAN, *words, "-o", "run", "--json", "run.json"]
+    seen = 0
+    for _ in range(KILLED):
+        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        wanted = seen + chance.randint(0, 4)
+        while process.poll() is None and rows_in(tmp_path / "run") < wanted:
+            time.sleep(0.01)
+        # Wherever it is then: between parts, in the middle of one, or still loading.
+        time.sleep(chance.uniform(0.0, 0.2))
+        process.kill()
+        process.wait()
+        assert rows_in(tmp_path / "run") >= seen
+        seen = rows_in(tmp_path / "run")
+    assert entangle(*words, "-o", "run", "--json", "run.json").code == 0
+    assert seen > 0
+    for one, other in zip(pairs_of("run.json"), pairs_of("whole.json"), strict=True):
+        assert one["pair_id"] == other["pair_id"]
+        assert [one[name] for name in NUMBERS] == pytest.approx([other[name] for name in NUMBERS], rel=1e-4, abs=1e-5)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_a_run_that_is_being_written_is_refused(entangle: Entangle, tmp_path: Path) -> None:
+    words = ("scan", MODEL, LONG, "--limit", "2", "-q", "-o", "run")
+    assert entangle(*words).code == 0
+    lock = store._locked(tmp_path / "run")
+    outcome = entangle(*words)
+    assert outcome.code == 2
+    assert "another process is writing this run" in outcome.err
+    assert entangle("report", "run").code == 0
+    lock.release()
+    assert entangle(*words).code == 0
+
+
+def test_a_deadline_ends_a_scan_that_goes_on_later(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("scan", MODEL, LONG, "--limit", "40", "--batch-tokens", "256", "-o", "run", "--json", "run.json")
+    measure = Engine.measure
+
+    def slowly(self: Engine, *pairs: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        return measure(self, *pairs, **options)
+
+    monkeypatch.setattr(Engine, "measure", slowly)
+    outcome = entangle(*words, "--deadline", "0.3s")
+    assert outcome.code == 4
+    assert "--deadline 0.3s is reached with" in outcome.err
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert manifest["status"] == "partial"
+    assert 0 < sum(part["rows"] for part in manifest["parts"]) < 40
+    monkeypatch.undo()
+    assert entangle(*words).code == 0
+    assert len(pairs_of("run.json")) == 40
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1h30m", 5400), ("0.5m", 30)])
+def test_durations(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    deadline = Deadline(text)
+    now += seconds - 1
+    deadline.check(3)
+    now += 1
+    with pytest.raises(UnfinishedError, match="with 3 pairs measured"):
+        deadline.check(3)
+
+
+@pytest.mark.parametrize("text", ["", "5", "m5", "5 m", "-5m", "0s", "5d", "1h30"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="a duration such as"):
+        Deadline(text)
+
+
+def test_known_pairs_are_taken_over_and_the_others_measured(
+    entangle: Entangle, rows_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in LONG.read_text().splitlines()[:12]]
+    assert entangle("scan", MODEL, LONG, "--limit", "8", "-q", "-o", "old").code == 0
+    data = rows_file([rows[10], *rows[:8][::-1], rows[11], rows[3]])
+    measured: list[int] = []
+    measure = Engine.measure
+
+    def counted(self: Engine, pairs: Any, **options: Any) -> Any:
+        measured.append(len(pairs))
+        return measure(self, pairs, **options)
+
+    assert entangle("scan", MODEL, data, "-q", "-o", "plain", "--json", "plain.json").code == 0
+    monkeypatch.setattr(Engine, "measure", counted)
+    outcome = entangle("scan", MODEL, data, "-q", "--known", "old", "-o", "new", "--json", "new.json")
+    assert outcome.code == 0, outcome.err
+    assert sum(measured) == 2
+    for one, other in zip(pairs_of("new.json"), pairs_of("plain.json"), strict=True):
+        assert {name: one[name] for name in one if name not in NUMBERS and not isinstance(one[name], float)} == {
+            name: other[name] for name in other if name not in NUMBERS and not isinstance(other[name], float)
+        }
+        assert [one[name] for name in NUMBERS] == pytest.approx([other[name] for name in NUMBERS], rel=1e-4, abs=1e-5)
+
+
+def test_runs_of_other_settings_are_not_known(entangle: Entangle) -> None:
+    assert entangle("scan", MODEL, LONG, "--limit", "3", "-q", "-o", "old", "--max-length", "512").code == 0
+    for words, message in (
+        ((), "measured with another max_length"),
+        (("--max-length", "512", "--dtype", "float64"), "measured with another dtype"),
+        (("--max-length", "512", "--layers"), "measured with another layers"),
+    ):
+        outcome = entangle("scan", MODEL, LONG, "--known", "old", "-o", "new", *words)
+        assert outcome.code == 2
+        assert message in outcome.err
+    assert entangle("scan", MODEL, LONG, "--known", "nowhere", "-o", "new").code == 3
