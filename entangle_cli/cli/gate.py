@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
 from entangle_cli.errors import NothingToJudgeError, UsageError
+
+if TYPE_CHECKING:
+    from entangle_cli.analysis.gate import Verdict
+    from entangle_cli.cli.judged import JudgedRun
+
+
+class GateFormat(str, Enum):
+    """Outputs of `entangle gate`."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    GITHUB = "github"
+    JUNIT = "junit"
 
 
 def gate(
     run: RunFolder = None,
     fail_if: FailIf = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A run that rules ending in _increase, and --only-new, are over.")
+    ] = None,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="Judge only pairs that the baseline does not have.")
+    ] = False,
+    min_pairs: Annotated[int, typer.Option(min=1, help="Measured pairs needed to judge; else exit 5.")] = 1,
+    max_skipped: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of rows not measured to judge; else exit 5.")
+    ] = 1.0,
+    output_format: Annotated[GateFormat, typer.Option("--format", help="What to write to stdout.")] = GateFormat.TEXT,
+    write: Annotated[
+        list[str] | None,
+        typer.Option("--write", metavar="FORMAT=FILE", help="Also write the verdict so; may be given repeatedly."),
+    ] = None,
     loss: OtherLoss = None,
     beta: Beta = None,
     gamma: Gamma = None,
@@ -20,19 +56,85 @@ def gate(
     debug: Debug = False,
 ) -> None:
     """Judge a run by rules: exit 0 where all pass, 1 where one fails, 5 where there is nothing to judge."""
-    from entangle_cli.cli.judged import parse_rules, read_judged, show_gate
-    from entangle_cli.report.terminal import console_for
+    from entangle_cli.analysis.gate import Limits, is_relative, judge
+    from entangle_cli.cli.judged import gate_code, parse_rules, read_judged
+    from entangle_cli.cli.judged import only_new as new_rows
 
     rules = parse_rules(fail_if)
+    files = [_format_and_file(text) for text in write or []]
     if not rules:
         raise UsageError(
             "gate without a rule", 'at least one --fail-if "METRIC OP VALUE"', 'add --fail-if "both_fall_rate > 0.1"'
         )
+    if baseline is None and (only_new or any(map(is_relative, rules))):
+        raise UsageError(
+            "--only-new or a rule ending in _increase without --baseline",
+            "a run to compare with",
+            "give --baseline RUN",
+        )
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
+    _refuse_partial(judged)
+    before = None
+    columns = judged.columns
+    if baseline is not None:
+        other = read_judged(baseline, lambda _: judged.loss)
+        _refuse_partial(other)
+        before = other.columns
+        columns = new_rows(columns, before) if only_new else columns
+    verdict = judge(rules, columns, before, Limits(min_pairs, max_skipped))
+    about = _about(judged, columns)
+    _write(sys.stdout, output_format, verdict, about)
+    for kind, file in files:
+        write_file(file, partial(_write, kind=kind, verdict=verdict, about=about), "--write")
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as stream:
+            _write(stream, GateFormat.MARKDOWN, verdict, about)
+    raise typer.Exit(gate_code(verdict))
+
+
+def _refuse_partial(judged: JudgedRun) -> None:
     if judged.run.status != "complete":
         raise NothingToJudgeError(
             f"{judged.run.folder} is not complete: {judged.summary['rows']:,} rows were measured before it ended",
             "a complete run; a part is no sample of the whole",
             "give the scan command again, it goes on from there",
         )
-    raise typer.Exit(show_gate(console_for(sys.stdout), judged, rules))
+
+
+def _format_and_file(text: str) -> tuple[GateFormat, Path]:
+    kind, _, file = text.partition("=")
+    if kind not in list(GateFormat) or not file:
+        raise UsageError(
+            f"--write {text!r}", f"FORMAT=FILE with a format of {', '.join(GateFormat)}", "write it like junit=gate.xml"
+        )
+    refuse_unwritable(Path(file), option="--write")
+    return GateFormat(kind), Path(file)
+
+
+def _about(judged: JudgedRun, columns: Mapping[str, Any]) -> dict[str, Any]:
+    from entangle_cli.cli.judged import worst_rows
+    from entangle_cli.diagnose.movements import describe_loss
+
+    return {
+        "run": str(judged.run.folder),
+        "loss": describe_loss(judged.loss),
+        "data_file": judged.run.manifest.get("plan", {}).get("data"),
+        "worst": worst_rows(columns, 10),
+    }
+
+
+def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[str, Any]) -> None:
+    from entangle_cli.report import gate as report
+    from entangle_cli.report.terminal import console_for, verdict_lines
+
+    match kind:
+        case GateFormat.TEXT:
+            console_for(stream).print(verdict_lines(verdict))
+        case GateFormat.JSON:
+            report.write_json(stream, verdict, about)
+        case GateFormat.MARKDOWN:
+            report.write_markdown(stream, verdict, about)
+        case GateFormat.GITHUB:
+            report.write_github(stream, verdict, about)
+        case GateFormat.JUNIT:
+            report.write_junit(stream, verdict, about)

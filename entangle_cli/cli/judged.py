@@ -10,10 +10,10 @@ from typing import IO, Any
 import numpy as np
 from rich.console import Console, RenderableType
 
-from entangle_cli.analysis.gate import Outcome, Rule, Verdict, judge, parse_rule
+from entangle_cli.analysis.gate import Outcome, Rule, Verdict, is_relative, judge, parse_rule
 from entangle_cli.diagnose.movements import describe_loss, losses_compared, run_summary, with_movements
 from entangle_cli.diagnose.notices import run_notices
-from entangle_cli.errors import ExitCode
+from entangle_cli.errors import ExitCode, UsageError
 from entangle_cli.records import LossSettings, Notice, Run, Status
 from entangle_cli.report.rows import rows
 from entangle_cli.report.terminal import summary_report, verdict_lines
@@ -39,7 +39,7 @@ class JudgedRun:
         return summary_report(
             self.run,
             self.summary,
-            list(rows(_taken(self.columns, worst_places(self.columns)))),
+            worst_rows(self.columns, NUM_WORST),
             list(rows(_taken(self.columns, _skipped_places(self.columns)))),
             self.notices,
             describe_loss(self.loss),
@@ -56,7 +56,7 @@ class JudgedRun:
             self.summary,
             describe_loss(self.loss),
             self.notices,
-            list(rows(_taken(self.columns, worst_places(self.columns, PAGE_WORST)))),
+            worst_rows(self.columns, PAGE_WORST),
             list(rows(_taken(self.columns, _skipped_places(self.columns, PAGE_WORST)))),
             losses_compared(self.columns, self.loss, self.dtype),
             page_data(self.columns, self.loss, self.dtype),
@@ -73,7 +73,7 @@ class JudgedRun:
             self.summary,
             describe_loss(self.loss),
             self.notices,
-            list(rows(_taken(self.columns, worst_places(self.columns)))),
+            worst_rows(self.columns, NUM_WORST),
             judge(rules, self.columns) if rules else None,
         )
 
@@ -100,12 +100,23 @@ def worst_places(columns: Mapping[str, Any], count: int = NUM_WORST) -> Any:
     return measured[np.lexsort((-columns["cosine"][measured], slack))[:count]]
 
 
+def worst_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """The measured pairs to look at first, as rows."""
+    return list(rows(_taken(columns, worst_places(columns, count))))
+
+
 def _skipped_places(columns: Mapping[str, Any], count: int = NUM_SKIPPED) -> Any:
     return np.flatnonzero(columns["status"] != Status.OK.value)[:count]
 
 
 def _taken(columns: Mapping[str, Any], places: Any) -> dict[str, Any]:
     return {name: column[places] for name, column in columns.items()}
+
+
+def only_new(columns: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of a run whose pairs a baseline does not have; rows without a pair are new."""
+    known = {pair_id for pair_id in baseline["pair_id"] if pair_id is not None}
+    return _taken(columns, np.array([pair_id not in known for pair_id in columns["pair_id"]], dtype=bool))
 
 
 def parse_rules(texts: Sequence[str] | None) -> list[Rule]:
@@ -124,7 +135,27 @@ def gate_code(verdict: Verdict) -> ExitCode:
 
 
 def show_gate(console: Console, judged: JudgedRun, rules: Sequence[Rule]) -> ExitCode:
-    """Judge, print a line a rule, return the exit code."""
+    """Judge by rules that need no baseline, print a line a rule, return the exit code.
+
+    Raises:
+        UsageError: a rule over a baseline.
+    """
+    refuse_relative(rules)
     verdict = judge(rules, judged.columns)
     console.print(verdict_lines(verdict))
     return gate_code(verdict)
+
+
+def refuse_relative(rules: Sequence[Rule]) -> None:
+    """Refuse rules over a baseline where there is none.
+
+    Raises:
+        UsageError: there is such a rule.
+    """
+    for rule in rules:
+        if is_relative(rule):
+            raise UsageError(
+                f"--fail-if {rule.text!r} without a baseline",
+                "a run to compare with",
+                "give --baseline to entangle gate",
+            )

@@ -45,11 +45,12 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Show a run: a summary (terminal, html, markdown) or every pair (json, jsonl, csv). Needs no model, no torch."""
-    from entangle_cli.cli.judged import parse_rules, read_judged
+    from entangle_cli.cli.judged import parse_rules, read_judged, refuse_relative
     from entangle_cli.report import rows
     from entangle_cli.report.terminal import console_for
 
     rules = parse_rules(fail_if)
+    refuse_relative(rules)
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
     if losses:
         _show_losses(judged, output_format)

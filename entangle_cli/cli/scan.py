@@ -140,10 +140,11 @@ def scan(
     debug: Debug = False,
 ) -> None:
     """Measure every pair: do the gradients of chosen and rejected pull the same way, and where does that lead?"""
-    from entangle_cli.cli.judged import parse_rules
+    from entangle_cli.cli.judged import parse_rules, refuse_relative
     from entangle_cli.diagnose.movements import check_loss
 
     rules = parse_rules(fail_if)
+    refuse_relative(rules)
     time_left = Deadline(deadline)
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entangle_cli.analysis.gate import RULE_FIELDS, Outcome, Rule, Verdict, judge, parse_rule
+from entangle_cli.analysis.gate import RULE_FIELDS, Limits, Outcome, Rule, Verdict, judge, parse_rule
+from entangle_cli.analysis.statistics import share_interval
 from entangle_cli.errors import UsageError
 from entangle_cli.records import PairRecord
 
@@ -282,3 +283,54 @@ def test_numpy_string_columns_are_read_too() -> None:
     columns["uncertain"] = np.zeros(10, dtype=bool)
     assert outcome(columns, "both_fall_rate >= 0.1") == "failed"
     assert outcome(columns, "uncertain_rate > 0") == "passed"
+
+
+def test_the_ends_of_a_rates_interval() -> None:
+    columns = run(["both_fall"] * 20 + ["separates"] * 80)
+    low, high = share_interval(20, 100)  # type: ignore[misc]
+    found = judge([parse_rule("both_fall_rate_low > 0.15"), parse_rule("both_fall_rate_high > 0.25")], columns)
+    assert [result.observed for result in found.results] == [low, high]
+    assert [result.outcome.value for result in found.results] == ["passed", "failed"]
+    assert "95 % interval" in found.results[0].sentence
+
+
+def test_increases_over_a_baseline() -> None:
+    before, now = run(["both_fall"] + ["separates"] * 9), run(["both_fall"] * 3 + ["separates"] * 7)
+    rules = [parse_rule("both_fall_rate_increase > 0.1"), parse_rule("pairs_increase != 0")]
+    found = judge(rules, now, before)
+    assert [result.observed for result in found.results] == [pytest.approx(0.2), 0]
+    assert [result.outcome.value for result in found.results] == ["failed", "passed"]
+    assert judge(rules, now).outcome is Outcome.CANNOT_JUDGE
+    assert judge(rules[:1], now, run([])).outcome is Outcome.CANNOT_JUDGE
+    assert parse_rule("cosine_p95_increase > -5").threshold == -5
+    assert parse_rule("both_fall_rate_low_increase > -0.5").threshold == -0.5
+
+
+@pytest.mark.parametrize(
+    "text", ["cosine_low > 0", "cosine_mean_low > 0", "pairs_low > 1", "both_fall_rate_high > 1.5", "x_increase > 0"]
+)
+def test_metrics_that_have_no_ends(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_rule(text)
+
+
+TRUTH: dict[str, tuple[Columns, list[str], Limits, str]] = {
+    "equal to the threshold, strict": (TEN, ["both_fall_rate > 0.1"], Limits(), "passed"),
+    "equal to the threshold": (TEN, ["both_fall_rate >= 0.1"], Limits(), "failed"),
+    "not a number": (run(["separates"], cosine=[math.nan]), ["cosine_mean > 0"], Limits(), "cannot_judge"),
+    "none judged": (run([]), ["both_fall_rate > 0.5"], Limits(), "cannot_judge"),
+    "all skipped": (run([], skipped=5), ["both_fall_rate > 0.5"], Limits(), "cannot_judge"),
+    "all skipped, and a rule against it": (run([], skipped=5), ["skipped_rate > 0.5"], Limits(), "failed"),
+    "baseline missing": (TEN, ["both_fall_rate_increase > 0"], Limits(), "cannot_judge"),
+    "too few, though none breaches": (TEN, ["both_fall_rate > 0.5"], Limits(min_pairs=11), "cannot_judge"),
+    "too few, though one breaches": (TEN, ["both_fall_rate > 0.05"], Limits(min_pairs=11), "cannot_judge"),
+    "just enough": (TEN, ["both_fall_rate > 0.5"], Limits(min_pairs=10), "passed"),
+    "too many skipped": (run(["separates"], skipped=1), ["pairs < 1"], Limits(max_skipped=0.4), "cannot_judge"),
+    "just not too many": (run(["separates"], skipped=1), ["pairs < 1"], Limits(max_skipped=0.5), "passed"),
+}
+
+
+@pytest.mark.parametrize("case", TRUTH)
+def test_the_truth_table(case: str) -> None:
+    columns, texts, limits, expected = TRUTH[case]
+    assert judge([parse_rule(text) for text in texts], columns, limits=limits).outcome.value == expected

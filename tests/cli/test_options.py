@@ -43,7 +43,10 @@ SURFACE = {
         "--drop-uncertain", "--drop-unmeasured", "--write-dropped", "--annotate", "--json", "--loss", "--beta",
         "--gamma", "--loss-option",
     },
-    "gate": {"[RUN]", "--fail-if", "--loss", "--beta", "--gamma", "--loss-option"},
+    "gate": {
+        "[RUN]", "--fail-if", "--baseline", "--only-new", "--min-pairs", "--max-skipped", "--format", "--write",
+        "--loss", "--beta", "--gamma", "--loss-option",
+    },
 }  # fmt: skip
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -166,10 +169,11 @@ def test_the_gate_judges(entangle: Entangle, rules: list[str], code: int) -> Non
     outcome = entangle("gate", run, *[word for rule in rules for word in ("--fail-if", rule)])
     assert outcome.code == code
     assert f"gate {'failed' if code else 'passed'}" in outcome.out
+    said = " ".join(outcome.out.split())
     for rule in rules:
         metric, *condition = rule.split()
-        assert f"{metric} is" in outcome.out
-        assert " ".join(condition) in outcome.out
+        assert f"{metric} is" in said
+        assert " ".join(condition) in said
 
 
 def test_a_part_of_a_run_is_no_pass(entangle: Entangle) -> None:
@@ -196,3 +200,66 @@ def test_an_old_or_broken_manifest_is_refused(entangle: Entangle) -> None:
     assert "schema version 2.0" in entangle("report", run).err
     (run / "manifest.json").write_text("{")
     assert entangle("report", run).code == 3
+
+
+def test_the_gate_over_a_baseline(entangle: Entangle) -> None:
+    write_run(PAIRS[:1] + PAIRS[3:], "old")
+    write_run(PAIRS, "new")
+    rule = ("--fail-if", "both_fall_rate_increase > 0.2")
+    assert entangle("gate", "new", *rule, "--baseline", "old").code == 1
+    assert entangle("gate", "old", *rule, "--baseline", "old").code == 0
+    assert entangle("gate", "new", *rule).code == 2
+    assert entangle("gate", "new", *rule, "--baseline", "nowhere").code == 3
+    fresh = ("--fail-if", "both_fall_rate >= 0.5", "--only-new", "--baseline", "old")
+    outcome = entangle("gate", "new", *fresh)
+    assert outcome.code == 1
+    assert "1 of 2 measured pairs" in outcome.out
+    assert entangle("gate", "old", *fresh).code == 5  # nothing new is nothing to judge
+    assert entangle("gate", "new", "--fail-if", "pairs < 1", "--only-new").code == 2
+    assert entangle("report", "new", *rule).code == 2
+
+
+def test_limits_of_the_gate(entangle: Entangle) -> None:
+    run = write_run([*PAIRS, SKIPPED])
+    rule = ("--fail-if", "both_fall_rate > 0.9")
+    assert entangle("gate", run, *rule, "--min-pairs", "4", "--max-skipped", "0.2").code == 0
+    assert entangle("gate", run, *rule, "--min-pairs", "5").code == 5
+    assert entangle("gate", run, *rule, "--max-skipped", "0.1").code == 5
+
+
+def test_the_verdict_for_machines(entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run([*PAIRS, SKIPPED])
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    rules = ("--fail-if", "both_fall_rate > 0.2", "--fail-if", "pairs < 1", "--fail-if", "slack_p05_increase > 0")
+    words = ("--baseline", run, "--format", "json", "--write", "junit=gate.xml", "--write", "github=gate.txt")
+    outcome = entangle("gate", run, *rules, *words)
+    assert outcome.code == 1, outcome.err
+    document = json.loads(outcome.out)
+    assert (document["schema"], document["outcome"]) == ("entangle.verdict", "failed")
+    assert [result["outcome"] for result in document["results"]] == ["failed", "passed", "passed"]
+    assert document["results"][0]["observed"] == 0.25
+    suite = ElementTree.parse("gate.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "0")
+    assert [case.get("name") for case in suite] == ["both_fall_rate > 0.2", "pairs < 1", "slack_p05_increase > 0"]
+    lines = Path("gate.txt").read_text().splitlines()
+    assert lines[0].startswith("::error title=entangle gate::both_fall_rate is 0.25")
+    assert all(re.match(r"::(error|warning) [^:]*::", line) for line in lines)
+    assert "### entangle gate: failed" in (tmp_path / "summary.md").read_text()
+    assert "**failed**" in entangle("gate", run, *rules, "--baseline", run, "--format", "markdown").out
+    for wrong in ("junit", "junit=", "xml=a.xml", "junit=no/such/a.xml"):
+        assert entangle("gate", run, "--fail-if", "pairs < 1", "--write", wrong).code == 2
+
+
+def test_too_few_pairs_are_an_error_in_junit(entangle: Entangle) -> None:
+    run = write_run(PAIRS)
+    outcome = entangle("gate", run, "--fail-if", "pairs < 1", "--min-pairs", "9", "--format", "junit")
+    assert outcome.code == 5
+    suite = ElementTree.fromstring(outcome.out)
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "1")
+
+
+def test_annotations_stand_at_the_datas_lines(entangle: Entangle) -> None:
+    records = [replace(PAIRS[1], file="a%,b:c.jsonl\n::error::x")]
+    out = entangle("gate", write_run(records), "--fail-if", "pairs < 2", "--format", "github").out
+    assert "file=a%25%2Cb%3Ac.jsonl\\u000a%3A%3Aerror%3A%3Ax,line=2,title=entangle pair::" in out
+    assert len(out.splitlines()) == 2
