@@ -8,12 +8,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from entangle_cli import __version__
 from entangle_cli.cli.compare import compare
+from entangle_cli.cli.config import Option, configured_defaults
 from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
@@ -63,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(words)
+        app(words, default_map=configured_defaults(_options(), Path.cwd(), os.environ))
     except SystemExit as end:
         return int(end.code or ExitCode.DONE)
     except KeyboardInterrupt:
@@ -81,6 +83,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _unexpected(error, words)
     return ExitCode.DONE
+
+
+def _options() -> dict[str, dict[str, Option]]:
+    """Every command's options."""
+    group: Any = typer.main.get_command(app)
+    return {
+        command: {
+            word.removeprefix("--"): Option(parameter.name, parameter.multiple)
+            for parameter in found.params
+            for word in parameter.opts
+            if parameter.param_type_name == "option" and word.startswith("--")
+        }
+        for command, found in group.commands.items()
+    }
 
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
