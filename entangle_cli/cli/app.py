@@ -22,6 +22,7 @@ from entangle_cli.cli.gate import gate
 from entangle_cli.cli.inspect import inspect
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
+from entangle_cli.cli.schema import schema
 from entangle_cli.cli.tokens import tokens
 from entangle_cli.errors import EntangleError, ExitCode
 
@@ -41,6 +42,7 @@ app.command()(inspect)
 app.command("filter")(filter_rows)
 app.command()(compare)
 app.command()(tokens)
+app.command()(schema)
 
 
 def _print_version(wanted: bool) -> None:

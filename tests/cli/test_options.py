@@ -17,6 +17,7 @@ SURFACE = {
         "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
         "--layers", "--include-text", "--known", "--deadline",
     },
+    "schema": set(),
     "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
     "tokens": {
         "MODEL", "DATA", "--pair", "--pair-in-row", "--format", "--json", "--npy", "--loss", "--beta", "--gamma",
