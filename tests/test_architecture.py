@@ -27,7 +27,14 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 ONLY_IN = {
-    "torch": {"engine", "data.checkpoint", "data.checkpoint_checks", "data.optimizer_state", "diagnose"},
+    "torch": {
+        "engine",
+        "data.checkpoint",
+        "data.checkpoint_checks",
+        "data.parameters",
+        "data.optimizer_state",
+        "diagnose",
+    },
     "peft": {"data.adapter"},
     "transformers": {"data"},
     "datasets": {"data"},

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from entangle_cli.data.adapter import base_of, is_adapter, with_adapter
+from entangle_cli.data.adapter import is_adapter, with_adapter
 from entangle_cli.data.checkpoint_checks import (
     code_of,
     refuse_absent_weights,
@@ -32,17 +32,14 @@ from entangle_cli.data.checkpoint_checks import (
     refuse_offloaded,
     refuse_other_models,
 )
-from entangle_cli.data.hub import adapter_folder, cached_commit, is_hub_name, is_only_cached, offline
-from entangle_cli.data.paths import expanded, is_folder, is_there
+from entangle_cli.data.hub import offline
+from entangle_cli.data.origin import Origin, base_origin, find_origin, identity_of
 from entangle_cli.data.rows import file_sha256
-from entangle_cli.data.series import last_checkpoint, step_of
+from entangle_cli.data.series import step_of
 from entangle_cli.errors import ModelError, UsageError
 from entangle_cli.records import LoadingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py"}
-"""Files whose content decides what a checkpoint computes, or how its tokenizer reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ def load_checkpoint(
         UsageError: a base for what is no adapter, or a revision of a folder.
     """
     loading = loading or LoadingSettings()
-    origin = _origin(name, loading)
+    origin = find_origin(name, loading)
     if origin.folder is not None and is_adapter(origin.folder):
         return _load_adapter(name, origin.folder, dtype, device, loading, device_map)
     if loading.base_model is not None:
@@ -140,52 +137,11 @@ def load_checkpoint(
     return Checkpoint(
         model=_placed(model, device, device_map),
         tokenizer=_load_tokenizer(origin, loading),
-        identity={**_identity(origin), **_template_identity(loading)},
+        identity={**identity_of(origin), **_template_identity(loading)},
         position_limit=_position_limit(config),
         warnings=_warnings(origin, config, loading),
         training_step=None if origin.folder is None else step_of(origin.folder),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """Where a checkpoint comes from."""
-
-    name: str
-    """As it was named."""
-    folder: Path | None
-    """None for a name on the hub."""
-    revision: str | None = None
-    local_only: bool = False
-    """The hub does not answer."""
-
-    @property
-    def source(self) -> str:
-        """What the libraries are told."""
-        return self.name if self.folder is None else str(self.folder)
-
-
-def _origin(name: str, loading: LoadingSettings) -> _Origin:
-    folder = _local_folder(name)
-    if folder is None:
-        local_only = is_only_cached(name, loading.revision)
-        adapter = adapter_folder(name, loading.revision, local_only=local_only)
-        return _Origin(name, adapter, None if adapter is not None else loading.revision, local_only)
-    if loading.revision is not None:
-        raise UsageError(
-            f"--model-revision {loading.revision}: {name} is a folder",
-            "a name on the hub",
-            "leave --model-revision out",
-        )
-    return _Origin(name, folder)
-
-
-def _base_origin(adapter: Path, loading: LoadingSettings) -> _Origin:
-    """The base of an adapter; a revision is the adapter's, not its base's."""
-    base = _origin(loading.base_model or base_of(adapter), LoadingSettings())
-    if base.folder is not None and is_adapter(base.folder):
-        raise ModelError(f"{base.name} is itself an adapter", "a whole checkpoint as base", "merge the first adapter")
-    return base
 
 
 def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> PreTrainedModel:
@@ -197,7 +153,7 @@ def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> P
 def _load_adapter(
     name: str, adapter: Path, dtype: str, device: torch.device, loading: LoadingSettings, device_map: str | None
 ) -> Checkpoint:
-    base = _base_origin(adapter, loading)
+    base = base_origin(adapter, loading)
     plain, config = _load_model(base, dtype, loading, device_map)
     model, adapter_parameters = with_adapter(plain, adapter)
     if dtype != "bfloat16":
@@ -206,11 +162,11 @@ def _load_adapter(
             if parameter_name in adapter_parameters:
                 parameter.data = parameter.data.to(DTYPES[dtype])
     refuse_not_finite(name, model)
-    own = _Origin(name, adapter)
+    own = Origin(name, adapter)
     return Checkpoint(
         model=_placed(model, device, device_map),
         tokenizer=_load_tokenizer(own if _has_tokenizer(adapter) else base, loading),
-        identity={**_identity(own), "base": _identity(base), **_template_identity(loading)},
+        identity={**identity_of(own), "base": identity_of(base), **_template_identity(loading)},
         position_limit=_position_limit(config),
         adapter_parameters=adapter_parameters,
         warnings=_warnings(base, config, loading),
@@ -222,7 +178,7 @@ def _has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer_config.json").is_file()
 
 
-def _load_config(origin: _Origin, loading: LoadingSettings) -> Any:
+def _load_config(origin: Origin, loading: LoadingSettings) -> Any:
     with _translated(origin), offline(origin.local_only):
         plain, _ = PreTrainedConfig.get_config_dict(origin.source, revision=origin.revision)
     if not loading.trust_remote_code:
@@ -238,7 +194,7 @@ def _load_config(origin: _Origin, loading: LoadingSettings) -> Any:
 
 
 def _load_model(
-    origin: _Origin, dtype: str, loading: LoadingSettings, device_map: str | None
+    origin: Origin, dtype: str, loading: LoadingSettings, device_map: str | None
 ) -> tuple[PreTrainedModel, Any]:
     config = _load_config(origin, loading)
     if origin.folder is not None:
@@ -265,7 +221,7 @@ def _load_model(
     return model, config
 
 
-def _warnings(origin: _Origin, config: Any, loading: LoadingSettings) -> dict[str, str]:
+def _warnings(origin: Origin, config: Any, loading: LoadingSettings) -> dict[str, str]:
     found = {}
     if loading.trust_remote_code and (files := code_of(config.to_dict())):
         found["W-REMOTE-CODE"] = f"code that came with the checkpoint was run: {', '.join(files)}"
@@ -274,7 +230,7 @@ def _warnings(origin: _Origin, config: Any, loading: LoadingSettings) -> dict[st
     return found
 
 
-def _load_tokenizer(origin: _Origin, loading: LoadingSettings) -> PreTrainedTokenizerBase:
+def _load_tokenizer(origin: Origin, loading: LoadingSettings) -> PreTrainedTokenizerBase:
     with _translated(origin, what="tokenizer"), offline(origin.local_only):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             origin.source,
@@ -321,10 +277,10 @@ def load_tokenizer(name: str, loading: LoadingSettings | None = None) -> Tokeniz
         ModelError: not there, not a causal LM, or without a usable tokenizer.
     """
     loading = loading or LoadingSettings()
-    origin = _origin(name, loading)
+    origin = find_origin(name, loading)
     whole = origin
     if origin.folder is not None and is_adapter(origin.folder):
-        whole = _base_origin(origin.folder, loading)
+        whole = base_origin(origin.folder, loading)
         origin = origin if _has_tokenizer(origin.folder) else whole
     config = _load_config(whole, loading)
     num_embeddings = getattr(config.get_text_config(), "vocab_size", None)
@@ -346,84 +302,8 @@ def quiet_libraries() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def default_parameters(checkpoint: Checkpoint) -> str:
-    """Which parameters count where nobody says: an adapter's, of a plain checkpoint all."""
-    return "adapter" if checkpoint.adapter_parameters else "all"
-
-
-def select_parameters(checkpoint: Checkpoint, pattern: str) -> dict[str, nn.Parameter]:
-    """The parameters that count: `all`, `adapter`, or those whose name a regular expression finds.
-
-    Raises:
-        UsageError: not a regular expression, one that finds nothing, no adapter, or weights that have no gradient.
-    """
-    named = dict(checkpoint.model.named_parameters())
-    found = _selected(named, checkpoint.adapter_parameters, pattern)
-    quantised = [name for name, parameter in found.items() if not parameter.is_floating_point()]
-    if quantised:
-        raise UsageError(
-            f"--parameters {pattern}: {len(quantised)} are quantised, the first {quantised[0]}",
-            "parameters that have gradients, such as an adapter's",
-            "name an adapter folder as MODEL, or a checkpoint that is not quantised",
-        )
-    return found
-
-
-def _selected(
-    named: dict[str, nn.Parameter], adapter_parameters: frozenset[str], pattern: str
-) -> dict[str, nn.Parameter]:
-    if pattern == "all":
-        return named
-    if pattern == "adapter":
-        if not adapter_parameters:
-            raise UsageError(
-                "--parameters adapter: the model is a whole checkpoint", "all, or a regular expression", "leave it out"
-            )
-        return {name: parameter for name, parameter in named.items() if name in adapter_parameters}
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(
-            f"--parameters {pattern!r}: {error}", "all, or a regular expression", "correct the expression"
-        ) from error
-    found = {name: parameter for name, parameter in named.items() if expression.search(name)}
-    if not found:
-        raise UsageError(
-            f"--parameters {pattern!r} finds none of {len(named)} parameters",
-            f"an expression that finds names such as {next(iter(named))}",
-            "correct the expression",
-        )
-    return found
-
-
-def _local_folder(name: str) -> Path | None:
-    """The folder that a name stands for; None for one on the hub."""
-    path = expanded(name)
-    if name and is_folder(path):
-        if (path / "config.json").exists() or is_adapter(path):
-            return path
-        if (last := last_checkpoint(path)) is not None:
-            return last
-        raise ModelError(
-            f"{name}: no config.json", "a Hugging Face checkpoint folder", "name the folder that holds config.json"
-        )
-    if path.suffix == ".gguf":
-        raise ModelError(
-            f"{name} is a GGUF file, whose weights are quantised",
-            "a checkpoint folder with safetensors",
-            "name the checkpoint that it was made from",
-        )
-    if is_there(path) or not is_hub_name(name):
-        raise ModelError(
-            f"{name}: no such folder",
-            "a checkpoint folder, or a hub name with its organisation, such as openai-community/gpt2",
-            "check the name",
-        )
-    return None
-
-
 @contextmanager
-def _translated(origin: _Origin, what: str = "checkpoint") -> Iterator[None]:
+def _translated(origin: Origin, what: str = "checkpoint") -> Iterator[None]:
     """Errors of the loading libraries as ours; their first line says what was wrong."""
     try:
         yield
@@ -438,20 +318,6 @@ def _translated(origin: _Origin, what: str = "checkpoint") -> Iterator[None]:
             "a causal LM with safetensors weights and a tokenizer, in a folder or reachable on the hub",
             "check the name and that all files are there",
         ) from error
-
-
-def _identity(origin: _Origin) -> dict[str, Any]:
-    if origin.folder is None:
-        return {"name": origin.name, "commit": cached_commit(origin.name, origin.revision)}
-    folder = origin.folder.resolve()
-    if not is_folder(expanded(origin.name)):
-        name = origin.name  # downloaded to a folder that is named after its commit
-    elif step_of(folder) is not None:
-        name = f"{folder.parent.name}/{folder.name}"  # checkpoint-500 alone would say nothing
-    else:
-        name = folder.name
-    files = sorted(path for path in folder.iterdir() if path.suffix in IDENTITY_SUFFIXES and path.is_file())
-    return {"name": name, "files": {path.name: file_sha256(path) for path in files}}
 
 
 def _position_limit(config: Any) -> int | None:

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from entangle_cli.data.column_map import mapped_format
 from entangle_cli.data.formats import TRL, Format, NotAPair, named, recognised
 from entangle_cli.data.llama_factory import Description, described_format
+from entangle_cli.data.pair_ids import content_hash, in_one_order, pair_id
 from entangle_cli.data.ranked import WAYS, ranked_pairs
 from entangle_cli.data.rows import RawRow
 from entangle_cli.data.token_ids import TITLE as TOKEN_IDS
 from entangle_cli.data.token_ids import holds_token_ids, tokenized_pair
 from entangle_cli.data.traps import traps_of_row
+from entangle_cli.data.trl_rows import (
+    PairFormat,
+    Text,
+    Unusable,
+    extract_prompt,
+    is_empty,
+    kind,
+    ref_log_probs,
+    refuse_other_tasks,
+    shape_of,
+    template_arguments,
+)
 from entangle_cli.errors import UsageError
 from entangle_cli.records import ReadingSettings, TokenizedPair
-
-Messages = list[dict[str, Any]]
-Text = str | Messages
-
-
-class PairFormat(str, Enum):
-    """The shapes that TRL takes; see `formats` for those that are rewritten."""
-
-    STANDARD = "TRL standard"
-    STANDARD_IMPLICIT = "TRL standard, prompt implicit"
-    TRANSCRIPT = "hh-rlhf transcript, read as TRL reads it"
-    CONVERSATIONAL = "TRL conversational"
-    CONVERSATIONAL_IMPLICIT = "TRL conversational, prompt implicit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +86,6 @@ class SkippedRow:
     warnings: tuple[str, ...] = ()
 
 
-class _Unusable(Exception):
-    def __init__(self, reason: str, detail: str, holds_pair: bool = False) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-        self.holds_pair = holds_pair
-
-
 class PairReader:
     """Finds the preference pairs in rows.
 
@@ -143,16 +132,16 @@ class PairReader:
         """The pairs in a row, or the reasons why there is none: at least one of either."""
         try:
             if row.problem is not None:
-                raise _Unusable("malformed", row.problem)
+                raise Unusable("malformed", row.problem)
             if not isinstance(row.value, dict):
-                raise _Unusable("malformed", f"a {_kind(row.value)} where an object was expected")
+                raise Unusable("malformed", f"a {kind(row.value)} where an object was expected")
             return list(self._pairs(row, row.value))
         except RecursionError:
-            return [_skipped(row, _Unusable("malformed", "nested too deeply"))]
-        except _Unusable as unusable:
+            return [_skipped(row, Unusable("malformed", "nested too deeply"))]
+        except Unusable as unusable:
             return [_skipped(row, unusable)]
         except NotAPair as error:
-            return [_skipped(row, _Unusable(error.reason, error.detail, holds_pair=True))]
+            return [_skipped(row, Unusable(error.reason, error.detail, holds_pair=True))]
 
     def _pairs(self, row: RawRow, value: dict[str, Any]) -> Iterator[PreferencePair | SkippedRow]:
         format_of_row = self._format_of(value, row.file)
@@ -167,13 +156,13 @@ class PairReader:
         for number, (better, worse) in enumerate(ranked_pairs(rewritten["ranked"], self._ranked)):
             place = number if self._ranked != WAYS[0] else None
             if better.rank == worse.rank:
-                tie = _Unusable("tie", f"two answers of rank {better.rank:g}", holds_pair=True)
+                tie = Unusable("tie", f"two answers of rank {better.rank:g}", holds_pair=True)
                 yield replace(_skipped(row, tie), pair_in_row=place)
                 continue
             both = {"chosen": better.answer, "rejected": worse.answer, "preference_strength": worse.rank - better.rank}
             try:
                 yield replace(_pair(row, {**rewritten, **both}, title), pair_in_row=place)
-            except _Unusable as unusable:
+            except Unusable as unusable:
                 yield replace(_skipped(row, unusable), pair_in_row=place)
 
     def _is_token_ids(self, value: Mapping[str, Any]) -> bool:
@@ -190,11 +179,11 @@ class PairReader:
         if len(found) + self._is_token_ids(value) > 1:
             titles = [known.title for known in found] + [TOKEN_IDS] * self._is_token_ids(value)
             detail = f"the row has the columns of {' and of '.join(titles)}; --data-format names the one that is meant"
-            raise _Unusable("malformed", detail, holds_pair=True)
+            raise Unusable("malformed", detail, holds_pair=True)
         return found[0] if found else None
 
 
-def _skipped(row: RawRow, unusable: _Unusable) -> SkippedRow:
+def _skipped(row: RawRow, unusable: Unusable) -> SkippedRow:
     return SkippedRow(
         row.index, row.line, unusable.reason, unusable.detail, holds_pair=unusable.holds_pair, file=row.file
     )
@@ -205,33 +194,33 @@ def _rewritten(value: dict[str, Any], known: Format) -> dict[str, Any]:
     try:
         pair = known.rewrite(value)
     except KeyError as error:
-        raise _Unusable("malformed", f"{known.title}: no column {error}", holds_pair=True) from error
+        raise Unusable("malformed", f"{known.title}: no column {error}", holds_pair=True) from error
     except (TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         detail = f"the columns of {known.title} do not hold what they should: {error}"
-        raise _Unusable("malformed", detail, holds_pair=True) from error
+        raise Unusable("malformed", detail, holds_pair=True) from error
     return {**{name: item for name, item in value.items() if name not in {"prompt", "chosen", "rejected"}}, **pair}
 
 
 def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> PreferencePair:
     """The pair in a row of TRL's shape."""
-    _refuse_other_tasks(value)
+    refuse_other_tasks(value)
     chosen, rejected, prompt = value["chosen"], value["rejected"], value.get("prompt")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if answer is None:
-            raise _Unusable("null", f'"{name}" is null', holds_pair=True)
-    pair_format = _format(prompt, chosen, rejected)
+            raise Unusable("null", f'"{name}" is null', holds_pair=True)
+    pair_format = shape_of(prompt, chosen, rejected)
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        if _is_empty(answer):
-            raise _Unusable("empty", f'"{name}" is empty', holds_pair=True)
+        if is_empty(answer):
+            raise Unusable("empty", f'"{name}" is empty', holds_pair=True)
     if chosen == rejected:
-        raise _Unusable("identical", "the two answers are the same", holds_pair=True)
+        raise Unusable("identical", "the two answers are the same", holds_pair=True)
     is_implicit = prompt is None
     if is_implicit:
         prompt, chosen, rejected = extract_prompt(chosen, rejected)
         if isinstance(prompt, list) and not prompt:
-            raise _Unusable("malformed", "the two conversations share no first message", holds_pair=True)
+            raise Unusable("malformed", "the two conversations share no first message", holds_pair=True)
     assert prompt is not None
-    tools, kwargs = _template_arguments(value)
+    tools, kwargs = template_arguments(value)
     traps = traps_of_row(
         row.value,
         prompt,
@@ -240,7 +229,7 @@ def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> Pre
         is_transcript=rewritten_from is None and pair_format is PairFormat.TRANSCRIPT,
         is_implicit=is_implicit,
     )
-    first, second = _in_one_order(chosen, rejected)
+    first, second = in_one_order(chosen, rejected)
     return PreferencePair(
         index=row.index,
         line=row.line,
@@ -251,7 +240,7 @@ def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> Pre
         rejected=rejected,
         tools=tools,
         chat_template_kwargs=kwargs,
-        ref_log_probs=_ref_log_probs(value),
+        ref_log_probs=ref_log_probs(value),
         unordered_id=pair_id(prompt, first, second, tools, kwargs),
         warnings=tuple(traps),
         chosen_score=_number(value, "chosen_score", "score_chosen", "chosen-rating", "chosen_rating"),
@@ -268,26 +257,15 @@ def _pair_of_ids(row: RawRow, value: dict[str, Any]) -> PreferencePair:
         index=row.index,
         line=row.line,
         format=TOKEN_IDS,
-        pair_id=_hash([sides]),
+        pair_id=content_hash([sides]),
         prompt="",
         chosen="",
         rejected="",
-        ref_log_probs=_ref_log_probs(value),
+        ref_log_probs=ref_log_probs(value),
         tokens=tokens,
-        unordered_id=_hash([sorted(sides)]),
+        unordered_id=content_hash([sorted(sides)]),
         file=row.file,
     )
-
-
-def _template_arguments(value: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
-    tools = _parsed("tools", value.get("tools"))
-    kwargs = _parsed("chat_template_kwargs", value.get("chat_template_kwargs"))
-    if not isinstance(tools, list | None):
-        raise _Unusable("malformed", f'"tools" is a {_kind(tools)}', holds_pair=True)
-    kwargs = {} if kwargs is None else kwargs
-    if not isinstance(kwargs, dict):
-        raise _Unusable("malformed", f'"chat_template_kwargs" is a {_kind(kwargs)}', holds_pair=True)
-    return tools, kwargs
 
 
 def _number(value: Mapping[str, Any], *names: str) -> float | None:
@@ -300,130 +278,3 @@ def _number(value: Mapping[str, Any], *names: str) -> float | None:
         if math.isfinite(number) and not isinstance(value[name], bool):
             return number
     return None
-
-
-def _in_one_order(chosen: Text, rejected: Text) -> list[Text]:
-    return sorted((chosen, rejected), key=lambda answer: json.dumps(answer, sort_keys=True, default=str))
-
-
-REF_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("reference_chosen_logps", "reference_rejected_logps"))
-"""As TRL's DPOTrainer writes precomputed reference log-probs, now and before version 0.12."""
-
-
-def _ref_log_probs(value: dict[str, Any]) -> tuple[float, float] | None:
-    for names in REF_COLUMNS:
-        found = [value.get(name) for name in names]
-        if all(number is None or number == "" for number in found):
-            continue
-        try:
-            chosen, rejected = (float(str(number)) for number in found)
-        except ValueError as error:
-            raise _Unusable(
-                "malformed", f'"{names[0]}" and "{names[1]}" are not both numbers', holds_pair=True
-            ) from error
-        if not (math.isfinite(chosen) and math.isfinite(rejected)):
-            raise _Unusable("malformed", f'"{names[0]}" or "{names[1]}" is not finite', holds_pair=True)
-        return chosen, rejected
-    return None
-
-
-def _refuse_other_tasks(value: dict[str, Any]) -> None:
-    for name in ("image", "images", "videos", "audios"):
-        if value.get(name):
-            raise _Unusable("malformed", f'"{name}": vision and audio pairs cannot be measured')
-    missing = [name for name in ("chosen", "rejected") if name not in value]
-    if not missing:
-        return
-    if "completion" in value and "label" in value:
-        raise _Unusable("malformed", 'unpaired data ("completion" and "label"): a pair needs both answers')
-    if "completions" in value and "labels" in value:
-        raise _Unusable("malformed", 'stepwise data ("completions" and "labels"): not preference pairs')
-    columns = ", ".join(map(str, value)) or "none"
-    raise _Unusable("malformed", f"no {' and no '.join(missing)}; columns: {columns}; --map says which is which")
-
-
-def _format(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
-    if isinstance(chosen, str) and isinstance(rejected, str) and isinstance(prompt, str | None):
-        if prompt is not None:
-            return PairFormat.STANDARD
-        is_transcript = all("\n\nAssistant:" in answer for answer in (chosen, rejected))
-        return PairFormat.TRANSCRIPT if is_transcript else PairFormat.STANDARD_IMPLICIT
-    if isinstance(chosen, list) and isinstance(rejected, list) and isinstance(prompt, list | None):
-        for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-            _check_messages(name, text or [])
-        if prompt is None:
-            return PairFormat.CONVERSATIONAL_IMPLICIT
-        if not prompt:
-            raise _Unusable("malformed", '"prompt" is an empty list of messages', holds_pair=True)
-        return PairFormat.CONVERSATIONAL
-    kinds = f'"prompt" is a {_kind(prompt)}, ' if prompt is not None else ""
-    kinds += f'"chosen" a {_kind(chosen)}, "rejected" a {_kind(rejected)}'
-    raise _Unusable("malformed", f"{kinds}; all must be strings, or all lists of messages", holds_pair=True)
-
-
-def _check_messages(name: str, messages: Messages) -> None:
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _Unusable("malformed", f'"{name}" holds something that is no message with a role', holds_pair=True)
-        content = message.get("content")
-        blocks = content if isinstance(content, list) else []
-        if not isinstance(content, str | list | None) or any(map(_is_not_text, blocks)):
-            raise _Unusable("malformed", f'"{name}" holds content that is not text', holds_pair=True)
-
-
-def _is_not_text(block: Any) -> bool:
-    return not isinstance(block, dict) or block.get("type") != "text"
-
-
-def _is_empty(answer: Text) -> bool:
-    if isinstance(answer, str):
-        return answer == ""
-    return not answer or not (answer[-1].get("content") or answer[-1].get("tool_calls"))
-
-
-def _parsed(name: str, value: Any) -> Any:
-    """A column of structure; text, as CSV has it, is its JSON, and no text nothing."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value else None
-    except ValueError as error:
-        raise _Unusable("malformed", f'"{name}" is not JSON: {error}', holds_pair=True) from error
-
-
-def extract_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
-    """Prompt, chosen and rejected of two texts that hold the prompt implicitly, exactly as TRL 1.16 splits them.
-
-    TRL's ways are kept, odd as they are. A space before the first difference goes to the answers, and that look at the
-    character before wraps around to the end of `chosen` where the first characters differ. Where one text
-    starts with the other, its last shared character or message goes to the answers too.
-    """
-    length = min(len(chosen), len(rejected))
-    shared = length - 1
-    for place in range(length):
-        if chosen[place] != rejected[place]:
-            shared = place - 1 if chosen[place - 1] == " " else place
-            break
-    return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
-def pair_id(prompt: Text, chosen: Text, rejected: Text, tools: list[Any] | None, kwargs: dict[str, Any]) -> str:
-    """Hash of the normalised pair, the same in any file: BLAKE2b with 128 bits, hexadecimal."""
-    return _hash([prompt, chosen, rejected, tools or None, kwargs or None])
-
-
-def _hash(parts: list[Any]) -> str:
-    text = json.dumps(_without_nulls(parts), ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop null-valued keys: Parquet and Arrow add them to messages that lack a key another message has."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)

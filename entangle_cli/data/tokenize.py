@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from entangle_cli.data.pairs import Messages, PreferencePair, SkippedRow, Text
+from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.traps import content_text
+from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import ModelError
 from entangle_cli.records import TokenizedPair, TokenizedResponse
 

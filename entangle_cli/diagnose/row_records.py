@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite, sqrt
 
 from entangle_cli.analysis.alignment import edit_distance, shared_prefix, shared_suffix
-from entangle_cli.data.pairs import PreferencePair, SkippedRow, Text
+from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.data.traps import content_text
+from entangle_cli.data.trl_rows import Text
 from entangle_cli.diagnose.movements import DerivedFields
 from entangle_cli.records import LayerRecord, PairMeasurement, PairRecord, Status, TokenizedPair
 

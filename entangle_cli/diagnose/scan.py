@@ -15,13 +15,12 @@ from entangle_cli.data.checkpoint import (
     Checkpoint,
     check_dtype,
     choose_device,
-    default_parameters,
     library_versions,
     load_checkpoint,
     quiet_libraries,
-    select_parameters,
 )
 from entangle_cli.data.pairs import PairReader, SkippedRow
+from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TOKENIZATION

@@ -11,13 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from entangle_cli.data.checkpoint import (
-    Checkpoint,
-    default_parameters,
-    load_checkpoint,
-    quiet_libraries,
-    select_parameters,
-)
+from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libraries
+from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import ModelError, UsageError

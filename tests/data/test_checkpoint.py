@@ -29,7 +29,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from entangle_cli.data.checkpoint import Checkpoint, choose_device, load_checkpoint, quiet_libraries, select_parameters
+from entangle_cli.data.checkpoint import Checkpoint, choose_device, load_checkpoint, quiet_libraries
+from entangle_cli.data.parameters import select_parameters
 from entangle_cli.errors import ExitCode, ModelError, UsageError
 from entangle_cli.records import LoadingSettings
 from tests.data.tokenizers import small_tokenizer

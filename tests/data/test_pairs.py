@@ -15,9 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from entangle_cli.data.pairs import PairFormat, PreferencePair, SkippedRow, extract_prompt, pair_id
+from entangle_cli.data.pair_ids import pair_id
+from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
 from entangle_cli.data.sources import open_source
+from entangle_cli.data.trl_rows import PairFormat, extract_prompt
 from tests.data.reading import only_pair
 from tests.data.tokenizers import small_tokenizer
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-from entangle_cli.data.checkpoint import load_checkpoint, quiet_libraries, select_parameters
+from entangle_cli.data.checkpoint import load_checkpoint, quiet_libraries
+from entangle_cli.data.parameters import select_parameters
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import UsageError
 from tests.data.tokenizers import small_tokenizer

@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.data_utils import extract_prompt as trl_extract_prompt
 
 import entangle_cli
-from entangle_cli.data.pairs import PreferencePair, extract_prompt
+from entangle_cli.data.pairs import PreferencePair
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
+from entangle_cli.data.trl_rows import extract_prompt
 from entangle_cli.records import PairRecord, ScanSettings
 from tests.data.reading import only_pair
 from tests.data.tokenizers import EOS, SENTENCES, small_tokenizer

@@ -1,0 +1,161 @@
+"""Rows in the shapes that TRL's DPOTrainer takes, looked at as it does, with a reason for those that are no pair."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+Messages = list[dict[str, Any]]
+Text = str | Messages
+
+
+class PairFormat(str, Enum):
+    """The shapes that TRL takes; see `formats` for those that are rewritten."""
+
+    STANDARD = "TRL standard"
+    STANDARD_IMPLICIT = "TRL standard, prompt implicit"
+    TRANSCRIPT = "hh-rlhf transcript, read as TRL reads it"
+    CONVERSATIONAL = "TRL conversational"
+    CONVERSATIONAL_IMPLICIT = "TRL conversational, prompt implicit"
+
+
+class Unusable(Exception):
+    """A row holds no usable pair.
+
+    Args:
+        reason: as in the run document.
+        detail: what was found.
+        holds_pair: whether it has both answers all the same.
+    """
+
+    def __init__(self, reason: str, detail: str, holds_pair: bool = False) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.holds_pair = holds_pair
+
+
+def template_arguments(value: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
+    """Tools and further arguments for the chat template."""
+    tools = _parsed("tools", value.get("tools"))
+    kwargs = _parsed("chat_template_kwargs", value.get("chat_template_kwargs"))
+    if not isinstance(tools, list | None):
+        raise Unusable("malformed", f'"tools" is a {kind(tools)}', holds_pair=True)
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, dict):
+        raise Unusable("malformed", f'"chat_template_kwargs" is a {kind(kwargs)}', holds_pair=True)
+    return tools, kwargs
+
+
+REF_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("reference_chosen_logps", "reference_rejected_logps"))
+"""As TRL's DPOTrainer writes precomputed reference log-probs, now and before version 0.12."""
+
+
+def ref_log_probs(value: dict[str, Any]) -> tuple[float, float] | None:
+    """Reference log-probs of chosen and rejected that a row brings, nats; None where it brings none."""
+    for names in REF_COLUMNS:
+        found = [value.get(name) for name in names]
+        if all(number is None or number == "" for number in found):
+            continue
+        try:
+            chosen, rejected = (float(str(number)) for number in found)
+        except ValueError as error:
+            raise Unusable(
+                "malformed", f'"{names[0]}" and "{names[1]}" are not both numbers', holds_pair=True
+            ) from error
+        if not (math.isfinite(chosen) and math.isfinite(rejected)):
+            raise Unusable("malformed", f'"{names[0]}" or "{names[1]}" is not finite', holds_pair=True)
+        return chosen, rejected
+    return None
+
+
+def refuse_other_tasks(value: dict[str, Any]) -> None:
+    """Refuse rows of other tasks by what they are."""
+    for name in ("image", "images", "videos", "audios"):
+        if value.get(name):
+            raise Unusable("malformed", f'"{name}": vision and audio pairs cannot be measured')
+    missing = [name for name in ("chosen", "rejected") if name not in value]
+    if not missing:
+        return
+    if "completion" in value and "label" in value:
+        raise Unusable("malformed", 'unpaired data ("completion" and "label"): a pair needs both answers')
+    if "completions" in value and "labels" in value:
+        raise Unusable("malformed", 'stepwise data ("completions" and "labels"): not preference pairs')
+    columns = ", ".join(map(str, value)) or "none"
+    raise Unusable("malformed", f"no {' and no '.join(missing)}; columns: {columns}; --map says which is which")
+
+
+def shape_of(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
+    """Which of TRL's shapes three columns have."""
+    if isinstance(chosen, str) and isinstance(rejected, str) and isinstance(prompt, str | None):
+        if prompt is not None:
+            return PairFormat.STANDARD
+        is_transcript = all("\n\nAssistant:" in answer for answer in (chosen, rejected))
+        return PairFormat.TRANSCRIPT if is_transcript else PairFormat.STANDARD_IMPLICIT
+    if isinstance(chosen, list) and isinstance(rejected, list) and isinstance(prompt, list | None):
+        for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+            _check_messages(name, text or [])
+        if prompt is None:
+            return PairFormat.CONVERSATIONAL_IMPLICIT
+        if not prompt:
+            raise Unusable("malformed", '"prompt" is an empty list of messages', holds_pair=True)
+        return PairFormat.CONVERSATIONAL
+    kinds = f'"prompt" is a {kind(prompt)}, ' if prompt is not None else ""
+    kinds += f'"chosen" a {kind(chosen)}, "rejected" a {kind(rejected)}'
+    raise Unusable("malformed", f"{kinds}; all must be strings, or all lists of messages", holds_pair=True)
+
+
+def _check_messages(name: str, messages: Messages) -> None:
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise Unusable("malformed", f'"{name}" holds something that is no message with a role', holds_pair=True)
+        content = message.get("content")
+        blocks = content if isinstance(content, list) else []
+        if not isinstance(content, str | list | None) or any(map(_is_not_text, blocks)):
+            raise Unusable("malformed", f'"{name}" holds content that is not text', holds_pair=True)
+
+
+def _is_not_text(block: Any) -> bool:
+    return not isinstance(block, dict) or block.get("type") != "text"
+
+
+def is_empty(answer: Text) -> bool:
+    """Whether an answer says nothing."""
+    if isinstance(answer, str):
+        return answer == ""
+    return not answer or not (answer[-1].get("content") or answer[-1].get("tool_calls"))
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """A column of structure; text, as CSV has it, is its JSON, and no text nothing."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value else None
+    except ValueError as error:
+        raise Unusable("malformed", f'"{name}" is not JSON: {error}', holds_pair=True) from error
+
+
+def extract_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+    """Prompt, chosen and rejected of two texts that hold the prompt implicitly, exactly as TRL 1.16 splits them.
+
+    TRL's ways are kept, odd as they are. A space before the first difference goes to the answers, and that look at the
+    character before wraps around to the end of `chosen` where the first characters differ. Where one text
+    starts with the other, its last shared character or message goes to the answers too.
+    """
+    length = min(len(chosen), len(rejected))
+    shared = length - 1
+    for place in range(length):
+        if chosen[place] != rejected[place]:
+            shared = place - 1 if chosen[place - 1] == " " else place
+            break
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def kind(value: Any) -> str:
+    """What JSON calls a value."""
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
