@@ -415,15 +415,27 @@ def read_run(folder: Path) -> Run:
 
 
 def read_layers(run: Run) -> Iterator[dict[str, Any]]:
-    """The layers of a run, part by part: `group` and three products as numpy arrays; nothing without `--layers`.
+    """The layers of a run, part by part: `groups`, and three products as numpy arrays; nothing without `--layers`.
 
-    The rows of a pair stand together, and the groups of every pair in the same order.
+    The rows of a pair stand together, and the groups of every pair in the same order: `groups` names them once.
+
+    Raises:
+        RunError: a part that lacks a column.
     """
     for part in run.manifest["parts"]:
         if "layers_sha256" in part:
             table = read_part(run.folder / "layers" / part["file"])
+            if missing := set(SCHEMA_OF_LAYERS.names) - set(table.column_names):
+                raise RunError(
+                    f"{run.folder / 'layers' / part['file']}: no {', '.join(sorted(missing))}",
+                    "layers written by entangle scan",
+                    "scan again",
+                )
+            codes = table["group"].combine_chunks()
+            names = codes.dictionary.to_pylist()
+            order = codes.indices[: len(names)].to_pylist()
             numbers = {name: _numbers(table[name]) for name in LAYER_NUMBERS}
-            yield {"group": np.array(table["group"].cast(pyarrow.string()).to_pylist(), dtype=object), **numbers}
+            yield {"groups": [names[code] for code in order], **numbers}
 
 
 def read_part(path: Path, names: list[str] | None = None) -> pyarrow.Table:

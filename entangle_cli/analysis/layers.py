@@ -24,7 +24,7 @@ def layer_profile(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     sums: Any = None
     counts: Any = None
     for part in parts:
-        names = names or list(dict.fromkeys(part["group"].tolist()))
+        names = names or part["groups"]
         # [pairs, groups] each.
         chosen, rejected, inner = (
             part[name].reshape(-1, len(names))

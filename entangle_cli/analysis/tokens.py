@@ -6,7 +6,7 @@ the chosen answer by (d_c M_cc 1 - d_r M_cr 1)_t and token s of the rejected one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from enum import Enum
 from typing import Any, NamedTuple
@@ -79,10 +79,13 @@ def pushes(gram_nn: Floats, num_chosen: int, coefficients: tuple[float, float], 
 
 
 def masked_roles(
-    gram_nn: Floats, num_chosen: int, coefficients: tuple[float, float], roles: Sequence[Role]
+    gram_nn: Floats, num_chosen: int, coefficients_of: Callable[[Floats], tuple[float, float]], roles: Sequence[Role]
 ) -> list[dict[str, Any]]:
     """What leaving the tokens of one role out of the loss would change, for every role that there is; first nothing.
 
+    Args:
+        coefficients_of: the loss's d_c and d_r where tokens weigh as a mask says: log-probs and lengths are then those
+            of the tokens that are left.
     Returns:
         One mapping a case: `masked` (a role or None), `tokens` of it, the answers' changes and the movement.
     """
@@ -90,7 +93,7 @@ def masked_roles(
     found = []
     for case in cases:
         mask = np.array([0.0 if role is case else 1.0 for role in roles])
-        chosen, rejected = pushes(gram_nn, num_chosen, coefficients, mask).total(num_chosen)
+        chosen, rejected = pushes(gram_nn, num_chosen, coefficients_of(mask), mask).total(num_chosen)
         found.append(
             {
                 "masked": None if case is None else case.value,

@@ -72,6 +72,8 @@ def filter_rows(
             "write for example --drop 'movement == both_fall'",
         )
     refuse_unwritable(json_file, Path(data))
+    if json_file is not None and json_file.resolve() == output.resolve():
+        raise UsageError(f"--json {json_file} and -o {output}", "two files", "name another one")
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
     result = filter_data(judged.run, judged.columns, data, output, selection, dropped=write_dropped, annotate=annotate)
     console_for(sys.stdout).print(filter_report(result, describe_loss(judged.loss)))

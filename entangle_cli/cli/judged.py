@@ -83,13 +83,19 @@ class JudgedRun:
         return str(self.run.manifest["identity"]["settings"]["dtype"])
 
 
-def read_judged(folder: Path | None, choose_loss: Callable[[LossSettings], LossSettings]) -> JudgedRun:
-    """Read a run and see it under a loss, which is chosen knowing the one that it was scanned with."""
+def read_judged(
+    folder: Path | None, choose_loss: Callable[[LossSettings], LossSettings], *, with_layers: bool = False
+) -> JudgedRun:
+    """Read a run and see it under a loss, which is chosen knowing the one that it was scanned with.
+
+    Args:
+        with_layers: whether the summary has the run's layers.
+    """
     run = read_run(folder or newest_run())
     loss = choose_loss(LossSettings(**run.manifest["loss"]))
     columns = with_movements(run.columns, loss, run.manifest["identity"]["settings"]["dtype"])
     notices = run_notices(run.manifest, columns)
-    summary = run_summary(columns, loss, read_layers(run))
+    summary = run_summary(columns, loss, read_layers(run) if with_layers else ())
     return JudgedRun(run, loss, columns, {**summary, "notices": [asdict(notice) for notice in notices]}, notices)
 
 

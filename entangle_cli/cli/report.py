@@ -51,7 +51,7 @@ def report(
 
     rules = parse_rules(fail_if)
     refuse_relative(rules)
-    judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
+    judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option), with_layers=True)
     if losses:
         _show_losses(judged, output_format)
         return

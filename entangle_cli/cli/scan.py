@@ -264,7 +264,7 @@ def _show_result(
     from entangle_cli.report.terminal import console_for
     from entangle_cli.store import write_summary
 
-    judged = read_judged(folder, lambda _: settings.loss)
+    judged = read_judged(folder, lambda _: settings.loss, with_layers=True)
     write_summary(folder, judged.summary)
     console = console_for(sys.stdout)
     if not quiet:

@@ -35,6 +35,7 @@ from entangle_cli.cli.options import (
     loss_settings,
     reading_settings,
 )
+from entangle_cli.errors import UsageError
 from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
 
 
@@ -98,6 +99,8 @@ def tokens(
     check_loss(weighing)
     refuse_unwritable(json_file, Path(data))
     refuse_unwritable(npy_file, Path(data), option="--npy")
+    if json_file is not None and npy_file is not None and json_file.resolve() == npy_file.resolve():
+        raise UsageError(f"--json {json_file} and --npy {npy_file}", "two files", "name another one")
     settings = ScanSettings(
         dtype=dtype.value,
         max_length=max_length or None,
@@ -107,7 +110,7 @@ def tokens(
         loss=weighing,
         device=device,
     )
-    found = pair_tokens(model, data, pair, pair_in_row, settings)
+    found = pair_tokens(model, data, pair, pair_in_row, settings, lambda words: print(words, file=sys.stderr))
     if output_format is TokensFormat.HTML:
         write_tokens_page(sys.stdout, found.document, found.cosines)
     else:

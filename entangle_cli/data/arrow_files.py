@@ -129,7 +129,7 @@ class SavedDataset(RowSource):
             ) from error
         self.num_rows = len(self.dataset)
         digest = hashlib.sha256()
-        for file in sorted(path.glob("*.arrow")):
+        for file in sorted(file for file in path.glob("*.arrow") if not file.name.startswith("cache-")):
             digest.update(file_sha256(file).encode())
         self.sha256 = digest.hexdigest()
 

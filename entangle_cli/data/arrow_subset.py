@@ -24,6 +24,8 @@ def write_record_batches(
 
     schema, batches = source.open_batches()
     arrow_types = {float: pyarrow.float64(), str: pyarrow.string(), bool: pyarrow.bool_()}
+    own = [name for name in schema.names if name not in added]
+    schema = pyarrow.schema([schema.field(name) for name in own], schema.metadata)
     for name in added:
         schema = schema.append(pyarrow.field(name, arrow_types[types[name]]))
     start = 0
@@ -31,7 +33,8 @@ def write_record_batches(
         for batch in batches:
             batch.validate(full=True)
             kept = [start + place for place in range(batch.num_rows) if keeps(start + place)]
-            columns = batch.take(pyarrow.array([index - start for index in kept], type=pyarrow.int64())).columns
+            taken = batch.take(pyarrow.array([index - start for index in kept], type=pyarrow.int64()))
+            columns = [taken.column(name) for name in own]
             new = [
                 pyarrow.array([value(index) for index in kept], type=schema.field(name).type)
                 for name, value in added.items()
@@ -51,8 +54,13 @@ def _writer(source: Parquet | ArrowFile, path: Path, schema: Any) -> Any:
 
 def write_dataset(dataset: Any, path: Path, keeps: Keeps, added: Added) -> None:
     """Write the kept rows of a `datasets.Dataset` by its `save_to_disk`."""
+    import datasets
+
+    datasets.disable_progress_bars()
     kept = [index for index in range(len(dataset)) if keeps(index)]
-    chosen = dataset.select(kept)
+    # In memory: a cache would be written beside the source, and make it another data set.
+    chosen = dataset.select(kept).flatten_indices(keep_in_memory=True)
+    chosen = chosen.remove_columns([name for name in added if name in chosen.column_names])
     for name, value in added.items():
         chosen = chosen.add_column(name, [value(index) for index in kept])
     chosen.save_to_disk(str(path))

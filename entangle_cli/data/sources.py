@@ -209,7 +209,8 @@ class SeveralFiles(RowSource):
     @property
     def parts(self) -> list[tuple[FileSource, Path]]:
         """The files in order, each with its path below the folder that holds them all."""
-        base = Path(os.path.commonpath([path.absolute().parent for path in self.files]))
+        folder = Path(self.location).absolute()
+        base = folder if folder.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in self.files]))
         return [
             (source, path.absolute().relative_to(base)) for source, path in zip(self._sources, self.files, strict=True)
         ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -47,6 +49,8 @@ def check_target(source: RowSource, target: Path) -> None:
     Raises:
         UsageError: it exists, its folder does not, or its name says another format than the data have.
     """
+    while isinstance(source, Slice):
+        source = source.whole
     if target.exists():
         raise UsageError(f"-o {target}: it exists", "a new name; data are never replaced", "name another one")
     if not target.absolute().parent.is_dir():
@@ -75,11 +79,16 @@ def write_subset(source: RowSource, target: Path, subset: Subset) -> None:
     Raises:
         UnfinishedError: it cannot be written, as on a full disk.
     """
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         _write(source, temporary, target, subset)
         temporary.rename(target)
-    except OSError as error:
+    except BaseException as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise UnfinishedError(
             f"-o {target}: {error.strerror or error}", "room and permission to write it", "make room, then try again"
         ) from error
@@ -104,6 +113,9 @@ def _write(source: RowSource, path: Path, name: Path, subset: Subset) -> None:
 
 def _write_several(source: SeveralFiles, folder: Path, subset: Subset) -> None:
     """Each file under its own name; one of which no row is left is written all the same."""
+    folder.mkdir()
+    if (readme := Path(source.location) / "README.md").is_file():
+        shutil.copyfile(readme, folder / "README.md")  # it may say which files are which split
     start = 0
     for part, name in source.parts:
         target = folder / name
@@ -169,10 +181,15 @@ def _write_table(source: Delimited, file: IO[bytes], subset: Subset) -> None:
     delimiter = DELIMITERS[kind_suffix(source.path)]
     with opened_text(source.path, newline="") as text:
         reader = (cells for cells in csv.reader(text, delimiter=delimiter, strict=True) if cells)
-        file.write(_csv_line([*next(reader, []), *subset.added], delimiter))
+        header = next(reader, [])
+        own = [place for place, name in enumerate(header) if name not in subset.added]
+        file.write(_csv_line([*(header[place] for place in own), *subset.added], delimiter))
         for index, cells in enumerate(reader):
             if subset.keeps(index):
-                file.write(_csv_line([*cells, *subset.of_row(index).values()], delimiter))
+                # A row of more or fewer cells than the header stays as it is: in no other place would they be right.
+                fits = len(cells) == len(header)
+                row = [*(cells[place] for place in own), *subset.of_row(index).values()] if fits else cells
+                file.write(_csv_line(row, delimiter))
 
 
 def _csv_line(cells: list[Any], delimiter: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from math import sqrt
@@ -17,7 +17,7 @@ from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.diagnose.movements import describe_loss
 from entangle_cli.diagnose.row_records import PreparedRow
 from entangle_cli.diagnose.scan import Scan, open_scan
-from entangle_cli.engine.token_grams import token_gram
+from entangle_cli.engine.token_grams import planned_passes, token_gram
 from entangle_cli.errors import DataError, NothingToJudgeError, UsageError
 from entangle_cli.records import LossSettings, PairRecord, ScanSettings
 
@@ -43,10 +43,18 @@ class TokenReport:
         return stream.getvalue()
 
 
-def pair_tokens(model: str, data: str, row: int, pair_in_row: int | None, settings: ScanSettings) -> TokenReport:
+def pair_tokens(
+    model: str,
+    data: str,
+    row: int,
+    pair_in_row: int | None,
+    settings: ScanSettings,
+    tell: Callable[[str], None] = lambda _: None,
+) -> TokenReport:
     """Everything that `entangle tokens` says of one pair.
 
     Args:
+        tell: told what is going to be done, in words.
         row: index of the row in the data.
         pair_in_row: which pair of a ranked row; None for the first.
     Raises:
@@ -58,9 +66,10 @@ def pair_tokens(model: str, data: str, row: int, pair_in_row: int | None, settin
         record = scan.measurer.measure([prepared]).pairs[0]
         # The longest sequence must fit twice, however little memory there is.
         longest = max(len(side.ids) for side in (prepared.tokens.pair.chosen, prepared.tokens.pair.rejected))
-        found = token_gram(
-            scan.checkpoint.model, scan.parameters, prepared.tokens.pair, max(scan.fitting_tokens, 2 * longest)
-        )
+        max_tokens = max(scan.fitting_tokens, 2 * longest)
+        passes, tokens = planned_passes(prepared.tokens.pair, max_tokens)
+        tell(f"{tokens:,} tokens, {passes:,} passes of up to {max_tokens:,} tokens with padding")
+        found = token_gram(scan.checkpoint.model, scan.parameters, prepared.tokens.pair, max_tokens)
         gram_nn = found.gram_nn.numpy()
         document = _document(scan, prepared, record, gram_nn, found.log_probs_n.numpy(), settings.loss)
     return TokenReport(document, gram_nn)
@@ -92,7 +101,11 @@ def _document(
     ids = [list(side.ids[side.first_scored :]) for side in (pair.chosen, pair.rejected)]
     num_chosen = len(ids[0])
     roles = [role for side in token_roles(*ids) for role in side]
-    coefficients = _coefficients(record, loss)
+
+    def coefficients_of(mask_n: Floats) -> tuple[float, float]:
+        return _coefficients(record, loss, mask_n, log_probs_n)
+
+    coefficients = coefficients_of(np.ones(len(roles)))
     push = pushes(gram_nn, num_chosen, coefficients)
     return {
         "schema": "entangle.tokens",
@@ -106,31 +119,36 @@ def _document(
         "checks": _checks(record, gram_nn, num_chosen, log_probs_n),
         "tokens": _tokens(scan, ids, roles, gram_nn, log_probs_n, push.tokens_n, push.by_tokens_2n),
         "roles": role_products(gram_nn, num_chosen, roles),
-        "masks": masked_roles(gram_nn, num_chosen, coefficients, roles),
+        "masks": masked_roles(gram_nn, num_chosen, coefficients_of, roles),
     }
 
 
-def _coefficients(record: PairRecord, loss: LossSettings) -> tuple[float, float]:
-    """The loss's coefficients for the pair; without reference log-probs at the reference."""
-    references = (record.chosen_ref_log_prob, record.rejected_ref_log_prob)
-    if references == (None, None):
-        references = (record.chosen_log_prob, record.rejected_log_prob)
-    values = (
-        record.chosen_log_prob,
-        record.rejected_log_prob,
-        *references,
-        record.chosen_tokens,
-        record.rejected_tokens,
-    )
-    point = LossPoint(*(np.array([np.nan if value is None else value], dtype=np.float64) for value in values))
-    chosen, rejected = (float(side[0]) for side in loss_coefficients(loss, point))
-    if not np.isfinite([chosen, rejected]).all():
+def _coefficients(record: PairRecord, loss: LossSettings, mask_n: Floats, log_probs_n: Floats) -> tuple[float, float]:
+    """The loss's coefficients where tokens weigh as a mask says; without reference log-probs at the reference.
+
+    A reference is known of whole answers only, so that a mask takes as much from it as from the policy.
+    """
+    num_chosen = record.chosen_tokens or 0
+    kept = (log_probs_n * mask_n, log_probs_n * (1 - mask_n))
+    chosen, rejected = (float(kept[0][part].sum()) for part in (slice(num_chosen), slice(num_chosen, None)))
+    left_out = [float(kept[1][part].sum()) for part in (slice(num_chosen), slice(num_chosen, None))]
+    references = [
+        policy if whole is None else whole - masked
+        for policy, whole, masked in zip(
+            (chosen, rejected), (record.chosen_ref_log_prob, record.rejected_ref_log_prob), left_out, strict=True
+        )
+    ]
+    # An answer of which nothing is left pushes nothing, whatever its coefficient.
+    lengths = [max(1.0, float(mask_n[part].sum())) for part in (slice(num_chosen), slice(num_chosen, None))]
+    point = LossPoint(*(np.array([value]) for value in (chosen, rejected, *references, *lengths)))
+    coefficients = tuple(float(side[0]) for side in loss_coefficients(loss, point))
+    if not np.isfinite(coefficients).all():
         raise DataError(
             f"the loss {loss.name} has no finite coefficients for this pair",
             "a pair that the loss weighs",
             "choose another",
         )
-    return chosen, rejected
+    return coefficients[0], coefficients[1]
 
 
 def _checks(record: PairRecord, gram_nn: Floats, num_chosen: int, log_probs_n: Floats) -> list[dict[str, Any]]:

@@ -81,6 +81,12 @@ def token_gram(
     return TokenGram(log_probs_n, gram_nn)
 
 
+def planned_passes(pair: TokenizedPair, max_tokens: int) -> tuple[int, int]:
+    """How many passes `token_gram` takes for a pair, and over how many tokens' gradients."""
+    rows = [*_rows_of(pair.chosen), *_rows_of(pair.rejected)]
+    return len(_passes(rows, max_tokens)), len(rows)
+
+
 def _refuse_slow(reasons: Mapping[str, str]) -> None:
     if reasons:
         name, reason = next(iter(reasons.items()))

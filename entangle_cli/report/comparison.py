@@ -24,6 +24,8 @@ def comparison_report(document: Mapping[str, Any], style: box.Box) -> Renderable
     """
     runs, whole = document["runs"], document["whole"]
     parts: list[RenderableType] = [*_names(runs, style), Text(), _runs(runs, style), Text()]
+    if document["differences"]:
+        parts += [Text(differences_sentence(document), style="yellow"), Text()]
     parts += [_heading("Shares", f"of the {whole['matched']:,} pairs that first and last have in common", style)]
     parts += [_left_out(whole), _shares(whole, style), Text()]
     parts += [_heading("Who went where", "first run down, last across", style), _transitions(whole, style), Text()]
@@ -57,6 +59,13 @@ def _names(runs: Sequence[Mapping[str, Any]], style: box.Box) -> list[Text]:
         Text(f"{mark}{number}: {escape(name)}{note}")
         for number, (name, note) in enumerate(zip(names, partial, strict=True), start=1)
     ]
+
+
+def differences_sentence(document: Mapping[str, Any]) -> str:
+    """A warning that the runs were not measured alike."""
+    names = ", ".join(document["differences"])
+    lost = "" if document["whole"]["log_probs"] else "; other tokens were scored, so that log-probs cannot be compared"
+    return f"The runs were measured with other {names}: what changed may be due to that{lost}."
 
 
 def _heading(word: str, rest: str, style: box.Box) -> Text:

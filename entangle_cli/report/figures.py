@@ -179,9 +179,26 @@ def share_bars(rows: Sequence[tuple[str, Sequence[float]]], movements: Sequence[
     return Markup("".join([*parts, "</svg>"]))
 
 
+HEAT_CELLS = 150
+"""Of a heat map at most, each way; more tokens are averaged over."""
+
+
+def _binned(block: Floats) -> Floats:
+    """A matrix of at most `HEAT_CELLS` rows and columns, averages over what falls into a cell; NaN does not count."""
+    for axis in (0, 1):
+        parts = np.array_split(block, min(HEAT_CELLS, block.shape[axis]), axis=axis)
+        if len(parts) < block.shape[axis]:
+            sums = [np.nansum(part, axis=axis) for part in parts]
+            counts = [np.count_nonzero(~np.isnan(part), axis=axis) for part in parts]
+            with np.errstate(invalid="ignore"):
+                block = np.stack([total / count for total, count in zip(sums, counts, strict=True)], axis=axis)
+    return block
+
+
 def heat_map(cosines: Any, num_chosen: int) -> Markup:
     """Cosines of the tokens' gradients, chosen down and rejected across, orange above 0 and blue below."""
-    block = np.asarray(cosines)[:num_chosen, num_chosen:]
+    block = _binned(np.asarray(cosines, dtype=np.float64)[:num_chosen, num_chosen:])
+    with_titles = block.shape == (num_chosen, len(cosines) - num_chosen)
     size = max(4, min(16, 900 // max(1, *block.shape)))
     parts = [
         f'<svg class="heat" width="{size * block.shape[1]}" height="{size * block.shape[0]}" role="img" '
@@ -192,6 +209,8 @@ def heat_map(cosines: Any, num_chosen: int) -> Markup:
             kind = "positive" if cosine > 0 else "negative"
             parts.append(
                 f'<rect class="{kind}" x="{size * column}" y="{size * row}" width="{size}" height="{size}" '
-                f'opacity="{abs(cosine):.2f}"><title>chosen {row}, rejected {column}: {cosine:+.3f}</title></rect>'
+                f'opacity="{abs(cosine):.2f}">'
+                + (f"<title>chosen {row}, rejected {column}: {cosine:+.3f}</title>" if with_titles else "")
+                + "</rect>"
             )
     return Markup("".join([*parts, "</svg>"]))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from typing import IO, Any
 
 import jinja2
@@ -17,7 +18,7 @@ from markupsafe import Markup
 
 from entangle_cli.records import Movement, Notice, Run
 from entangle_cli.report import figures
-from entangle_cli.report.comparison import comparison_sentence
+from entangle_cli.report.comparison import comparison_sentence, differences_sentence
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.terminal import MEANINGS, verdict_sentence
 
@@ -47,6 +48,8 @@ def plotly_script() -> str | None:
 def _write(
     stream: IO[str], template: str, title: str, data: Any, values: Mapping[str, Any], plotly: str | None = None
 ) -> None:
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")  # which the page says that it is
     environment = _environment()
     style, script = (_source(environment, name) for name in ("page.css", "page.js"))
     page = environment.get_template(template)
@@ -204,6 +207,7 @@ def write_comparison_page(stream: IO[str], document: Mapping[str, Any]) -> None:
     values = {
         "document": document,
         "verdict": comparison_sentence(document),
+        "differences": differences_sentence(document) if document["differences"] else "",
         "bars": figures.share_bars(bars, MOVEMENTS, "Shares of each run"),
     }
     _write(stream, "comparison.html", "Runs compared: entangle", {}, values)

@@ -90,7 +90,8 @@ def _worst(worst: Sequence[Mapping[str, Any]]) -> Table:
     for row in worst:
         numbers = ("-" if row[name] is None else f"{row[name]:+.3f}" for name in ("slack", "cosine"))
         line = "" if row["line"] is None else str(row["line"])
-        table.add_row(str(row["index"]), line, row["movement"] or "undefined", *numbers, f"{row['norm_ratio']:.3g}")
+        ratio = "-" if row["norm_ratio"] is None else f"{row['norm_ratio']:.3g}"
+        table.add_row(str(row["index"]), line, row["movement"] or "undefined", *numbers, ratio)
     return table
 
 

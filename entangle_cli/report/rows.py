@@ -10,7 +10,7 @@ from math import isfinite
 from typing import IO, Any
 
 from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, Run
-from entangle_cli.report.escape import for_spreadsheet
+from entangle_cli.report.escape import for_spreadsheet, for_terminal
 
 FIELDS = tuple(field.name for field in fields(PairRecord))
 FLAGS = {"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"}
@@ -69,9 +69,12 @@ def write_csv(stream: IO[str], columns: Mapping[str, Any]) -> None:
     writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
     writer.writeheader()
     for row in rows(columns):
-        writer.writerow(
-            {name: for_spreadsheet(value) if isinstance(value, str) else value for name, value in row.items()}
-        )
+        writer.writerow({name: _cell(value) if isinstance(value, str) else value for name, value in row.items()})
+
+
+def _cell(text: str) -> str:
+    """Text that neither a spreadsheet nor a terminal takes for more."""
+    return for_spreadsheet("\n".join(map(for_terminal, text.split("\n"))))
 
 
 def _json(value: Any) -> str:

@@ -190,7 +190,7 @@ def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
             str(row["index"]),
             "" if row["line"] is None else str(row["line"]),
             _number(row["cosine"]),
-            f"{row['norm_ratio']:.3g}",
+            "-" if row["norm_ratio"] is None else f"{row['norm_ratio']:.3g}",
             _delta(row["chosen_delta"]),
             _delta(row["rejected_delta"]),
             _number(row["slack"]),

@@ -43,7 +43,8 @@ def tokens_report(document: Mapping[str, Any], cosines: Any) -> RenderableType:
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+        # In a terminal that is too narrow a number is folded, never cut.
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
     return table
 
 

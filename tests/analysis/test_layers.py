@@ -17,7 +17,7 @@ def part(seed: int, pairs: int) -> dict[str, Any]:
     random = np.random.default_rng(seed)
     chosen, rejected = random.normal(size=(2, pairs, len(GROUPS), 5))
     return {
-        "group": np.array(GROUPS * pairs, dtype=object),
+        "groups": GROUPS,
         "chosen_squared_norm": (chosen**2).sum(-1).ravel(),
         "rejected_squared_norm": (rejected**2).sum(-1).ravel(),
         "inner_product": (chosen * rejected).sum(-1).ravel(),
@@ -43,8 +43,8 @@ def test_shares_add_up_to_one_and_parts_to_the_cosine() -> None:
 
 def test_the_parts_do_not_matter() -> None:
     whole, first, second = part(0, 6), part(0, 6), part(0, 6)
-    first = {name: values[:6] for name, values in first.items()}
-    second = {name: values[6:] for name, values in second.items()}
+    first = {name: values if name == "groups" else values[:6] for name, values in first.items()}
+    second = {name: values if name == "groups" else values[6:] for name, values in second.items()}
     for one, other in zip(layer_profile([whole]), layer_profile([first, second]), strict=True):
         assert one == pytest.approx(other)
 
@@ -55,7 +55,7 @@ def test_a_group_without_gradient_has_no_cosine_and_a_pair_without_one_does_not_
     profile = layer_profile([still])
     assert profile[0]["cosine"] is None
     assert profile[0]["chosen_share"] == 0
-    empty = {name: values if name == "group" else values * 0 for name, values in part(1, 2).items()}
+    empty = {name: values if name == "groups" else values * 0 for name, values in part(1, 2).items()}
     assert layer_profile([still, empty])[1] == pytest.approx(profile[1])
 
 

@@ -54,13 +54,22 @@ def test_pushes_are_what_the_step_does() -> None:
 def test_a_mask_takes_tokens_out_of_the_loss_and_leaves_them_in_the_answer() -> None:
     vectors = gradients()
     roles = [P, C, S, P, C, S, R]
-    cases = masked_roles(vectors @ vectors.T, 3, (1.0, 1.0), roles)
+    cases = masked_roles(vectors @ vectors.T, 3, lambda _: (1.0, 1.0), roles)
     assert [(case["masked"], case["tokens"]) for case in cases] == [
         (None, 0), ("prefix", 2), ("contrastive", 2), ("shared", 2), ("rest", 1)
     ]  # fmt: skip
     step = vectors[1] + vectors[2] - vectors[4:].sum(0)
     assert cases[1]["chosen_delta"] == pytest.approx(vectors[:3].sum(0) @ step)
     assert cases[1]["rejected_delta"] == pytest.approx(vectors[3:].sum(0) @ step)
+
+
+def test_a_loss_may_weigh_what_is_left_otherwise() -> None:
+    vectors = gradients()
+    roles = [P, C, S, P, C, S, R]
+    lengths = [int(sum(role is not P for role in side)) for side in (roles[:3], roles[3:])]
+    cases = masked_roles(vectors @ vectors.T, 3, lambda mask: (1 / mask[:3].sum(), 1 / mask[3:].sum()), roles)
+    step = (vectors[1] + vectors[2]) / lengths[0] - vectors[4:].sum(0) / lengths[1]
+    assert cases[1]["chosen_delta"] == pytest.approx(vectors[:3].sum(0) @ step)
 
 
 def test_parts_by_role_add_up_to_the_inner_product() -> None:

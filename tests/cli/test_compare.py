@@ -121,3 +121,19 @@ def test_pages_of_hostile_runs(entangle: Entangle, rows_file: Callable[..., Path
         (tmp_path / f"{name}.html").write_text(outcome.out)
         assert open_page(tmp_path / f"{name}.html").console == []
     assert HOSTILE.split("\\n")[0] not in pages["tokens"].out
+
+
+def test_runs_that_were_measured_otherwise_are_said_to_be(entangle: Entangle) -> None:
+    for run, words in (("one", ()), ("short", ("--max-length", "40")), ("double", ("--dtype", "float64"))):
+        assert entangle("scan", MODEL, LONG, "--limit", "12", "-q", "-o", run, *words).code == 0
+    document = compared(entangle, "one", "short")
+    assert document["differences"] == ["max_length"]
+    assert document["whole"]["log_probs"] == {}
+    for output in ("terminal", "markdown", "html"):
+        said = " ".join(entangle("compare", "one", "short", "--format", output).out.split())
+        assert "The runs were measured with other max_length" in said
+        assert "log-probs cannot be compared" in said
+    other = compared(entangle, "one", "double")
+    assert other["differences"] == ["dtype"]
+    assert other["whole"]["log_probs"]
+    assert compared(entangle, "one", "one")["differences"] == []

@@ -13,6 +13,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
+from entangle_cli.data import subset
 from entangle_cli.data.sources import open_source
 from entangle_cli.records import ReadingSettings
 from tests.cli.conftest import LONG, MODEL, Entangle
@@ -87,7 +88,7 @@ def test_a_folder_stays_a_folder(entangle: Entangle, tmp_path: Path) -> None:
     kept = [pair["movement"] != "both_fall" for pair in pairs]
     for part in range(2):
         expected = [row for row, is_kept in zip(ROWS[part::2], kept[4 * part :], strict=False) if is_kept]
-        assert values(tmp_path / f"out/train-{part}.jsonl") == expected
+        assert values(tmp_path / f"out/data/train-{part}.jsonl") == expected
 
 
 def test_the_expected_shares_are_those_of_the_kept_rows(entangle: Entangle, tmp_path: Path) -> None:
@@ -170,3 +171,75 @@ def test_a_parquet_file_keeps_its_schema(entangle: Entangle, tmp_path: Path) -> 
     assert entangle("filter", "run", "a.parquet", "-o", "b.parquet", "--keep", "cosine > 0.5").code == 0
     assert pq.read_schema("b.parquet").equals(pq.read_schema("a.parquet"))
     assert open_source("b.parquet", ReadingSettings()).num_rows == 7
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "saved"])
+def test_columns_of_an_earlier_round_are_replaced(name: str, entangle: Entangle, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name, ROWS)
+    target = f"once{Path(name).suffix}"
+    scanned(entangle, name)
+    assert entangle("filter", "run", name, "-o", target, "--annotate").code == 0
+    assert entangle("scan", MODEL, target, "-q", "-o", "again").code == 0
+    outcome = entangle("filter", "again", target, "-o", f"twice{Path(name).suffix}", "--annotate")
+    assert outcome.code == 0, outcome.err
+    assert [sorted(row) for row in values(f"twice{Path(name).suffix}")] == [sorted(row) for row in values(target)]
+
+
+def test_a_saved_data_set_is_not_touched(entangle: Entangle, tmp_path: Path) -> None:
+    WRITERS["saved"](tmp_path / "saved", ROWS)
+    before = sorted(path.name for path in (tmp_path / "saved").iterdir())
+    scanned(entangle, "saved")
+    for target in ("one", "two"):
+        outcome = entangle("filter", "run", "saved", "-o", target, *DROP, "--annotate")
+        assert (outcome.code, outcome.err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == before
+
+
+def test_a_slice_of_a_file_is_filtered_as_a_file(entangle: Entangle, tmp_path: Path) -> None:
+    WRITERS["a.jsonl"](tmp_path / "a.jsonl", ROWS)
+    pairs = scanned(entangle, "a.jsonl", "--split", "train[2:7]")
+    assert entangle("filter", "run", "a.jsonl", "-o", "b.jsonl", *DROP).code == 0
+    kept = [pair["index"] for pair in pairs if pair["movement"] != "both_fall"]
+    assert values("b.jsonl") == [ROWS[index] for index in kept]
+
+
+def test_the_outcome_does_not_replace_the_rows(entangle: Entangle, tmp_path: Path) -> None:
+    WRITERS["a.jsonl"](tmp_path / "a.jsonl", ROWS)
+    scanned(entangle, "a.jsonl")
+    outcome = entangle("filter", "run", "a.jsonl", "-o", "b.jsonl", *DROP, "--json", "b.jsonl")
+    assert outcome.code == 2
+    assert "two files" in outcome.err
+
+
+def test_what_ends_early_leaves_nothing(entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WRITERS["a.jsonl"](tmp_path / "a.jsonl", ROWS)
+    scanned(entangle, "a.jsonl")
+    before = sorted(tmp_path.iterdir())
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(subset, "_write_lines", full)
+    outcome = entangle("filter", "run", "a.jsonl", "-o", "b.jsonl", *DROP)
+    assert outcome.code == 4
+    assert "No space left" in outcome.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_rows_of_too_many_or_few_cells_stay_as_they_are(entangle: Entangle, tmp_path: Path) -> None:
+    WRITERS["a.csv"](tmp_path / "a.csv", ROWS)
+    with (tmp_path / "a.csv").open("a", newline="") as file:
+        file.write("few,cells\none,too,many,of,them\n")
+    scanned(entangle, "a.csv")
+    assert entangle("filter", "run", "a.csv", "-o", "b.csv", "--annotate").code == 0
+    assert (tmp_path / "b.csv").read_text().endswith("few,cells\none,too,many,of,them\n")
+
+
+def test_a_readme_that_names_the_splits_goes_along(entangle: Entangle, tmp_path: Path) -> None:
+    (tmp_path / "in/data").mkdir(parents=True)
+    WRITERS["a.jsonl"](tmp_path / "in/data/a.jsonl", ROWS)
+    readme = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: all\n    path: data/*.jsonl\n---\n"
+    (tmp_path / "in/README.md").write_text(readme)
+    scanned(entangle, "in")
+    assert entangle("filter", "run", "in", "-o", "out", "--keep", "cosine > 0").code == 0
+    assert open_source("out", ReadingSettings(split="all")).num_rows == 7

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from entangle_cli.report.figures import heat_map
 from tests.cli.conftest import LONG, MODEL, Entangle
+
+SIDES = ("chosen", "rejected")
 
 
 def test_the_gram_adds_up_to_what_a_scan_measures(entangle: Entangle) -> None:
@@ -76,3 +79,41 @@ def test_eighty_columns_are_enough(entangle: Entangle, monkeypatch: pytest.Monke
     assert max(map(len, out.splitlines())) <= 80
     for words in ("sums over tokens", "If a role's tokens were left out", "contrastive", "inner_product"):
         assert words in out
+
+
+def test_a_terminal_that_is_too_narrow_cuts_no_number(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    assert "…" not in entangle("tokens", MODEL, LONG, "--pair", "0").out
+
+
+def test_a_masked_role_counts_neither_in_the_log_prob_nor_in_the_length(
+    entangle: Entangle, rows_file: Callable[..., Path]
+) -> None:
+    """SimPO at no margin weighs by 1 / length: without the shared words the shorter answer weighs more."""
+    path = rows_file([{"prompt": "The owl", "chosen": " is awake now.", "rejected": " is asleep and very old now."}])
+    words = ("--loss", "simpo", "--json", "t.json")
+    assert entangle("tokens", MODEL, path, "--pair", "0", *words).code == 0
+    document = json.loads(Path("t.json").read_text())
+    gram = np.array(document["inner_products"])
+    tokens = document["tokens"]
+    case = next(case for case in document["masks"] if case["masked"] == "shared")
+    weights = [0.0 if token["role"] == "shared" else 1.0 for token in tokens]
+    sides = [
+        np.array([(token["answer"] == side) * w for token, w in zip(tokens, weights, strict=True)]) for side in SIDES
+    ]
+    means = [sum(t["log_prob"] * w for t, w in zip(tokens, side, strict=True)) / side.sum() for side in sides]
+    beta, gamma = document["loss"]["beta"], 0.5
+    push = beta / (1 + np.exp(beta * (means[0] - means[1]) - gamma))
+    step = push * (sides[0] / sides[0].sum() - sides[1] / sides[1].sum())
+    own = np.array([token["answer"] == "chosen" for token in tokens], dtype=float)
+    assert case["chosen_delta"] == pytest.approx(own @ gram @ step, rel=1e-4)
+
+
+def test_answers_of_hundreds_of_tokens_have_a_page_of_some_megabytes() -> None:
+    random = np.random.default_rng(0)
+    cosines = np.clip(random.normal(0, 0.3, (900, 900)), -1, 1)
+    cosines[:, 5] = np.nan
+    markup = str(heat_map(cosines, 400))
+    assert len(markup) < 4_000_000
+    assert markup.count("<rect") <= 150 * 150
+    assert "nan" not in markup

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
@@ -175,3 +178,16 @@ def test_the_loss_is_switched_in_place(
     circles = re.findall(r'<circle class="\w+" cx="([\d.]+)"', opened.dom)
     assert list(map(float, circles)) == data["losses"][1]["x"]
     assert ('class="main-svg"' in opened.dom) is with_plotly
+
+
+def test_a_terminal_of_another_encoding_gets_a_page_all_the_same(entangle: Entangle, tmp_path: Path) -> None:
+    entangle("scan", MODEL, LONG, "--limit", "2", "-q", "-o", "run")
+    for output in ("html", "terminal", "markdown"):
+        done = subprocess.run(
+            [sys.executable, "-m", "entangle_cli", "report", "run", "--format", output],
+            env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(MODEL.parents[1])},
+            capture_output=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Δ" in done.stdout.decode("utf-8") if output == "html" else done.stdout

@@ -26,7 +26,7 @@ if (choice) {
       paper_bgcolor: colour("paper"), plot_bgcolor: colour("paper"), font: { color: colour("text") },
       xaxis: axis("log of the weighted norm ratio", [-data.edge, data.edge]), yaxis: axis("cosine", [data.lowest, 1.02]),
       margin: { t: 30, r: 10 }, legend: { orientation: "h", y: 1.1 },
-    }, { displaylogo: false, responsive: true });
+    }, { displayModeBar: false, responsive: true });
   };
   const show = () => {
     const loss = data.losses[choice.value];
