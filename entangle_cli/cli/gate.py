@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from datetime import date
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from entangle_cli.cli.ignore_file import Ignored, read_ignore_file
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
 from entangle_cli.errors import NothingToJudgeError, UsageError
@@ -40,6 +42,9 @@ def gate(
     only_new: Annotated[
         bool, typer.Option("--only-new", help="Judge only pairs that the baseline does not have.")
     ] = False,
+    ignore_file: Annotated[
+        Path | None, typer.Option(help="TOML file of pairs to leave out, each with a reason and the day it expires.")
+    ] = None,
     min_pairs: Annotated[int, typer.Option(min=1, help="Measured pairs needed to judge; else exit 5.")] = 1,
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Largest share of rows not measured to judge; else exit 5.")
@@ -72,6 +77,7 @@ def gate(
             "a run to compare with",
             "give --baseline RUN",
         )
+    ignored = None if ignore_file is None else read_ignore_file(ignore_file, date.today())
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
     _refuse_partial(judged)
     before = None
@@ -81,6 +87,10 @@ def gate(
         _refuse_partial(other)
         before = other.columns
         columns = new_rows(columns, before) if only_new else columns
+    if ignored is not None:
+        num_rows = len(columns["index"])
+        columns = ignored.left(columns)
+        _tell_ignored(num_rows - len(columns["index"]), ignored)
     verdict = judge(rules, columns, before, Limits(min_pairs, max_skipped))
     about = _about(judged, columns)
     _write(sys.stdout, output_format, verdict, about)
@@ -90,6 +100,11 @@ def gate(
         with Path(summary).open("a", encoding="utf-8") as stream:
             _write(stream, GateFormat.MARKDOWN, verdict, about)
     raise typer.Exit(gate_code(verdict))
+
+
+def _tell_ignored(num_rows: int, ignored: Ignored) -> None:
+    expired = f"; {ignored.expired:,} entries have expired, their pairs are judged" if ignored.expired else ""
+    print(f"ignored: {num_rows:,} pairs by {len(ignored.pairs):,} entries{expired}", file=sys.stderr)
 
 
 def _refuse_partial(judged: JudgedRun) -> None:

@@ -73,8 +73,8 @@ def write_csv(stream: IO[str], columns: Mapping[str, Any]) -> None:
 
 
 def _cell(text: str) -> str:
-    """Text that neither a spreadsheet nor a terminal takes for more."""
-    return for_spreadsheet("\n".join(map(for_terminal, text.split("\n"))))
+    """Text that no spreadsheet takes for a formula, no terminal for a command, no log for a line of its own."""
+    return for_spreadsheet(for_terminal(text))
 
 
 def _json(value: Any) -> str:

@@ -45,7 +45,8 @@ SURFACE = {
         "--gamma", "--loss-option",
     },
     "gate": {
-        "[RUN]", "--fail-if", "--baseline", "--only-new", "--min-pairs", "--max-skipped", "--format", "--write",
+        "[RUN]", "--fail-if", "--baseline", "--only-new", "--ignore-file", "--min-pairs",
+        "--max-skipped", "--format", "--write",
         "--loss", "--beta", "--gamma", "--loss-option",
     },
 }  # fmt: skip

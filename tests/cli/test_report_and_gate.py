@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from entangle_cli.records import PairRecord, ScanSettings
+from entangle_cli.report.escape import for_terminal
 from entangle_cli.store import RunWriter
 from tests.cli.conftest import Entangle
 
@@ -75,7 +76,7 @@ def test_json_lines_and_csv_hold_every_pair(entangle: Entangle) -> None:
     assert [line["movement"] for line in lines] == ["separates", "both_fall", "both_rise", "separates", None]
     table = list(csv.DictReader(io.StringIO(entangle("report", run, "--format", "csv").out)))
     assert [row["cosine"] for row in table] == ["0.6", "0.9", "0.9", "-0.2", ""]
-    assert table[4]["detail"] == HOSTILE
+    assert table[4]["detail"] == for_terminal(HOSTILE)
     document = json.loads(entangle("report", run, "--format", "json").out)
     assert document["pairs"] == lines
     assert document["summary"]["movements"]["both_fall"] == {

@@ -1,0 +1,74 @@
+"""`--ignore-file`: pairs that a gate leaves out, each for a reason and until a day.
+
+[[ignore]]
+pair = "0f3c..."            # pair_id
+reason = "a paraphrase on purpose"
+expires = 2027-01-31
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomllib
+
+from entangle_cli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """What an ignore file says today."""
+
+    pairs: frozenset[str]
+    """By `pair_id`."""
+    expired: int
+    """Entries whose day has passed; their pairs are judged again."""
+
+    def left(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The rows of a run that are judged."""
+        kept = np.array([pair_id not in self.pairs for pair_id in columns["pair_id"]], dtype=bool)
+        return {name: column[kept] for name, column in columns.items()}
+
+
+def read_ignore_file(path: Path, today: date) -> Ignored:
+    """Read an ignore file.
+
+    Raises:
+        UsageError: not there, not TOML, or an entry without a pair, a reason or a day.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--ignore-file {path}: {error}", "a TOML file with [[ignore]] entries", "correct it"
+        ) from error
+    entries = document.get("ignore")
+    if not isinstance(entries, list) or document.keys() != {"ignore"}:
+        raise UsageError(
+            f"--ignore-file {path}: {', '.join(document) or 'nothing'}",
+            "[[ignore]] entries and nothing else",
+            "correct it",
+        )
+    for number, entry in enumerate(entries, start=1):
+        _check(path, number, entry)
+    return Ignored(
+        frozenset(entry["pair"] for entry in entries if entry["expires"] >= today),
+        sum(entry["expires"] < today for entry in entries),
+    )
+
+
+def _check(path: Path, number: int, entry: Any) -> None:
+    wanted = {"pair": str, "reason": str, "expires": date}
+    wrong = [name for name, kind in wanted.items() if not isinstance(entry.get(name), kind) or not entry[name]]
+    unknown = sorted(entry.keys() - wanted.keys())
+    if wrong or unknown or type(entry["expires"]) is not date:
+        raise UsageError(
+            f"--ignore-file {path}, entry {number}: {', '.join(wrong or unknown or ['expires'])}",
+            'pair = "PAIR_ID", reason = "why" and expires = YEAR-MONTH-DAY',
+            "give each entry all three",
+        )
