@@ -41,7 +41,10 @@ def _ask(kind: str, name: str, revision: str | None) -> str:
     try:
         return str(ask(name, revision=revision, timeout=SECONDS).sha)
     except HfHubHTTPError as error:
-        raise _Absent(str(error).strip().splitlines()[-1]) from error
+        words = str(error).strip().splitlines()[-1]
+        if error.response is not None and error.response.status_code >= 500:
+            raise _Unreachable(words) from error  # it is ill, and says nothing of the name
+        raise _Absent(words) from error
     except Exception as error:  # of whichever HTTP library the hub's client uses
         raise _Unreachable(str(error).strip() or type(error).__name__) from error
 

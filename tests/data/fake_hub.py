@@ -74,6 +74,9 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _about(self, kind: str, name: str, rest: str) -> None:
         root = self.server.folder / kind / name
+        if name == "team/ill":
+            self._error(503, "ServiceUnavailable")
+            return
         if not root.is_dir():
             self._error(404, "RepoNotFound")
             return
