@@ -91,6 +91,8 @@ class ScanSettings:
     sample: int | None = None
     """Only so many rows, drawn at random with `seed`."""
     seed: int = 0
+    shard: str | None = None
+    """`I/N`: of the rows that count every N-th, beginning with the I-th, from 1."""
     reading: ReadingSettings = ReadingSettings()
     loading: LoadingSettings = LoadingSettings()
     ref_model: str | None = None

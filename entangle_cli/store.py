@@ -172,6 +172,11 @@ class RunWriter:
         if len(self._pending) >= PART_ROWS or time.monotonic() - self._last_part >= PART_SECONDS:
             self.flush()
 
+    def take_parts(self, parts: Sequence[Mapping[str, Any]], seconds: float) -> None:
+        """List parts that are in the folder already, as those of other runs that were copied there."""
+        self._manifest["parts"] = [*self._manifest["parts"], *parts]
+        self._seconds_before += seconds
+
     def flush(self) -> None:
         """Write what is pending as a part, and the manifest that lists it.
 
@@ -330,11 +335,11 @@ def _differences(before: Any, now: Any) -> list[str]:
 
 def _intact_parts(folder: Path, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The parts whose bytes are what was written; the rows of others are measured again."""
-    return [part for part in parts if _damaged_file(folder, part) is None]
+    return [part for part in parts if damaged_file(folder, part) is None]
 
 
-def _damaged_file(folder: Path, part: Mapping[str, Any]) -> Path | None:
-    """The first file of a part that is not as it was written."""
+def damaged_file(folder: Path, part: Mapping[str, Any]) -> Path | None:
+    """The first file of a part of a run that is not as it was written; None where all are."""
     for kind, sha256 in (("pairs", part["sha256"]), ("layers", part.get("layers_sha256"))):
         if sha256 is not None and not _is_intact(folder / kind / part["file"], sha256):
             return folder / kind / str(part["file"])
@@ -402,7 +407,7 @@ def read_run(folder: Path) -> Run:
     manifest = read_manifest(folder)
     tables = []
     for part in manifest["parts"]:
-        if (damaged := _damaged_file(folder, part)) is not None:
+        if (damaged := damaged_file(folder, part)) is not None:
             raise RunError(
                 f"{damaged}: missing or changed since it was written",
                 "the bytes whose hash the manifest holds",

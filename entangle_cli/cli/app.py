@@ -21,6 +21,7 @@ from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
 from entangle_cli.cli.inspect import inspect
+from entangle_cli.cli.merge import merge
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.cli.schema import schema
@@ -43,6 +44,7 @@ app.command()(inspect)
 app.command("filter")(filter_rows)
 app.command()(compare)
 app.command()(tokens)
+app.command()(merge)
 app.command()(schema)
 
 

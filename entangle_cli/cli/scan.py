@@ -85,6 +85,9 @@ def scan(
     limit: Limit = None,
     sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the rows, for job arrays; see merge.")
+    ] = None,
     split: Split = None,
     config_name: ConfigName = None,
     data_revision: DataRevision = None,
@@ -157,6 +160,7 @@ def scan(
         limit=limit,
         sample=sample,
         seed=seed,
+        shard=shard,
         reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
         loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
         ref_model=ref_model,

@@ -13,7 +13,7 @@ from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
 from entangle_cli.diagnose.row_records import PreparedRow
-from entangle_cli.errors import DataError
+from entangle_cli.errors import DataError, UsageError
 from entangle_cli.records import ReadingSettings, ScanSettings
 
 WINDOW_PAIRS = 512
@@ -129,6 +129,14 @@ def place_of(row: SkippedRow, source: RowSource) -> str:
 def selected_rows(indices: Sequence[int], settings: ScanSettings) -> Sequence[int]:
     """Indices of the rows that count, in their order."""
     candidates = indices[: settings.limit]
-    if settings.sample is None or settings.sample >= len(candidates):
-        return candidates
-    return sorted(random.Random(settings.seed).sample(candidates, settings.sample))
+    if settings.sample is not None and settings.sample < len(candidates):
+        candidates = sorted(random.Random(settings.seed).sample(candidates, settings.sample))
+    number, total = _shard(settings.shard)
+    return candidates[number - 1 :: total]
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    number, _, total = (text or "1/1").partition("/")
+    if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise UsageError(f"--shard {text}", "I/N with I from 1 to N, such as 2/8", "correct it")
+    return int(number), int(total)

@@ -244,7 +244,11 @@ def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings)
     reading = {
         name: value for name, value in asdict(settings.reading).items() if value != getattr(ReadingSettings(), name)
     }
-    further = {name: True for name in ("unshared_cosine", "layers", "include_text") if getattr(settings, name)}
+    further = {
+        name: value
+        for name in ("unshared_cosine", "layers", "include_text", "shard")
+        if (value := getattr(settings, name))
+    }
     return {
         "model": dict(checkpoint.identity),
         "data": reader.identity,

@@ -16,8 +16,10 @@ SURFACE = {
         "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
         "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
         "--layers", "--include-text", "--known", "--deadline",
+        "--shard",
     },
     "schema": set(),
+    "merge": {"RUN ...", "--output", "-o"},
     "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
     "tokens": {
         "MODEL", "DATA", "--pair", "--pair-in-row", "--format", "--json", "--npy", "--loss", "--beta", "--gamma",
