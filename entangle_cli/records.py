@@ -104,6 +104,9 @@ class ScanSettings:
     include_text: bool = False
     """Whether the run keeps the pairs' text."""
 
+    until_decided: tuple[str, ...] = ()
+    """Rules that end the scan once they are settled, and the confidence asked for; empty to measure all rows."""
+
     loss: LossSettings = LossSettings()
     """Weighs the gradients afterwards; what is measured does not depend on it."""
     device: str = "auto"

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "entangle_cli"
 
 LEAVES = {"records", "errors"}
 MAY_IMPORT = {
-    "cli": {"diagnose", "store", "merge", "report", "analysis.gate", "cli", "__init__"},
+    "cli": {"diagnose", "store", "merge", "report", "analysis.gate", "analysis.sequential", "cli", "__init__"},
     "diagnose": {"data", "engine", "analysis", "diagnose"},
     "data": {"data"},
     "engine": {"engine"},

@@ -108,6 +108,12 @@ def _tell_ignored(num_rows: int, ignored: Ignored) -> None:
 
 
 def _refuse_partial(judged: JudgedRun) -> None:
+    if judged.run.manifest["identity"]["settings"].get("until_decided"):
+        raise NothingToJudgeError(
+            f"{judged.run.folder} was measured until its own rules were decided",
+            "a run whose size does not depend on what was seen",
+            "take that scan's verdict, or scan without --until-decided",
+        )
     if judged.run.status != "complete":
         raise NothingToJudgeError(
             f"{judged.run.folder} is not complete: {judged.summary['rows']:,} rows were measured before it ended",

@@ -11,12 +11,13 @@ import numpy as np
 from rich.console import Console, RenderableType
 
 from entangle_cli.analysis.gate import Outcome, Rule, Verdict, is_relative, judge, parse_rule
+from entangle_cli.analysis.sequential import Decision
 from entangle_cli.diagnose.movements import describe_loss, losses_compared, run_summary, with_movements
 from entangle_cli.diagnose.notices import run_notices
 from entangle_cli.errors import ExitCode, UsageError
 from entangle_cli.records import LossSettings, Notice, Run, Status
 from entangle_cli.report.rows import rows
-from entangle_cli.report.terminal import summary_report, verdict_lines
+from entangle_cli.report.terminal import decision_lines, summary_report, verdict_lines
 from entangle_cli.store import newest_run, read_layers, read_run
 
 NUM_WORST = 5
@@ -130,14 +131,17 @@ def parse_rules(texts: Sequence[str] | None) -> list[Rule]:
     return [parse_rule(text) for text in texts or []]
 
 
+CODES = {
+    Outcome.PASSED: ExitCode.DONE,
+    Outcome.FAILED: ExitCode.GATE_FAILED,
+    Outcome.CANNOT_JUDGE: ExitCode.NOTHING_TO_JUDGE,
+}
+"""Exit codes of verdicts."""
+
+
 def gate_code(verdict: Verdict) -> ExitCode:
     """A verdict's exit code."""
-    codes = {
-        Outcome.PASSED: ExitCode.DONE,
-        Outcome.FAILED: ExitCode.GATE_FAILED,
-        Outcome.CANNOT_JUDGE: ExitCode.NOTHING_TO_JUDGE,
-    }
-    return codes[verdict.outcome]
+    return CODES[verdict.outcome]
 
 
 def show_gate(console: Console, judged: JudgedRun, rules: Sequence[Rule]) -> ExitCode:
@@ -150,6 +154,13 @@ def show_gate(console: Console, judged: JudgedRun, rules: Sequence[Rule]) -> Exi
     verdict = judge(rules, judged.columns)
     console.print(verdict_lines(verdict))
     return gate_code(verdict)
+
+
+def show_decision(console: Console, decision: Decision, confidence: str) -> ExitCode:
+    """Print what was decided before all rows were measured, a line a rule, and return the exit code."""
+    console.print(decision_lines(decision, confidence))
+    assert decision.outcome is not None
+    return CODES[decision.outcome]
 
 
 def refuse_relative(rules: Sequence[Rule]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,6 +47,7 @@ from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Rule
+    from entangle_cli.analysis.sequential import Decision
     from entangle_cli.diagnose.scan import Scan
     from entangle_cli.store import RunWriter
 
@@ -128,6 +130,13 @@ def scan(
     gamma: Gamma = None,
     loss_option: LossOptions = None,
     fail_if: FailIf = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided", help="Measure rows in random order until every --fail-if is settled, and stop."
+        ),
+    ] = False,
+    confidence: Annotated[float, typer.Option(help="Of the verdict of --until-decided, whenever it comes.")] = 0.95,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first row that cannot be measured.")] = False,
     known: Annotated[
         Path | None,
@@ -174,6 +183,10 @@ def scan(
         activation_checkpointing=activation_checkpointing,
         strict=strict,
     )
+    if until_decided:
+        from entangle_cli.cli.until_decided import check_settings
+
+        settings = replace(settings, until_decided=check_settings(rules, confidence, settings))
     models = _models(model, checkpoints, json_file)
     if dry_run:
         for each in models:
@@ -182,10 +195,11 @@ def scan(
     codes = []
     for each in models:
         folder = output if output is None or len(models) == 1 else output / Path(each).name
-        folder = _scan_into_run(each, data, settings, folder, known, time_left, quiet=quiet)
+        stop = (rules, confidence) if until_decided else None
+        folder, decision = _scan_into_run(each, data, settings, folder, known, time_left, stop, quiet=quiet)
         if len(models) > 1 and quiet and rules:
             print(each)
-        codes.append(_show_result(folder, settings, json_file, rules, quiet=quiet))
+        codes.append(_show_result(folder, settings, json_file, rules, decision, quiet=quiet))
     raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
 
 
@@ -221,10 +235,11 @@ def _scan_into_run(
     output: Path | None,
     known: Path | None,
     time_left: Deadline,
+    stop: tuple[Sequence[Rule], float] | None,
     *,
     quiet: bool,
-) -> Path:
-    """Measure what the run does not hold yet; the run's folder."""
+) -> tuple[Path, Decision | None]:
+    """Measure what the run does not hold yet; the run's folder, and what was decided where that ends the scan."""
     from entangle_cli.diagnose.scan import open_scan
     from entangle_cli.report.terminal import console_for, plan_lines
     from entangle_cli.store import open_run, read_run
@@ -238,16 +253,31 @@ def _scan_into_run(
         if not quiet:
             again = f", goes on after {len(writer.done):,} pairs" if writer.done else ""
             print(f"run         {writer.folder}{again}", file=sys.stderr)
-        _measure_all(ready, writer, time_left, quiet=quiet)
-    return writer.folder
+        return writer.folder, _measure_all(ready, writer, settings, time_left, stop, quiet=quiet)
 
 
-def _measure_all(ready: Scan, writer: RunWriter, time_left: Deadline, *, quiet: bool) -> None:
+def _measure_all(
+    ready: Scan,
+    writer: RunWriter,
+    settings: ScanSettings,
+    time_left: Deadline,
+    stop: tuple[Sequence[Rule], float] | None,
+    *,
+    quiet: bool,
+) -> Decision | None:
     """Measure and write; whatever ends it early leaves a run that can be read and gone on with."""
     from entangle_cli.cli.progress import progress
 
     try:
         with writer, progress(ready.plan.num_selected, writer.num_done_rows, quiet=quiet) as advance:
+            if stop is not None:
+                from entangle_cli.cli.until_decided import measure_until_decided
+
+                def note(num_rows: int) -> None:
+                    advance(num_rows=num_rows)
+                    time_left.check(len(writer.done))
+
+                return measure_until_decided(ready, writer, *stop, settings, note)
             for batch in ready.records(frozenset(writer.done)):
                 writer.add(batch.pairs, batch.layers)
                 advance(num_rows=sum(not record.pair_in_row for record in batch.pairs))
@@ -259,12 +289,19 @@ def _measure_all(ready: Scan, writer: RunWriter, time_left: Deadline, *, quiet: 
             file=sys.stderr,
         )
         raise
+    return None
 
 
 def _show_result(
-    folder: Path, settings: ScanSettings, json_file: Path | None, rules: Sequence[Rule], *, quiet: bool
+    folder: Path,
+    settings: ScanSettings,
+    json_file: Path | None,
+    rules: Sequence[Rule],
+    decision: Decision | None,
+    *,
+    quiet: bool,
 ) -> int:
-    from entangle_cli.cli.judged import read_judged, show_gate
+    from entangle_cli.cli.judged import read_judged, show_decision, show_gate
     from entangle_cli.report.terminal import console_for
     from entangle_cli.store import write_summary
 
@@ -277,6 +314,8 @@ def _show_result(
         from entangle_cli.report.rows import write_document
 
         write_file(json_file, lambda stream: write_document(stream, judged.run, judged.columns, judged.summary))
+    if decision is not None:
+        return show_decision(console, decision, confidence=settings.until_decided[-2])
     if rules:
         return show_gate(console, judged, rules)
     if not judged.summary["pairs"]:

@@ -55,7 +55,7 @@ def compare_document(runs: Sequence[SeenRun]) -> dict[str, Any]:
     }
 
 
-WHICH_ROWS = frozenset({"limit", "sample", "seed", "shard", "split", "config_name", "revision"})
+WHICH_ROWS = frozenset({"limit", "sample", "seed", "shard", "until_decided", "split", "config_name", "revision"})
 """Settings that say which rows were measured, which matching takes care of."""
 SCORED = frozenset({"max_length", "truncation", "tokenization", "chat_template"})
 """What decides which tokens are scored: log-probs of other tokens cannot be compared."""

@@ -12,7 +12,7 @@ from entangle_cli.diagnose.row_records import PreparedRow
 from entangle_cli.errors import UsageError
 from entangle_cli.records import COUNT_FIELDS, PairRecord, Run, Status
 
-DATA_SETTINGS = frozenset({"limit", "sample", "seed", "shard", "split", "config_name", "revision"})
+DATA_SETTINGS = frozenset({"limit", "sample", "seed", "shard", "until_decided", "split", "config_name", "revision"})
 """Settings that say which rows are measured, not how."""
 FLAGS = frozenset({"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"})
 

@@ -36,9 +36,8 @@ class RowReader:
         self._pairs = pairs
         self._tokenizer = checkpoint.tokenizer
         self._is_strict = settings.strict
-        selected = selected_rows(source.indices, settings)
-        self._selected: Container[int] = selected if isinstance(selected, range) else frozenset(selected)
-        self._last = max(selected, default=-1)
+        self._selected = selected_rows(source.indices, settings)
+        self._seed = settings.seed
         self._tokens = TokenSettings(
             settings.max_length,
             Truncation(settings.truncation),
@@ -52,17 +51,23 @@ class RowReader:
         described = self._pairs.identity
         return {**self._source.identity, **({"described": described} if described else {})}
 
-    def windows(self) -> Iterator[Window]:
-        """All selected rows; the next window is prepared in the background while one is in use.
+    def in_random_order(self) -> list[int]:
+        """The indices of the selected rows, shuffled by the settings' seed."""
+        return random.Random(self._seed).sample(self._selected, len(self._selected))
 
+    def windows(self, rows: Sequence[int] | None = None) -> Iterator[Window]:
+        """Rows in the order of the data; the next window is prepared in the background while one is in use.
+
+        Args:
+            rows: indices of the rows that are meant; None for all that are selected.
         Raises:
             DataError: a row that cannot be measured, when the settings are strict.
         """
-        rows = self._rows()
+        coming_rows = self._rows(rows)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="entangle-data") as background:
-            coming = background.submit(self._next_window, rows)
+            coming = background.submit(self._next_window, coming_rows)
             while window := coming.result():
-                coming = background.submit(self._next_window, rows)
+                coming = background.submit(self._next_window, coming_rows)
                 for row in window:
                     self._refuse_if_strict(row)
                 yield window
@@ -84,10 +89,13 @@ class RowReader:
         """The pairs of one row; empty where there is no such row."""
         return next((self._prepare(row) for row in self._source.rows() if row.index == index), [])
 
-    def _rows(self) -> Iterator[RawRow]:
+    def _rows(self, wanted: Sequence[int] | None = None) -> Iterator[RawRow]:
+        selected = self._selected if wanted is None else wanted
+        last = max(selected, default=-1)
+        members: Container[int] = selected if isinstance(selected, range) else frozenset(selected)
         # Nothing is read beyond the last row that counts: a stream would fetch it.
-        rows = takewhile(lambda row: row.index <= self._last, self._source.rows())
-        return (row for row in rows if row.index in self._selected)
+        rows = takewhile(lambda row: row.index <= last, self._source.rows())
+        return (row for row in rows if row.index in members)
 
     def _next_window(self, rows: Iterator[RawRow]) -> Window:
         window: Window = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -107,14 +107,16 @@ class Scan:
         """
         self._known = KnownPairs(run, self.identity)
 
-    def records(self, done: Container[RowKey] = ()) -> Iterator[RecordBatch]:
+    def records(self, done: Container[RowKey] = (), rows: Sequence[int] | None = None) -> Iterator[RecordBatch]:
         """Records of every pair of the selected rows but those in `done`, a batch at a time.
 
+        Args:
+            rows: indices of the rows to measure; None for all that are selected.
         Raises:
             DataError: a row that cannot be measured, when the settings are strict.
             UnfinishedError: one pair alone does not fit into memory.
         """
-        for window in self.reader.windows():
+        for window in self.reader.windows(rows):
             skipped = [row for row in window if isinstance(row, SkippedRow)]
             if records := [skipped_record(row) for row in skipped if row_key(row) not in done]:
                 yield RecordBatch(records)
@@ -249,6 +251,8 @@ def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings)
         for name in ("unshared_cosine", "layers", "include_text", "shard")
         if (value := getattr(settings, name))
     }
+    if settings.until_decided:
+        further["until_decided"] = list(settings.until_decided)
     return {
         "model": dict(checkpoint.identity),
         "data": reader.identity,

@@ -273,3 +273,19 @@ def verdict_lines(verdict: Any) -> RenderableType:
     outcome = verdict.outcome.value
     lines.append(Text(f"gate {outcome.replace('_', ' ')}: {verdict.sentence}", style=f"bold {styles[outcome]}"))
     return Group(*lines)
+
+
+def decision_lines(decision: Any, confidence: str) -> RenderableType:
+    """What a scan decided before all rows were measured: a line a rule, then the outcome."""
+    styles = {"passed": "green", "failed": "red", "open": "yellow", "cannot_judge": "yellow"}
+    lines = []
+    for found in decision.rules:
+        outcome = "open" if found.outcome is None else found.outcome.value
+        bounds = f"{found.bounds.low!r} to {found.bounds.high!r}"
+        words = f"{found.rule.metric} of the whole data is {bounds}; the rule fails where it is "
+        words += f"{found.rule.operator} {found.rule.threshold!r}."
+        lines.append(Text(f"{outcome.replace('_', ' '):13}", style=styles[outcome]).append(words, style="default"))
+    outcome = decision.outcome.value
+    rows = f"decided after {decision.num_measured:,} of {decision.num_rows:,} rows, {confidence}"
+    lines.append(Text(f"gate {outcome.replace('_', ' ')}: {rows}.", style=f"bold {styles[outcome]}"))
+    return Group(*lines)

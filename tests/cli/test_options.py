@@ -16,7 +16,7 @@ SURFACE = {
         "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
         "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
         "--layers", "--include-text", "--known", "--deadline",
-        "--shard",
+        "--shard", "--until-decided", "--confidence",
     },
     "schema": set(),
     "merge": {"RUN ...", "--output", "-o"},

@@ -1,0 +1,61 @@
+"""`scan --until-decided`: rows in random order, until the gate's rules are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from entangle_cli.analysis.sequential import Decision, check_rules, decide, round_sizes
+from entangle_cli.diagnose.movements import with_movements
+from entangle_cli.errors import UsageError
+from entangle_cli.records import ScanSettings
+from entangle_cli.store import read_run
+
+if TYPE_CHECKING:
+    from entangle_cli.analysis.gate import Rule
+    from entangle_cli.diagnose.scan import Scan
+    from entangle_cli.store import RunWriter
+
+
+def check_settings(rules: Sequence[Rule], confidence: float, settings: ScanSettings) -> tuple[str, ...]:
+    """Refuse what cannot be decided row by row.
+
+    Returns:
+        What the run's identity says of it.
+    Raises:
+        UsageError: rules that counts cannot settle, a confidence that is none, or rows of several pairs.
+    """
+    check_rules(rules)
+    if not 0.5 <= confidence < 1.0:
+        raise UsageError(f"--confidence {confidence:g}", "from 0.5 to below 1, such as 0.95", "correct it")
+    if settings.reading.ranked != "best-worst" or settings.shard is not None:
+        raise UsageError(
+            "--until-decided with --ranked or --shard", "rows of one pair each, all of them", "leave one of them out"
+        )
+    return (*(rule.text for rule in rules), f"confidence {confidence:g}", f"loss {settings.loss}")
+
+
+def measure_until_decided(
+    ready: Scan,
+    writer: RunWriter,
+    rules: Sequence[Rule],
+    confidence: float,
+    settings: ScanSettings,
+    note: Callable[[int], None],
+) -> Decision:
+    """Measure rows in random order, round by round, until every rule is settled or no row is left.
+
+    Args:
+        note: told the rows that were finished.
+    """
+    order = ready.reader.in_random_order()
+    for size in round_sizes(len(order)):
+        for batch in ready.records(frozenset(writer.done), order[:size]):
+            writer.add(batch.pairs, batch.layers)
+            note(len(batch.pairs))
+        writer.flush()
+        columns = with_movements(read_run(writer.folder).columns, settings.loss, settings.dtype)
+        decision = decide(rules, columns, len(order), confidence)
+        if decision.outcome is not None:
+            return decision
+    return decision
