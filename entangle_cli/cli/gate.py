@@ -31,6 +31,7 @@ class GateFormat(str, Enum):
     MARKDOWN = "markdown"
     GITHUB = "github"
     JUNIT = "junit"
+    SARIF = "sarif"
 
 
 def gate(
@@ -146,6 +147,7 @@ def _about(judged: JudgedRun, columns: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[str, Any]) -> None:
     from entangle_cli.report import gate as report
+    from entangle_cli.report.sarif import write_sarif
     from entangle_cli.report.terminal import console_for, verdict_lines
 
     match kind:
@@ -159,3 +161,5 @@ def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[s
             report.write_github(stream, verdict, about)
         case GateFormat.JUNIT:
             report.write_junit(stream, verdict, about)
+        case GateFormat.SARIF:
+            write_sarif(stream, verdict, about)

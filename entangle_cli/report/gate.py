@@ -78,11 +78,14 @@ def write_github(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> Non
         _command(stream, "error", "entangle gate", verdict.sentence)
     if verdict.outcome.value == "failed":
         for row in about["worst"][:ANNOTATIONS]:
-            slack = "" if row["slack"] is None else f", slack {row['slack']:.3f}"
-            words = f"row {row['index']}: {row['movement']}, cosine {row['cosine']:.3f}{slack}"
-            _command(
-                stream, "warning", "entangle pair", words, file=row["file"] or about["data_file"], line=row["line"]
-            )
+            file = row["file"] or about["data_file"]
+            _command(stream, "warning", "entangle pair", pair_sentence(row), file=file, line=row["line"])
+
+
+def pair_sentence(row: Mapping[str, Any]) -> str:
+    """What a pair does, in words for a line beside it."""
+    slack = "" if row["slack"] is None else f", slack {row['slack']:.3f}"
+    return f"row {row['index']}: {row['movement']}, cosine {row['cosine']:.3f}{slack}"
 
 
 def _command(

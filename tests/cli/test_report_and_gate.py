@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from sarif_pydantic import Sarif
 
 from entangle_cli.records import PairRecord, ScanSettings
 from entangle_cli.report.escape import for_terminal
@@ -257,6 +258,47 @@ def test_too_few_pairs_are_an_error_in_junit(entangle: Entangle) -> None:
     assert outcome.code == 5
     suite = ElementTree.fromstring(outcome.out)
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "1")
+
+
+def read_sarif(text: str) -> Any:
+    """The only run of a SARIF log, as a reader of other authors sees it."""
+    log = Sarif.model_validate_json(text)
+    assert log.version == "2.1.0"
+    (run,) = log.runs
+    rules = [rule.id for rule in run.tool.driver.rules or []]
+    assert all(result.rule_id in rules and result.message.text for result in run.results or [])
+    return run
+
+
+def test_sarif_has_a_result_at_each_line(entangle: Entangle) -> None:
+    run = write_run([replace(PAIRS[1], file="a b/\u00e9.jsonl"), *PAIRS[2:], SKIPPED])
+    rules = ("--fail-if", "both_fall_rate > 0.2", "--fail-if", "pairs < 1")
+    outcome = entangle("gate", run, *rules, "--format", "sarif")
+    assert outcome.code == 1
+    log = read_sarif(outcome.out)
+    breach, first, *_ = log.results
+    assert (breach.rule_id, breach.level.value, breach.properties["observed"]) == (
+        "both_fall_rate > 0.2",
+        "error",
+        1 / 3,
+    )
+    place = first.locations[0].physical_location
+    assert (place.artifact_location.uri, place.region.start_line) == ("a%20b/%C3%A9.jsonl", 2)
+    assert first.partial_fingerprints == {"pairId/v1": PAIRS[1].pair_id}
+    assert [result.level.value for result in log.results] == ["error", "warning", "warning", "warning"]
+    assert log.invocations[0].execution_successful
+    assert [note["level"] for note in log.invocations[0].toolExecutionNotifications] == ["note"]
+
+
+@pytest.mark.parametrize(("limit", "code"), [("1", 0), ("9", 5)])
+def test_no_result_in_sarif_is_a_pass_only_where_the_tool_could_judge(
+    entangle: Entangle, limit: str, code: int
+) -> None:
+    outcome = entangle("gate", write_run(PAIRS), "--fail-if", "pairs < 1", "--min-pairs", limit, "--format", "sarif")
+    assert outcome.code == code
+    log = read_sarif(outcome.out)
+    assert not log.results
+    assert log.invocations[0].execution_successful == (code == 0)
 
 
 def test_annotations_stand_at_the_datas_lines(entangle: Entangle) -> None:
