@@ -48,6 +48,9 @@ def inspect(
     base_model: BaseModel = None,
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
+    max_skipped: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of rows that may be no usable pair; else exit 5.")
+    ] = 1.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -74,4 +77,12 @@ def inspect(
             f"{data}: none of {document['data']['looked_at']:,} rows is a usable pair",
             "at least one preference pair",
             "see the reasons above",
+        )
+    skipped = sum(document["reasons"].values())
+    rows = skipped + document["usable"]
+    if skipped / rows > max_skipped:
+        raise NothingToJudgeError(
+            f"{data}: {skipped:,} of {rows:,} rows are no usable pair",
+            f"a share of at most {max_skipped!r} (--max-skipped)",
+            "mend the rows named above, or take them out",
         )

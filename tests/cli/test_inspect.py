@@ -83,6 +83,16 @@ def test_hostile_text_stays_text(entangle: Entangle, rows_file: Write) -> None:
     assert "[bold]" in outcome.out
 
 
+@pytest.mark.parametrize(("share", "code"), [("0", 5), ("0.24", 5), ("0.25", 0), ("1.1", 2)])
+def test_rows_that_are_no_pairs_fail_where_that_is_asked_for(
+    entangle: Entangle, rows_file: Write, share: str, code: int
+) -> None:
+    rows = rows_file([PAIR, {**PAIR, "chosen": " alert"}, {"text": "a"}, {**PAIR, "chosen": " up"}])
+    outcome = entangle("inspect", rows, "--max-skipped", share)
+    assert outcome.code == code
+    assert ("1 of 4 rows are no usable pair" in outcome.err) == (code == 5)
+
+
 def test_what_cannot_be_inspected(entangle: Entangle, rows_file: Write) -> None:
     assert entangle("inspect", "nowhere.jsonl").code == 3
     assert entangle("inspect", LONG, "--model", "./nowhere").code == 3
