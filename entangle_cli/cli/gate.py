@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from entangle_cli import __version__
 from entangle_cli.cli.ignore_file import Ignored, read_ignore_file
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
@@ -162,4 +163,4 @@ def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[s
         case GateFormat.JUNIT:
             report.write_junit(stream, verdict, about)
         case GateFormat.SARIF:
-            write_sarif(stream, verdict, about)
+            write_sarif(stream, verdict, about, __version__)

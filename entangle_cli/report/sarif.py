@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import IO, Any
 from urllib.parse import quote
 
-from entangle_cli import __version__
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.gate import pair_sentence
 
@@ -21,7 +20,7 @@ PAIR_RULE = {
 """What the results that stand at pairs' lines break; the others break the user's own rules."""
 
 
-def write_sarif(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> None:
+def write_sarif(stream: IO[str], verdict: Any, about: Mapping[str, Any], version: str) -> None:
     """A result for each breached rule, and one for each of the worst pairs of a failed run, at its line.
 
     What passes is a note, not a result: services show every result as an alert. What cannot be judged is a
@@ -29,6 +28,7 @@ def write_sarif(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> None
 
     Args:
         about: as for JSON, with the worst pairs.
+        version: entangle's own.
     """
     results = [_rule_result(result, about) for result in verdict.results if result.outcome.value == "failed"]
     if verdict.outcome.value == "failed":
@@ -39,7 +39,7 @@ def write_sarif(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> None
         "toolExecutionNotifications": list(_notifications(verdict)),
     }
     run = {
-        "tool": {"driver": {"name": "entangle", "version": __version__, "rules": [*rules.values(), PAIR_RULE]}},
+        "tool": {"driver": {"name": "entangle", "version": version, "rules": [*rules.values(), PAIR_RULE]}},
         "columnKind": "unicodeCodePoints",
         "invocations": [invocation],
         "properties": {"run": str(about["run"]), "loss": str(about["loss"]), "outcome": verdict.outcome.value},

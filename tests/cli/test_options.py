@@ -39,7 +39,7 @@ SURFACE = {
     "inspect": {
         "DATA", "--model", "--data-format", "--max-length", "--limit", "--split", "--json", "--map", "--ranked",
         "--config-name", "--data-revision", "--model-revision", "--base-model", "--chat-template",
-        "--trust-remote-code",
+        "--trust-remote-code", "--max-skipped",
     },
     "filter": {
         "RUN", "DATA", "--output", "-o", "--drop", "--keep", "--keep-lowest", "--keep-highest", "--by",
