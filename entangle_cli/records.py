@@ -182,6 +182,8 @@ class ScanPlan:
     device: str
     dtype: str
     batch_tokens: int
+    num_processes: int = 1
+    """That deal out the batches among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,11 @@ class RunWriter:
         return writer
 
     @property
+    def num_pairs(self) -> int:
+        """Records that it took, those that are not in a part yet among them."""
+        return len(self.done) + len(self._pending)
+
+    @property
     def num_done_rows(self) -> int:
         """Rows of which it holds a pair or a reason."""
         return sum(isinstance(key, int) or key[1] == 0 for key in self.done)

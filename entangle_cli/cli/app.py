@@ -135,4 +135,6 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):
         # A reader that goes away ends us as it ends other tools; Typer would exit with 1, a failed gate's code.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # As Ctrl-C: torchrun, Slurm and containers say so that it is time to go, and kill a little later.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run())

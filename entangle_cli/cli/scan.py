@@ -48,8 +48,6 @@ from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
 if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Rule
     from entangle_cli.analysis.sequential import Decision
-    from entangle_cli.diagnose.scan import Scan
-    from entangle_cli.store import RunWriter
 
 
 class Dtype(str, Enum):
@@ -153,11 +151,14 @@ def scan(
 ) -> None:
     """Measure every pair: do the gradients of chosen and rejected pull the same way, and where does that lead?"""
     from entangle_cli.cli.judged import parse_rules, refuse_relative
+    from entangle_cli.cli.measure import Stop, measure_for_first, print_estimate, scan_into_run
     from entangle_cli.diagnose.movements import check_loss
+    from entangle_cli.diagnose.ranks import Further, join_ranks
 
     rules = parse_rules(fail_if)
     refuse_relative(rules)
     time_left = Deadline(deadline)
+    stop = Stop(time_left, rules, confidence) if until_decided else Stop(time_left)
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
     refuse_unwritable(json_file, Path(data))
@@ -188,15 +189,18 @@ def scan(
 
         settings = replace(settings, until_decided=check_settings(rules, confidence, settings))
     models = _models(model, checkpoints, json_file)
-    if dry_run:
-        for each in models:
-            _print_estimate(each, data, settings)
-        return
-    codes = []
+    processes = join_ranks()
+    codes = [ExitCode.DONE]
     for each in models:
+        ranks = processes.apart(each)
+        if dry_run:
+            print_estimate(each, data, settings, ranks)
+            continue
+        if isinstance(ranks, Further):
+            measure_for_first(each, data, settings, known, stop, ranks)
+            continue
         folder = output if output is None or len(models) == 1 else output / Path(each).name
-        stop = (rules, confidence) if until_decided else None
-        folder, decision = _scan_into_run(each, data, settings, folder, known, time_left, stop, quiet=quiet)
+        folder, decision = scan_into_run(each, data, settings, folder, known, stop, ranks, quiet=quiet)
         if len(models) > 1 and quiet and rules:
             print(each)
         codes.append(_show_result(folder, settings, json_file, rules, decision, quiet=quiet))
@@ -219,79 +223,6 @@ def _models(model: str, checkpoints: str | None, json_file: Path | None) -> Sequ
     return found
 
 
-def _print_estimate(model: str, data: str, settings: ScanSettings) -> None:
-    from entangle_cli.diagnose.scan import open_scan
-    from entangle_cli.report.terminal import console_for, plan_lines
-
-    console = console_for(sys.stdout)
-    with open_scan(model, data, settings) as ready:
-        console.print(plan_lines(ready.plan, ready.estimate()))
-
-
-def _scan_into_run(
-    model: str,
-    data: str,
-    settings: ScanSettings,
-    output: Path | None,
-    known: Path | None,
-    time_left: Deadline,
-    stop: tuple[Sequence[Rule], float] | None,
-    *,
-    quiet: bool,
-) -> tuple[Path, Decision | None]:
-    """Measure what the run does not hold yet; the run's folder, and what was decided where that ends the scan."""
-    from entangle_cli.diagnose.scan import open_scan
-    from entangle_cli.report.terminal import console_for, plan_lines
-    from entangle_cli.store import open_run, read_run
-
-    with open_scan(model, data, settings) as ready:
-        if known is not None:
-            ready.take_known(read_run(known))
-        if not quiet:
-            console_for(sys.stderr).print(plan_lines(ready.plan))
-        writer = open_run(output, ready.identity, ready.about)
-        if not quiet:
-            again = f", goes on after {len(writer.done):,} pairs" if writer.done else ""
-            print(f"run         {writer.folder}{again}", file=sys.stderr)
-        return writer.folder, _measure_all(ready, writer, settings, time_left, stop, quiet=quiet)
-
-
-def _measure_all(
-    ready: Scan,
-    writer: RunWriter,
-    settings: ScanSettings,
-    time_left: Deadline,
-    stop: tuple[Sequence[Rule], float] | None,
-    *,
-    quiet: bool,
-) -> Decision | None:
-    """Measure and write; whatever ends it early leaves a run that can be read and gone on with."""
-    from entangle_cli.cli.progress import progress
-
-    try:
-        with writer, progress(ready.plan.num_selected, writer.num_done_rows, quiet=quiet) as advance:
-            if stop is not None:
-                from entangle_cli.cli.until_decided import measure_until_decided
-
-                def note(num_rows: int) -> None:
-                    advance(num_rows=num_rows)
-                    time_left.check(len(writer.done))
-
-                return measure_until_decided(ready, writer, *stop, settings, note)
-            for batch in ready.records(frozenset(writer.done)):
-                writer.add(batch.pairs, batch.layers)
-                advance(num_rows=sum(not record.pair_in_row for record in batch.pairs))
-                time_left.check(len(writer.done) + len(batch.pairs))
-    except KeyboardInterrupt:
-        print(
-            f"interrupted: {len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "
-            "the same command goes on from there",
-            file=sys.stderr,
-        )
-        raise
-    return None
-
-
 def _show_result(
     folder: Path,
     settings: ScanSettings,
@@ -300,7 +231,7 @@ def _show_result(
     decision: Decision | None,
     *,
     quiet: bool,
-) -> int:
+) -> ExitCode:
     from entangle_cli.cli.judged import read_judged, show_decision, show_gate
     from entangle_cli.report.terminal import console_for
     from entangle_cli.store import write_summary

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from entangle_cli.analysis.sequential import Decision, check_rules, decide, round_sizes
@@ -49,13 +50,21 @@ def measure_until_decided(
         note: told the rows that were finished.
     """
     order = ready.reader.in_random_order()
-    for size in round_sizes(len(order)):
-        for batch in ready.records(frozenset(writer.done), order[:size]):
+    done = frozenset(writer.done)
+    for rows in rounds(order):
+        for batch in ready.ranks.gather(ready.records(done, rows)):
             writer.add(batch.pairs, batch.layers)
             note(len(batch.pairs))
         writer.flush()
         columns = with_movements(read_run(writer.folder).columns, settings.loss, settings.dtype)
         decision = decide(rules, columns, len(order), confidence)
+        ready.ranks.end_round(is_last=decision.outcome is not None)
         if decision.outcome is not None:
-            return decision
+            break
     return decision
+
+
+def rounds(order: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The rows of each round; together all of them."""
+    for start, end in pairwise([0, *round_sizes(len(order))]):
+        yield order[start:end]

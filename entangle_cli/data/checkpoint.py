@@ -79,14 +79,18 @@ def check_dtype(name: str) -> None:
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-def choose_device(name: str, device_map: str | None = None) -> torch.device:
-    """The device of an option: `auto` is CUDA when there is one.
+def choose_device(name: str, device_map: str | None = None, local_rank: int = 0, local_size: int = 1) -> torch.device:
+    """The device of an option: `auto` is CUDA when there is one, and each process of several takes its own.
 
     Args:
         device_map: a name of `DEVICE_MAPS`, which decides instead, or None.
+        local_rank: number of this process among those of one scan on this machine, from 0.
+        local_size: how many those are.
     Raises:
-        UsageError: not a device of this machine, or a device and a map at once.
+        UsageError: not a device of this machine, a device and a map at once, or one device for several processes.
     """
+    if local_size > 1:
+        return _own_device(name, device_map, local_rank, local_size)
     if device_map is not None and (device_map not in DEVICE_MAPS or name != "auto"):
         raise UsageError(
             f"--device-map {device_map} with --device {name}",
@@ -102,6 +106,28 @@ def choose_device(name: str, device_map: str | None = None) -> torch.device:
         raise UsageError(
             f"--device {name}: {str(error).splitlines()[0]}", "auto, cpu, cuda or cuda:N", "name a device that exists"
         ) from error
+    return device
+
+
+def _own_device(name: str, device_map: str | None, local_rank: int, local_size: int) -> torch.device:
+    """The device of one process of several on this machine."""
+    if device_map is not None or name not in ("auto", "cpu", "cuda"):
+        chosen = f"--device {name}" if device_map is None else f"--device-map {device_map}"
+        raise UsageError(
+            f"{chosen} for {local_size} processes on one machine",
+            "a device a process: auto, cpu or cuda",
+            "leave it out, or start one process a machine (torchrun --nproc-per-node 1)",
+        )
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"{local_size} processes on a machine with {torch.cuda.device_count()} CUDA devices",
+            "a device a process",
+            "lower torchrun's --nproc-per-node, or use --device cpu",
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)  # for kernels that ask for the current device instead of their tensors'
     return device
 
 

@@ -15,22 +15,25 @@ USABLE_SHARE = 0.5
 """Of free memory. The rest is for gradients, tiles, fragmentation, and what other programs will take."""
 
 
-def batch_tokens(device: torch.device, bytes_per_token: int) -> int:
+def batch_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1) -> int:
     """The token budget of a batch, a power of two times `SMALLEST_TOKENS` so that little changes do not change it.
 
     Args:
         bytes_per_token: what a forward pass keeps for its backward.
+        local_size: number of processes of the scan on this machine.
     """
     fastest = FASTEST_TOKENS.get(device.type, FASTEST_TOKENS["cpu"])
-    return min(fastest, fitting_tokens(device, bytes_per_token) or fastest)
+    return min(fastest, fitting_tokens(device, bytes_per_token, local_size) or fastest)
 
 
-def fitting_tokens(device: torch.device, bytes_per_token: int) -> int:
+def fitting_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1) -> int:
     """The largest batch that fits into free memory, such a power of two; 0 where nobody knows."""
     free = _free_bytes(device)
     if free is None or bytes_per_token == 0:
         return 0
-    fitting = free * USABLE_SHARE / bytes_per_token
+    # Of a CUDA device each process has its own.
+    num_sharing = 1 if device.type == "cuda" else local_size
+    fitting = free * USABLE_SHARE / num_sharing / bytes_per_token
     tokens = SMALLEST_TOKENS
     while 2 * tokens <= fitting:
         tokens *= 2

@@ -19,7 +19,7 @@ def estimate(
     measure: Measure,
     batches: Sequence[Sequence[PreparedRow]],
     window_rows: int,
-    num_selected: int,
+    num_selected: float,
     model: torch.nn.Module,
 ) -> ScanEstimate:
     """Time of the batch of median length and memory of the longest, carried over to all rows by tokens.
@@ -28,7 +28,7 @@ def estimate(
         measure: measures one batch.
         batches: those of the first window, longest first.
         window_rows: rows of that window, skipped ones included.
-        num_selected: rows of the whole scan.
+        num_selected: rows of the whole scan, or this process's share of them.
     Raises:
         DataError: no row of the window can be measured.
     """

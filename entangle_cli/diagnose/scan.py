@@ -28,6 +28,7 @@ from entangle_cli.diagnose.budget import batch_tokens, fitting_tokens
 from entangle_cli.diagnose.estimate import estimate
 from entangle_cli.diagnose.known_pairs import KnownPairs
 from entangle_cli.diagnose.measurer import Measurer
+from entangle_cli.diagnose.ranks import Alone
 from entangle_cli.diagnose.reference import Reference, opened_reference
 from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, place_of, selected_rows
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
@@ -62,6 +63,7 @@ class Scan:
         parameters: those that count, by name.
         reader: the selected rows.
         measurer: turns them into records.
+        ranks: the processes that share the work.
         fitting_tokens: of a batch as large as memory allows; 0 where that is unknown.
     """
 
@@ -75,13 +77,16 @@ class Scan:
         reference: Reference | None,
         settings: ScanSettings,
         plan: ScanPlan,
+        ranks: Alone,
     ) -> None:
         self.plan = plan
+        self.ranks = ranks
         self._known: KnownPairs | None = None
         self.checkpoint = checkpoint
         self.parameters = parameters
         self.reader = RowReader(source, pairs, checkpoint, settings)
-        self.fitting_tokens = fitting_tokens(torch.device(plan.device), engine.plan.bytes_per_token)
+        device = torch.device(plan.device)
+        self.fitting_tokens = fitting_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
         self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
         tokenizer = checkpoint.tokenizer
         self.identity = _identity(self.reader, checkpoint, settings)
@@ -110,6 +115,8 @@ class Scan:
     def records(self, done: Container[RowKey] = (), rows: Sequence[int] | None = None) -> Iterator[RecordBatch]:
         """Records of every pair of the selected rows but those in `done`, a batch at a time.
 
+        Of several processes each yields the batches that it measured, and rank 0 what needs no measuring.
+
         Args:
             rows: indices of the rows to measure; None for all that are selected.
         Raises:
@@ -117,15 +124,15 @@ class Scan:
             UnfinishedError: one pair alone does not fit into memory.
         """
         for window in self.reader.windows(rows):
-            skipped = [row for row in window if isinstance(row, SkippedRow)]
-            if records := [skipped_record(row) for row in skipped if row_key(row) not in done]:
-                yield RecordBatch(records)
+            found = [skipped_record(row) for row in window if isinstance(row, SkippedRow)]
             if self._known is not None:
                 window, known = self._without_known(window, self._known)
-                if records := [record for record in known if row_key(record) not in done]:
-                    yield RecordBatch(records)
+                found += known
+            if self.ranks.rank == 0 and (records := [record for record in found if row_key(record) not in done]):
+                yield RecordBatch(records)
             for batch in self.batches(window):
-                if missing := [row for row in batch if row_key(row.pair) not in done]:
+                missing = [row for row in batch if row_key(row.pair) not in done]
+                if missing and self.ranks.takes(len(missing)):
                     yield self.measurer.measure(missing)
 
     @staticmethod
@@ -149,7 +156,8 @@ class Scan:
         """
         window = self.reader.first_window()
         batches = self.batches(window)
-        return estimate(self.measurer.measure, batches, len(window), self.plan.num_selected, self.checkpoint.model)
+        num_rows = self.plan.num_selected / self.plan.num_processes
+        return estimate(self.measurer.measure, batches, len(window), num_rows, self.checkpoint.model)
 
     def batches(self, window: Window) -> list[list[PreparedRow]]:
         """The rows of a window that can be measured, longest first."""
@@ -159,9 +167,11 @@ class Scan:
 
 
 @contextmanager
-def open_scan(model: str, data: str, settings: ScanSettings) -> Iterator[Scan]:
+def open_scan(model: str, data: str, settings: ScanSettings, ranks: Alone | None = None) -> Iterator[Scan]:
     """Open the data, load the checkpoint and find the rule of every parameter; nothing is measured yet.
 
+    Args:
+        ranks: the processes that share the work, each of which opens it; None for this process alone.
     Raises:
         DataError: the data cannot be read, or none of its first rows holds a pair.
         ModelError: the checkpoint cannot be used.
@@ -171,7 +181,8 @@ def open_scan(model: str, data: str, settings: ScanSettings) -> Iterator[Scan]:
     source = open_source(data, settings.reading, settings.limit)
     pairs = pair_reader(source, settings.reading)
     formats = _peeked_formats(source, pairs)
-    device = choose_device(settings.device, settings.device_map)
+    ranks = ranks or Alone()
+    device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
     with quiet_libraries():
         checkpoint = load_checkpoint(model, settings.dtype, device, settings.loading, settings.device_map)
         pattern = settings.parameters or default_parameters(checkpoint)
@@ -182,9 +193,10 @@ def open_scan(model: str, data: str, settings: ScanSettings) -> Iterator[Scan]:
             Engine(checkpoint.model, parameters, groups=groups) as engine,
             opened_reference(settings, checkpoint, device) as reference,
         ):
-            plan = _plan(model, source, formats, checkpoint, engine, settings, device)
-            scan = Scan(source, pairs, checkpoint, parameters, engine, reference, settings, plan)
+            plan = _plan(model, source, formats, checkpoint, engine, settings, device, ranks)
+            scan = Scan(source, pairs, checkpoint, parameters, engine, reference, settings, plan, ranks)
             scan.reader.check()
+            ranks.agree(scan.identity)
             yield scan
 
 
@@ -196,7 +208,9 @@ def _plan(
     engine: Engine,
     settings: ScanSettings,
     device: torch.device,
+    ranks: Alone,
 ) -> ScanPlan:
+    budget = settings.batch_tokens or batch_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
     rules = engine.plan.numel_by_rule()
     return ScanPlan(
         model=model,
@@ -212,7 +226,8 @@ def _plan(
         device=str(device),
         dtype=settings.dtype,
         checkpoint_warnings=dict(checkpoint.warnings),
-        batch_tokens=settings.batch_tokens or batch_tokens(device, engine.plan.bytes_per_token),
+        batch_tokens=ranks.lowest(budget),
+        num_processes=ranks.size,
     )
 
 

@@ -51,7 +51,8 @@ def plan_lines(plan: ScanPlan, estimate: ScanEstimate | None = None) -> Renderab
     )
     for name, reason in list(plan.slow_parameters.items())[:5]:
         table.add_row("  slow", Text(for_terminal(f"{name}: {reason}")))
-    table.add_row("batches", Text(f"up to {plan.batch_tokens:,} tokens, rows sorted by length"))
+    dealt = f", dealt out to {plan.num_processes} processes" if plan.num_processes > 1 else ""
+    table.add_row("batches", Text(f"up to {plan.batch_tokens:,} tokens, rows sorted by length{dealt}"))
     if estimate is not None:
         _add_estimate(table, plan, estimate)
     return table
@@ -67,12 +68,10 @@ def _add_estimate(table: Table, plan: ScanPlan, estimate: ScanEstimate) -> None:
         ),
     )
     duration = timedelta(seconds=round(estimate.total_seconds))
+    speed = plan.num_processes / estimate.pair_seconds
     table.add_row(
         "time",
-        Text(
-            f"about {duration} for {plan.num_selected:,} rows, {1 / estimate.pair_seconds:.3g} pairs/s; "
-            "loading not counted"
-        ),
+        Text(f"about {duration} for {plan.num_selected:,} rows, {speed:.3g} pairs/s; loading not counted"),
     )
 
 

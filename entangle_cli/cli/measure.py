@@ -1,0 +1,110 @@
+"""From a model and data to a run that holds every pair: alone, as rank 0 of several processes, or for rank 0."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from entangle_cli.analysis.gate import Rule
+from entangle_cli.analysis.sequential import Decision
+from entangle_cli.cli.deadline import Deadline
+from entangle_cli.cli.progress import progress
+from entangle_cli.cli.until_decided import measure_until_decided, rounds
+from entangle_cli.diagnose.ranks import Alone, Further
+from entangle_cli.diagnose.scan import Scan, open_scan
+from entangle_cli.errors import EntangleError
+from entangle_cli.records import ScanSettings
+from entangle_cli.report.terminal import console_for, plan_lines
+from entangle_cli.store import RunWriter, open_run, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When a scan ends before every row is measured."""
+
+    deadline: Deadline
+    rules: Sequence[Rule] = ()
+    """With --until-decided: those that end it once all are settled."""
+    confidence: float = 0.0
+
+
+def print_estimate(model: str, data: str, settings: ScanSettings, ranks: Alone) -> None:
+    """Print what a scan would do and take."""
+    with open_scan(model, data, settings, ranks) as ready:
+        if ranks.rank == 0:
+            console_for(sys.stdout).print(plan_lines(ready.plan, ready.estimate()))
+
+
+def scan_into_run(
+    model: str,
+    data: str,
+    settings: ScanSettings,
+    output: Path | None,
+    known: Path | None,
+    stop: Stop,
+    ranks: Alone,
+    *,
+    quiet: bool,
+) -> tuple[Path, Decision | None]:
+    """Measure what the run does not hold yet; the run's folder, and what was decided where that ends the scan."""
+    with open_scan(model, data, settings, ranks) as ready:
+        if known is not None:
+            ready.take_known(read_run(known))
+        if not quiet:
+            console_for(sys.stderr).print(plan_lines(ready.plan))
+        writer = open_run(output, ready.identity, ready.about)
+        if not quiet:
+            again = f", goes on after {len(writer.done):,} pairs" if writer.done else ""
+            print(f"run         {writer.folder}{again}", file=sys.stderr)
+        return writer.folder, _measure_all(ready, writer, settings, stop, quiet=quiet)
+
+
+def _measure_all(ready: Scan, writer: RunWriter, settings: ScanSettings, stop: Stop, *, quiet: bool) -> Decision | None:
+    """Measure and write; whatever ends it early leaves a run that can be read and gone on with."""
+    ready.ranks.share_done(writer.done)
+    try:
+        with writer, progress(ready.plan.num_selected, writer.num_done_rows, quiet=quiet) as advance:
+
+            def note(num_rows: int) -> None:
+                advance(num_rows=num_rows)
+                stop.deadline.check(writer.num_pairs)
+
+            if stop.rules:
+                return measure_until_decided(ready, writer, stop.rules, stop.confidence, settings, note)
+            for batch in ready.ranks.gather(ready.records(frozenset(writer.done))):
+                writer.add(batch.pairs, batch.layers)
+                note(sum(not record.pair_in_row for record in batch.pairs))
+            ready.ranks.end_round(is_last=True)
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise
+    return None
+
+
+def measure_for_first(
+    model: str, data: str, settings: ScanSettings, known: Path | None, stop: Stop, rank: Further
+) -> None:
+    """Measure a share of the batches for rank 0, which writes and reports.
+
+    Raises:
+        EntangleError: what this process failed with, where rank 0 did not end it for that.
+    """
+    try:
+        with open_scan(model, data, settings, rank) as ready:
+            if known is not None:
+                ready.take_known(read_run(known))
+            done = rank.done()
+            for rows in rounds(ready.reader.in_random_order()) if stop.rules else [None]:
+                for batch in ready.records(done, rows):
+                    rank.send(batch)
+                if not rank.next_round():
+                    return
+    except EntangleError as error:
+        rank.fail(error)
+        raise
