@@ -39,7 +39,8 @@ def scan(
     from entangle_cli.diagnose.movements import with_movements
     from entangle_cli.diagnose.scan import open_scan
     from entangle_cli.report.rows import rows
-    from entangle_cli.store import columns_of, open_run, read_run
+    from entangle_cli.store.reading import columns_of, read_run
+    from entangle_cli.store.writing import open_run
 
     settings = settings or ScanSettings()
     with open_scan(str(model), str(data), settings) as ready:

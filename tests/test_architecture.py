@@ -14,14 +14,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "entangle_cli"
 
 LEAVES = {"records", "errors"}
 MAY_IMPORT = {
-    "cli": {"diagnose", "store", "merge", "report", "analysis.gate", "analysis.sequential", "cli", "__init__"},
+    "cli": {"diagnose", "store", "report", "analysis.gate", "analysis.sequential", "cli", "__init__"},
     "diagnose": {"data", "engine", "analysis", "diagnose"},
     "data": {"data"},
     "engine": {"engine"},
     "analysis": {"analysis"},
     "report": {"report"},
-    "store": set(),
-    "merge": {"store"},
+    "store": {"store"},
     "records": set(),
     "errors": set(),
     "__init__": {"diagnose", "report", "store"},

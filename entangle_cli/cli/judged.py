@@ -18,7 +18,7 @@ from entangle_cli.errors import ExitCode, UsageError
 from entangle_cli.records import LossSettings, Notice, Run, Status
 from entangle_cli.report.rows import rows
 from entangle_cli.report.terminal import decision_lines, summary_report, verdict_lines
-from entangle_cli.store import newest_run, read_layers, read_run
+from entangle_cli.store.reading import newest_run, read_layers, read_run
 
 NUM_WORST = 5
 NUM_SKIPPED = 5

@@ -17,7 +17,8 @@ from entangle_cli.diagnose.scan import Scan, open_scan
 from entangle_cli.errors import EntangleError
 from entangle_cli.records import ScanSettings
 from entangle_cli.report.terminal import console_for, plan_lines
-from entangle_cli.store import RunWriter, open_run, read_run
+from entangle_cli.store.reading import read_run
+from entangle_cli.store.writing import RunWriter, open_run
 
 
 @dataclass(frozen=True, slots=True)

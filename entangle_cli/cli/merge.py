@@ -16,6 +16,6 @@ def merge(
     debug: Debug = False,
 ) -> None:
     """Join the runs that scan --shard made, to the run that one process would have made."""
-    from entangle_cli.merge import merge_runs
+    from entangle_cli.store.merging import merge_runs
 
     print(merge_runs(runs, output))

@@ -234,7 +234,7 @@ def _show_result(
 ) -> ExitCode:
     from entangle_cli.cli.judged import read_judged, show_decision, show_gate
     from entangle_cli.report.terminal import console_for
-    from entangle_cli.store import write_summary
+    from entangle_cli.store.writing import write_summary
 
     judged = read_judged(folder, lambda _: settings.loss, with_layers=True)
     write_summary(folder, judged.summary)

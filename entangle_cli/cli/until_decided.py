@@ -10,12 +10,12 @@ from entangle_cli.analysis.sequential import Decision, check_rules, decide, roun
 from entangle_cli.diagnose.movements import with_movements
 from entangle_cli.errors import UsageError
 from entangle_cli.records import ScanSettings
-from entangle_cli.store import read_run
+from entangle_cli.store.reading import read_run
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Rule
     from entangle_cli.diagnose.scan import Scan
-    from entangle_cli.store import RunWriter
+    from entangle_cli.store.writing import RunWriter
 
 
 def check_settings(rules: Sequence[Rule], confidence: float, settings: ScanSettings) -> tuple[str, ...]:

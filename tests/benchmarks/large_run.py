@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from entangle_cli.records import PairRecord
-from entangle_cli.store import RunWriter
+from entangle_cli.store.writing import RunWriter
 
 PART = 2000
 IDENTITY = {

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from entangle_cli import store
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import UnfinishedError, UsageError
+from entangle_cli.store import writing
+from entangle_cli.store.reading import read_manifest
 from tests.cli.conftest import LONG, MODEL, Entangle
 
 ROOT = MODEL.parents[1]
@@ -25,7 +26,12 @@ NUMBERS = ("cosine", "chosen_log_prob", "rejected_log_prob", "inner_product")
 KILLED = 4
 
 # As `entangle`, but every record is a part of its own, so that there is much to lose.
-SCAN = "import sys; from entangle_cli import store; store.PART_ROWS = 1; from entangle_cli.cli.app import main; main()"
+SCAN = """
+from entangle_cli.cli.app import main
+from entangle_cli.store import writing
+writing.PART_ROWS = 1
+main()
+"""
 
 
 def pairs_of(path: str | Path) -> list[dict[str, Any]]:
@@ -37,7 +43,7 @@ def rows_in(folder: Path) -> int:
     """Rows that the manifest of a run lists, which is there whole or not at all."""
     if not (folder / "manifest.json").exists():
         return 0
-    return sum(part["rows"] for part in store.read_manifest(folder)["parts"])
+    return sum(part["rows"] for part in read_manifest(folder)["parts"])
 
 
 @pytest.mark.slow
@@ -69,7 +75,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(entangl
 def test_a_run_that_is_being_written_is_refused(entangle: Entangle, tmp_path: Path) -> None:
     words = ("scan", MODEL, LONG, "--limit", "2", "-q", "-o", "run")
     assert entangle(*words).code == 0
-    lock = store._locked(tmp_path / "run")
+    lock = writing._locked(tmp_path / "run")
     outcome = entangle(*words)
     assert outcome.code == 2
     assert "another process is writing this run" in outcome.err

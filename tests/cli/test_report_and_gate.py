@@ -16,7 +16,7 @@ from sarif_pydantic import Sarif
 
 from entangle_cli.records import PairRecord, ScanSettings
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.store import RunWriter
+from entangle_cli.store.writing import RunWriter
 from tests.cli.conftest import Entangle
 
 HOSTILE = "\x1b[31mred\x1b[0m [bold]markup[/] <script>alert(1)</script> =cmd()\r\n::error::no \u202egnp"

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import entangle_cli
-from entangle_cli import store
 from entangle_cli.engine.engine import Engine
 from entangle_cli.records import PairMeasurement, PairRecord, ScanSettings, TokenizedPair
+from entangle_cli.store import files
 from tests.cli.conftest import LONG, MODEL, Entangle
 
 PAIR = {"prompt": "The owl is", "chosen": " awake.", "rejected": " asleep."}
@@ -189,11 +189,11 @@ def test_one_pair_too_large_ends_with_4_and_keeps_the_rest(entangle: Entangle, m
 
 
 def test_a_full_disk_ends_with_4_and_the_run_goes_on(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> None:  # noqa: ARG001 -- as store.write_atomically
+    def full(descriptor: int) -> None:  # noqa: ARG001 -- as os.fsync
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_atomically", full)
+        patch.setattr("os.fsync", full)
         outcome = entangle("scan", MODEL, LONG, "--limit", "3", "-o", "run")
     assert outcome.code == 4
     assert "No space left on device" in outcome.err
@@ -203,14 +203,14 @@ def test_a_full_disk_ends_with_4_and_the_run_goes_on(entangle: Entangle, monkeyp
 def test_a_disk_that_fills_up_at_the_summary_is_told_in_three_lines(
     entangle: Entangle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = store.write_atomically
+    real = files.write_atomically
 
     def full_for_the_summary(path: Path, content: bytes) -> None:
         if path.name == "summary.json":
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr(store, "write_atomically", full_for_the_summary)
+    monkeypatch.setattr(files, "write_atomically", full_for_the_summary)
     assert_refused(
         entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run"), 4, "No space left on device", "make room"
     )

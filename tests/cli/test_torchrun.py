@@ -20,11 +20,11 @@ WORDS = ("scan", str(MODEL), str(LONG), "--limit", "60", "--batch-tokens", "256"
 # As `python -m entangle_cli`, but for what a test does to one of the processes.
 DRIVER = """
 import os, signal, sys
-from entangle_cli import store
+from entangle_cli.store import writing
 from entangle_cli.cli.app import main
 from entangle_cli.diagnose.measurer import Measurer
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-store.PART_ROWS = 1
+writing.PART_ROWS = 1
 measure, num_measured = Measurer.measure, 0
 def counted(self, rows):
     global num_measured

@@ -14,7 +14,7 @@ from entangle_cli.diagnose.notices import run_notices
 from entangle_cli.records import LossSettings, Run
 from entangle_cli.report.rows import rows
 from entangle_cli.report.terminal import console_for, summary_report, verdict_sentence
-from entangle_cli.store import columns_of
+from entangle_cli.store.reading import columns_of
 from tests.cli.test_report_and_gate import PAIRS, SKIPPED
 
 LOSS = LossSettings()

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from entangle_cli import store
 from entangle_cli.errors import RunError, UsageError
 from entangle_cli.records import PairRecord
-from entangle_cli.store import STORED_FIELDS, RunWriter, columns_of, newest_run, read_run
+from entangle_cli.store import writing
+from entangle_cli.store.parts import STORED_FIELDS
+from entangle_cli.store.reading import columns_of, newest_run, read_run
+from entangle_cli.store.writing import RunWriter
 
 IDENTITY: dict[str, Any] = {"model": {"name": "m"}, "data": {"name": "d.jsonl"}, "settings": {"dtype": "float32"}}
 
@@ -43,8 +45,19 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(in_memory[name], run.columns[name])
 
 
+def test_texts_that_repeat_are_one_object_in_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PART_ROWS", 5)
+    formats = ["hh", "TRL standard", None, "TRL standard", None, None, None, "TRL standard", "hh", "TRL standard"]
+    with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+        for index in reversed(range(10)):
+            writer.add([record(index, format=formats[index])])
+    column = read_run(tmp_path).columns["format"]
+    assert column.tolist() == formats
+    assert len({id(text) for text in column if text == "TRL standard"}) == 1
+
+
 def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PART_ROWS", 2)
+    monkeypatch.setattr(writing, "PART_ROWS", 2)
 
     def written_until_interrupted() -> None:
         with RunWriter.open(tmp_path, IDENTITY, {}) as writer:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from entangle_cli.errors import RunError, UnfinishedError, UsageError
-from entangle_cli.store import damaged_file, open_run, read_manifest
+from entangle_cli.store.files import damaged_file
+from entangle_cli.store.reading import read_manifest
+from entangle_cli.store.writing import open_run
 
 
 def merge_runs(folders: Sequence[Path], output: Path) -> Path:

@@ -1,0 +1,59 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from entangle_cli.errors import UnfinishedError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power loss."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document, readable and without NaN."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate as its escape, which JSON reads back.
+    write_atomically(path, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+@contextmanager
+def reporting_failures(folder: Path) -> Iterator[None]:
+    """Errors of the file system as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise UnfinishedError(
+            f"{folder}: {error.strerror or error}",
+            "room and permission to write the run",
+            "make room and give the same command again; it goes on from the last part",
+        ) from error
+
+
+def damaged_file(folder: Path, part: Mapping[str, Any]) -> Path | None:
+    """The first file of a part of a run that is not as it was written; None where all are."""
+    for kind, sha256 in (("pairs", part["sha256"]), ("layers", part.get("layers_sha256"))):
+        if sha256 is not None and not _is_intact(folder / kind / part["file"], sha256):
+            return folder / kind / str(part["file"])
+    return None
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

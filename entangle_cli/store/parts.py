@@ -1,0 +1,127 @@
+"""A part's columns: what is stored of a pair and of its layers, and both ways between records and tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from entangle_cli.records import COUNT_FIELDS, LayerRecord, PairRecord
+from entangle_cli.store.files import write_atomically
+
+_LOSS_FIELDS = {"movement", "chosen_delta", "rejected_delta", "slack", "uncertain"}
+TEXT_FIELDS = {
+    "pair_id",
+    "status",
+    "reason",
+    "detail",
+    "format",
+    "file",
+    "warnings",
+    "unordered_id",
+    "prompt_text",
+    "chosen_text",
+    "rejected_text",
+}
+_FLAG_FIELDS = {"boundary_moved", "chosen_truncated", "rejected_truncated"}
+
+
+def _arrow_type(name: str) -> pyarrow.DataType:
+    if name in TEXT_FIELDS:
+        return pyarrow.string()
+    if name in _FLAG_FIELDS:
+        return pyarrow.bool_()
+    return pyarrow.int64() if name in COUNT_FIELDS else pyarrow.float64()
+
+
+STORED_FIELDS = tuple(field.name for field in fields(PairRecord) if field.name not in _LOSS_FIELDS)
+"""What is measured. What a loss makes of it is computed when a run is read."""
+
+LAYER_NUMBERS = ("chosen_squared_norm", "rejected_squared_norm", "inner_product")
+SCHEMA_OF_LAYERS = pyarrow.schema(
+    [
+        ("index", pyarrow.int64()),
+        ("pair_in_row", pyarrow.int64()),
+        ("group", pyarrow.dictionary(pyarrow.int32(), pyarrow.string())),
+        *((name, pyarrow.float64()) for name in LAYER_NUMBERS),
+    ]
+)
+
+SCHEMA_OF_PARTS = pyarrow.schema([(name, _arrow_type(name)) for name in STORED_FIELDS])
+
+
+def pair_table(records: Sequence[PairRecord]) -> pyarrow.Table:
+    """What is stored of pairs, a row each."""
+    columns = {name: [getattr(record, name) for record in records] for name in STORED_FIELDS}
+    for name in TEXT_FIELDS:
+        columns[name] = [text if text is None else _encodable(text) for text in columns[name]]
+    return pyarrow.Table.from_pydict(columns, schema=SCHEMA_OF_PARTS)
+
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 can hold: a lone surrogate, as JSON may have it, becomes its code."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def layer_table(records: Sequence[LayerRecord]) -> pyarrow.Table:
+    """Layers of pairs, a row a pair and group."""
+    columns: dict[str, Any] = {
+        "index": [record.index for record in records],
+        "pair_in_row": [record.pair_in_row for record in records],
+        "group": pyarrow.array([record.products.group for record in records]).dictionary_encode(),
+        **{name: [getattr(record.products, name) for record in records] for name in LAYER_NUMBERS},
+    }
+    return pyarrow.Table.from_pydict(columns, schema=SCHEMA_OF_LAYERS)
+
+
+def write_table(path: Path, table: pyarrow.Table) -> str:
+    """Write a part; the hash of its bytes."""
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_part(path: Path, names: list[str] | None = None) -> pyarrow.Table:
+    """The rows of one part, all columns or those of some names that it has.
+
+    Not `pyarrow.parquet.read_table`, which loads pandas: that alone takes longer than reading a small run.
+    """
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read(names if names is None else [name for name in names if name in file.schema_arrow.names])
+
+
+def numbers(column: pyarrow.ChunkedArray) -> Any:
+    """A column as float64 with NaN for null."""
+    return _filled(column.cast(pyarrow.float64()).combine_chunks(), np.array([np.nan]))
+
+
+def texts(column: pyarrow.ChunkedArray, seen: dict[str, str]) -> Any:
+    """A text column as objects with None for null; equal texts are one object, across parts too.
+
+    Args:
+        seen: the texts of the parts before, where they repeat.
+    """
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    if len(values) < len(column) / 2:
+        values = [seen.setdefault(text, text) for text in values]
+    places = _filled(encoded.indices, np.array([len(values)], dtype=np.int32))
+    return np.array([*values, None], dtype=object)[places]
+
+
+def _filled(array: pyarrow.Array, value: Any) -> Any:
+    """An array of numbers as numpy's, with a value (an array of one) for null.
+
+    By DLPack and with a scalar made from bytes: `to_numpy` and `pyarrow.scalar` load pandas, where that is installed.
+    """
+    scalar = pyarrow.Array.from_buffers(array.type, 1, [None, pyarrow.py_buffer(value)])[0]
+    return np.from_dlpack(array.fill_null(scalar))

@@ -1,0 +1,137 @@
+"""Runs read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+
+from entangle_cli.errors import RunError
+from entangle_cli.records import SCHEMA, PairRecord, Run
+from entangle_cli.store.files import damaged_file
+from entangle_cli.store.parts import (
+    LAYER_NUMBERS,
+    SCHEMA_OF_LAYERS,
+    STORED_FIELDS,
+    TEXT_FIELDS,
+    numbers,
+    pair_table,
+    read_part,
+    texts,
+)
+
+RUNS_FOLDER = Path("entangle-runs")
+
+
+def newest_run(base: Path = RUNS_FOLDER) -> Path:
+    """The folder below `base` whose manifest was written last.
+
+    Raises:
+        RunError: there is none.
+    """
+    manifests = sorted(base.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        raise RunError(f"no run below {base}", "a run written by entangle scan", "scan first, or name the run's folder")
+    return manifests[-1].parent
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+        RunError: there is none, or it is none that this version reads.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: no manifest.json", "a folder written by entangle scan", "check the path") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: {error}", "a manifest written by entangle scan", "scan again") from error
+    version = str(manifest.get("schema_version", "")) if isinstance(manifest, dict) else ""
+    if not version.startswith("1.") or manifest.get("schema") != SCHEMA:
+        raise RunError(
+            f"{path}: schema version {version or 'unknown'}",
+            "entangle.run 1.x",
+            "read it with the version that wrote it",
+        )
+    return dict(manifest)
+
+
+def read_run(folder: Path) -> Run:
+    """A run with all its rows.
+
+    Raises:
+        RunError: no run, or damaged parts.
+    """
+    manifest = read_manifest(folder)
+    for part in manifest["parts"]:
+        if (damaged := damaged_file(folder, part)) is not None:
+            raise RunError(
+                f"{damaged}: missing or changed since it was written",
+                "the bytes whose hash the manifest holds",
+                "give the scan command again; it measures the missing rows anew",
+            )
+    tables = (read_part(folder / "pairs" / part["file"]) for part in manifest["parts"])
+    return Run(folder, manifest, _columns(tables, sum(part["rows"] for part in manifest["parts"])))
+
+
+def read_layers(run: Run) -> Iterator[dict[str, Any]]:
+    """The layers of a run, part by part: `groups`, and three products as numpy arrays; nothing without `--layers`.
+
+    The rows of a pair stand together, and the groups of every pair in the same order: `groups` names them once.
+
+    Raises:
+        RunError: a part that lacks a column.
+    """
+    for part in run.manifest["parts"]:
+        if "layers_sha256" in part:
+            table = read_part(run.folder / "layers" / part["file"])
+            if missing := set(SCHEMA_OF_LAYERS.names) - set(table.column_names):
+                raise RunError(
+                    f"{run.folder / 'layers' / part['file']}: no {', '.join(sorted(missing))}",
+                    "layers written by entangle scan",
+                    "scan again",
+                )
+            codes = table["group"].combine_chunks()
+            names = codes.dictionary.to_pylist()
+            order = codes.indices[: len(names)].to_pylist()
+            products = {name: numbers(table[name]) for name in LAYER_NUMBERS}
+            yield {"groups": [names[code] for code in order], **products}
+
+
+def columns_of(records: Sequence[PairRecord]) -> dict[str, Any]:
+    """Records as the columns of a `Run`, in the order of `index`."""
+    return _columns([pair_table(records)], len(records))
+
+
+def _columns(parts: Iterable[pyarrow.Table], num_rows: int) -> dict[str, Any]:
+    """Columns as numpy arrays, in the order of `index`.
+
+    One part at a time, and nothing for a column that holds no value, so that a large run is in memory once. Fields
+    are added over time: what an older part lacks is null.
+    """
+    found: dict[str, Any] = {}
+    seen: dict[str, dict[str, str]] = {name: {} for name in TEXT_FIELDS}
+    start = 0
+    for part in parts:
+        rows = slice(start, start + part.num_rows)
+        for name in STORED_FIELDS:
+            if name not in part.column_names or part[name].null_count == part.num_rows:
+                continue
+            if name not in found:
+                found[name] = _nothing(name, num_rows)
+            found[name][rows] = texts(part[name], seen[name]) if name in TEXT_FIELDS else numbers(part[name])
+        start = rows.stop
+    order = np.lexsort([found.get(name, _nothing(name, num_rows)) for name in ("pair_in_row", "index")])
+    columns = {name: found.pop(name)[order] if name in found else _nothing(name, num_rows) for name in STORED_FIELDS}
+    columns["index"] = columns["index"].astype(np.int64)
+    return columns
+
+
+def _nothing(name: str, num_rows: int) -> Any:
+    return np.full(num_rows, None, dtype=object) if name in TEXT_FIELDS else np.full(num_rows, np.nan)

@@ -1,0 +1,253 @@
+"""Runs being written: parts as they come, one process at a time, going on where an earlier start ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow
+
+from entangle_cli.errors import UnfinishedError, UsageError
+from entangle_cli.records import SCHEMA, SCHEMA_VERSION, LayerRecord, PairRecord, RowKey, row_key
+from entangle_cli.store.files import damaged_file, reporting_failures, write_json
+from entangle_cli.store.parts import layer_table, pair_table, read_part, write_table
+from entangle_cli.store.reading import RUNS_FOLDER, read_manifest
+
+LOCK_FILE = ".lock"
+OWN_NAMES = {"pairs", "layers", LOCK_FILE}
+"""What a folder may hold in which no run has begun."""
+PART_ROWS = 2000
+PART_SECONDS = 20.0
+
+
+class RunWriter:
+    """A run that is being written, or that goes on.
+
+    A context manager: on leaving, the run is complete, or partial where an exception ends it.
+
+    Attributes:
+        folder: where it is.
+        done: keys of the records it already holds.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], done: set[RowKey], lock: filelock.BaseFileLock) -> None:
+        self.folder = folder
+        self._lock = lock
+        self.done = done
+        self._manifest = manifest
+        self._pending: list[PairRecord] = []
+        self._pending_layers: list[LayerRecord] = []
+        self._last_part = time.monotonic()
+        self._started = time.monotonic()
+        self._seconds_before = float(manifest.get("seconds", 0.0))
+
+    @classmethod
+    def open(cls, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any]) -> RunWriter:
+        """Begin a run in `folder`, or go on with the one that is there.
+
+        Args:
+            identity: what must be equal for a run to go on.
+            about: further entries of the manifest (plan, environment, ...).
+        Raises:
+            UsageError: the folder cannot be written, holds a run of another identity or something else, or another
+                process is writing to it.
+            UnfinishedError: there is no room for the manifest.
+        """
+        _make_folder(folder)
+        lock = _locked(folder)
+        try:
+            return cls._begin(folder, identity, about, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _begin(
+        cls, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any], lock: filelock.BaseFileLock
+    ) -> RunWriter:
+        before = read_manifest(folder) if (folder / "manifest.json").exists() else None
+        if before is not None:
+            _refuse_other_run(folder, before["identity"], identity)
+        parts = _intact_parts(folder, before["parts"]) if before else []
+        manifest = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "status": "partial",
+            "started": before["started"] if before else _now(),
+            "identity": dict(identity),
+            **about,
+            "seconds": before["seconds"] if before else 0.0,
+            "parts": parts,
+        }
+        done: set[RowKey] = set()
+        for part in parts:
+            done.update(_keys(read_part(folder / "pairs" / part["file"], ["index", "pair_in_row"])))
+        writer = cls(folder, manifest, done, lock)
+        writer.flush()
+        return writer
+
+    @property
+    def num_pairs(self) -> int:
+        """Records that it took, those that are not in a part yet among them."""
+        return len(self.done) + len(self._pending)
+
+    @property
+    def num_done_rows(self) -> int:
+        """Rows of which it holds a pair or a reason."""
+        return sum(isinstance(key, int) or key[1] == 0 for key in self.done)
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        self._manifest["status"] = "complete" if kind is None else "partial"
+        try:
+            self.flush()
+        finally:
+            self._lock.release()
+
+    def add(self, records: Sequence[PairRecord], layers: Sequence[LayerRecord] = ()) -> None:
+        """Take records, and the layers of their pairs; every so often they become a part.
+
+        Raises:
+            UnfinishedError: the part cannot be written, as on a full disk.
+        """
+        self._pending.extend(records)
+        self._pending_layers.extend(layers)
+        if len(self._pending) >= PART_ROWS or time.monotonic() - self._last_part >= PART_SECONDS:
+            self.flush()
+
+    def take_parts(self, parts: Sequence[Mapping[str, Any]], seconds: float) -> None:
+        """List parts that are in the folder already, as those of other runs that were copied there."""
+        self._manifest["parts"] = [*self._manifest["parts"], *parts]
+        self._seconds_before += seconds
+
+    def flush(self) -> None:
+        """Write what is pending as a part, and the manifest that lists it.
+
+        Raises:
+            UnfinishedError: see `add`.
+        """
+        with reporting_failures(self.folder):
+            if self._pending:
+                self._write_part()
+            self._write_manifest()
+        self._last_part = time.monotonic()
+
+    def _write_part(self) -> None:
+        parts = self._manifest["parts"]
+        file = f"part-{_next_number(parts):06d}.parquet"
+        part = {"file": file, "rows": len(self._pending)}
+        if self._pending_layers:
+            part["layers_sha256"] = write_table(self.folder / "layers" / file, layer_table(self._pending_layers))
+        part["sha256"] = write_table(self.folder / "pairs" / file, pair_table(self._pending))
+        self._manifest["parts"] = [*parts, part]
+        self.done.update(map(row_key, self._pending))
+        self._pending.clear()
+        self._pending_layers.clear()
+
+    def _write_manifest(self) -> None:
+        self._manifest["updated"] = _now()
+        self._manifest["seconds"] = self._seconds_before + time.monotonic() - self._started
+        write_json(self.folder / "manifest.json", self._manifest)
+
+
+def open_run(folder: Path | None, identity: Mapping[str, Any], about: Mapping[str, Any]) -> RunWriter:
+    """The run in `folder`, or in a folder below `entangle-runs/` that the same command finds again."""
+    return RunWriter.open(folder or default_folder(identity), identity, about)
+
+
+def default_folder(identity: Mapping[str, Any]) -> Path:
+    """The folder of a run that was given none: the same command finds it again."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    model = str(identity["model"]["name"]).replace("/", "--")
+    data = re.sub(r"[^\w.-]+", "_", Path(identity["data"]["name"]).stem)
+    return RUNS_FOLDER / f"{model}-{data}-{digest}"
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write a run's aggregates.
+
+    Raises:
+        UnfinishedError: they cannot be written, as on a full disk.
+    """
+    with reporting_failures(folder):
+        write_json(folder / "summary.json", summary)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a run's folder, or see that what is there is a run or nothing."""
+    try:
+        is_run = (folder / "manifest.json").exists()
+        if not is_run and folder.exists() and any(path.name not in OWN_NAMES for path in folder.iterdir()):
+            raise UsageError(
+                f"--output {folder}: the folder is not empty and holds no run",
+                "an empty or new folder, or a run to go on with",
+                "name another folder",
+            )
+        (folder / "pairs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output {folder}: {error.strerror or error}", "a folder that can be written", "name another folder"
+        ) from error
+
+
+def _locked(folder: Path) -> filelock.BaseFileLock:
+    """The lock of a run; the system lets go of it when its process ends, however it ends."""
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UsageError(
+            f"--output {folder}: another process is writing this run",
+            "one process a run",
+            "wait for it, stop it, or name another folder",
+        ) from error
+    except OSError as error:
+        raise UnfinishedError(
+            f"--output {folder}: {error.strerror or error}", "room for the run's lock", "make room, then try again"
+        ) from error
+    return lock
+
+
+def _keys(part: pyarrow.Table) -> Iterator[RowKey]:
+    numbers = part["pair_in_row"].to_pylist() if "pair_in_row" in part.column_names else repeat(None)
+    for index, number in zip(part["index"].to_pylist(), numbers, strict=False):
+        yield index if number is None else (index, number)
+
+
+def _next_number(parts: Sequence[Mapping[str, Any]]) -> int:
+    return max((int(part["file"][5:11]) for part in parts), default=-1) + 1
+
+
+def _refuse_other_run(folder: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    different = [f"{group} {name}" for group in identity for name in _differences(before.get(group), identity[group])]
+    if different:
+        raise UsageError(
+            f"--output {folder}: holds a run with another {', '.join(different)}",
+            "a run of the same model, data and settings, or an empty folder",
+            "name another folder; runs are never mixed",
+        )
+
+
+def _differences(before: Any, now: Any) -> list[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return [] if before == now else ["value"]
+
+
+def _intact_parts(folder: Path, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The parts whose bytes are what was written; the rows of others are measured again."""
+    return [part for part in parts if damaged_file(folder, part) is None]
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
