@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "entangle_cli"
 
 LEAVES = {"records", "errors"}
 MAY_IMPORT = {
-    "cli": {"diagnose", "store", "report", "analysis.gate", "analysis.sequential", "cli", "__init__"},
+    "cli": {"diagnose", "store", "report", "analysis.gate", "analysis.rules", "analysis.sequential", "cli", "__init__"},
     "diagnose": {"data", "engine", "analysis", "diagnose"},
     "data": {"data"},
     "engine": {"engine"},

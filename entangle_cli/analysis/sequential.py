@@ -14,14 +14,8 @@ from math import lgamma, log
 
 import numpy as np
 
-from entangle_cli.analysis.gate import (
-    MOVEMENT_RATES,
-    OPERATORS,
-    RATES,
-    STATUS_RATES,
-    Outcome,
-    Rule,
-)
+from entangle_cli.analysis.gate import Outcome
+from entangle_cli.analysis.rules import MOVEMENT_RATES, OPERATORS, RATES, STATUS_RATES, Rule
 from entangle_cli.analysis.statistics import Column, column_of
 from entangle_cli.errors import UsageError
 from entangle_cli.records import Status

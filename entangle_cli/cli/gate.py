@@ -63,7 +63,8 @@ def gate(
     debug: Debug = False,
 ) -> None:
     """Judge a run by rules: exit 0 where all pass, 1 where one fails, 5 where there is nothing to judge."""
-    from entangle_cli.analysis.gate import Limits, is_relative, judge
+    from entangle_cli.analysis.gate import Limits, judge
+    from entangle_cli.analysis.rules import is_relative
     from entangle_cli.cli.judged import gate_code, parse_rules, read_judged
     from entangle_cli.cli.judged import only_new as new_rows
 

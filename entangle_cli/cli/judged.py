@@ -10,7 +10,8 @@ from typing import IO, Any
 import numpy as np
 from rich.console import Console, RenderableType
 
-from entangle_cli.analysis.gate import Outcome, Rule, Verdict, is_relative, judge, parse_rule
+from entangle_cli.analysis.gate import Outcome, Verdict, judge
+from entangle_cli.analysis.rules import Rule, is_relative, parse_rule
 from entangle_cli.analysis.sequential import Decision
 from entangle_cli.diagnose.movements import describe_loss, losses_compared, run_summary, with_movements
 from entangle_cli.diagnose.notices import run_notices

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from entangle_cli.analysis.gate import Rule
+from entangle_cli.analysis.rules import Rule
 from entangle_cli.analysis.sequential import Decision
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import progress

@@ -46,7 +46,7 @@ from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
 from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
 
 if TYPE_CHECKING:
-    from entangle_cli.analysis.gate import Rule
+    from entangle_cli.analysis.rules import Rule
     from entangle_cli.analysis.sequential import Decision
 
 

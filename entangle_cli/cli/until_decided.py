@@ -13,7 +13,7 @@ from entangle_cli.records import ScanSettings
 from entangle_cli.store.reading import read_run
 
 if TYPE_CHECKING:
-    from entangle_cli.analysis.gate import Rule
+    from entangle_cli.analysis.rules import Rule
     from entangle_cli.diagnose.scan import Scan
     from entangle_cli.store.writing import RunWriter
 

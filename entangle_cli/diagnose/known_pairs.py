@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from entangle_cli.diagnose.row_records import PreparedRow
+from entangle_cli.diagnose.row_records import PreparedRow, of_row, with_references
 from entangle_cli.errors import UsageError
 from entangle_cli.records import COUNT_FIELDS, PairRecord, Run, Status
 
@@ -39,6 +39,7 @@ class KnownPairs:
             raise UsageError(
                 "--known with --layers", "one of the two: a run's layers are not taken over", "leave one out"
             )
+        self._has_reference_model = "reference" in identity
         self._columns = run.columns
         measured = np.flatnonzero(run.columns["status"] == Status.OK.value)
         self._places = {run.columns["pair_id"][place]: int(place) for place in measured}
@@ -52,18 +53,8 @@ class KnownPairs:
         if place is None:
             return None
         found = PairRecord(**{field.name: self._value(field.name, place) for field in fields(PairRecord)})
-        return replace(
-            found,
-            index=row.pair.index,
-            line=row.pair.line,
-            file=row.pair.file,
-            pair_in_row=row.pair.pair_in_row,
-            format=row.pair.format,
-            warnings=" ".join((*row.pair.warnings, *row.tokens.warnings)) or None,
-            chosen_score=row.pair.chosen_score,
-            rejected_score=row.pair.rejected_score,
-            preference_strength=row.pair.preference_strength,
-        )
+        found = of_row(found, row)
+        return found if self._has_reference_model else with_references(found, row)
 
     def _value(self, name: str, place: int) -> Any:
         value = self._columns[name][place] if name in self._columns else None

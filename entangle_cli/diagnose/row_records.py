@@ -48,21 +48,11 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
     known = {name: value if value is not None and isfinite(value) else None for name, value in numbers.items()}
     chosen, rejected = row.tokens.pair.chosen, row.tokens.pair.rejected
     chosen_scored, rejected_scored = chosen.ids[chosen.first_scored :], rejected.ids[rejected.first_scored :]
-    references = row.pair.ref_log_probs or (None, None)
-    return PairRecord(
+    record = PairRecord(
         index=row.pair.index,
         pair_id=row.pair.pair_id,
         status=(Status.OK if reason is None else Status.UNDEFINED).value,
         reason=reason,
-        line=row.pair.line,
-        file=row.pair.file,
-        pair_in_row=row.pair.pair_in_row,
-        format=row.pair.format,
-        warnings=" ".join((*row.pair.warnings, *row.tokens.warnings)) or None,
-        unordered_id=row.pair.unordered_id,
-        chosen_score=row.pair.chosen_score,
-        rejected_score=row.pair.rejected_score,
-        preference_strength=row.pair.preference_strength,
         boundary_moved=row.tokens.boundary_moved,
         prompt_tokens=row.tokens.prompt_tokens,
         chosen_tokens=chosen.num_scored,
@@ -71,8 +61,6 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
         rejected_truncated=rejected.truncated,
         chosen_log_prob=known["chosen_log_prob"],
         rejected_log_prob=known["rejected_log_prob"],
-        chosen_ref_log_prob=references[0],
-        rejected_ref_log_prob=references[1],
         chosen_grad_norm=_root(known["chosen_squared_norm"]),
         rejected_grad_norm=_root(known["rejected_squared_norm"]),
         inner_product=known["inner_product"],
@@ -87,6 +75,31 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
         shared_prefix_tokens=shared_prefix(chosen_scored, rejected_scored),
         shared_suffix_tokens=shared_suffix(chosen_scored, rejected_scored),
     )
+    return with_references(of_row(record, row), row)
+
+
+def of_row(record: PairRecord, row: PreparedRow) -> PairRecord:
+    """The record with what the row says beside the pair: its place, how it was read, its scores."""
+    pair = row.pair
+    return replace(
+        record,
+        index=pair.index,
+        line=pair.line,
+        file=pair.file,
+        pair_in_row=pair.pair_in_row,
+        format=pair.format,
+        warnings=" ".join((*pair.warnings, *row.tokens.warnings)) or None,
+        unordered_id=pair.unordered_id,
+        chosen_score=pair.chosen_score,
+        rejected_score=pair.rejected_score,
+        preference_strength=pair.preference_strength,
+    )
+
+
+def with_references(record: PairRecord, row: PreparedRow) -> PairRecord:
+    """The record with the reference log-probs that the row brings; without any where it brings none."""
+    chosen, rejected = row.pair.ref_log_probs or (None, None)
+    return replace(record, chosen_ref_log_prob=chosen, rejected_ref_log_prob=rejected)
 
 
 def with_text(record: PairRecord, row: PreparedRow) -> PairRecord:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entangle_cli.analysis.gate import RULE_FIELDS, Limits, Outcome, Rule, Verdict, judge, parse_rule
+from entangle_cli.analysis.gate import Limits, Outcome, Verdict, judge
+from entangle_cli.analysis.rules import RULE_FIELDS, Rule, parse_rule
 from entangle_cli.analysis.statistics import share_interval
 from entangle_cli.errors import UsageError
 from entangle_cli.records import PairRecord

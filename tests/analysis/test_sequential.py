@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entangle_cli.analysis.gate import Outcome, parse_rule
+from entangle_cli.analysis.gate import Outcome
+from entangle_cli.analysis.rules import parse_rule
 from entangle_cli.analysis.sequential import check_rules, decide, round_sizes, total_bounds
 from entangle_cli.errors import UsageError
 

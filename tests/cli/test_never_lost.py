@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -148,6 +149,23 @@ def test_known_pairs_are_taken_over_and_the_others_measured(
             name: other[name] for name in other if name not in NUMBERS and not isinstance(other[name], float)
         }
         assert [one[name] for name in NUMBERS] == pytest.approx([other[name] for name in NUMBERS], rel=1e-4, abs=1e-5)
+
+
+def test_reference_log_probs_of_a_known_pair_are_those_of_its_row(
+    entangle: Entangle, rows_file: Callable[..., Path]
+) -> None:
+    row = json.loads(LONG.read_text().splitlines()[0])
+    old = rows_file([{**row, "ref_chosen_logps": -5.0, "ref_rejected_logps": -6.0}])
+    assert entangle("scan", MODEL, old, "-q", "-o", "old").code == 0
+    for brought, expected in (
+        ({"ref_chosen_logps": -7.0, "ref_rejected_logps": -8.0}, (-7.0, -8.0)),
+        ({}, (None, None)),
+    ):
+        new = rows_file([{**row, **brought}])
+        assert entangle("scan", MODEL, new, "-q", "--known", "old", "-o", "new", "--json", "new.json").code == 0
+        (pair,) = pairs_of("new.json")
+        assert (pair["chosen_ref_log_prob"], pair["rejected_ref_log_prob"]) == expected
+        shutil.rmtree("new")
 
 
 def test_runs_of_other_settings_are_not_known(entangle: Entangle) -> None:

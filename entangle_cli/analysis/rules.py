@@ -1,0 +1,153 @@
+"""What a rule of the gate may say: `both_fall_rate > 0.1` is a condition that fails the gate where it is true.
+
+A metric may end in `_low` or `_high` (the ends of a rate's 95 % interval, so that a small sample does not flip from run
+to run) or in `_increase` (over a baseline).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from entangle_cli.errors import UsageError
+from entangle_cli.records import Movement, Status
+
+RULE_FIELDS = (
+    "cosine",
+    "norm_ratio",
+    "inner_product",
+    "chosen_condition",
+    "rejected_condition",
+    "chosen_delta",
+    "rejected_delta",
+    "slack",
+    "chosen_log_prob",
+    "rejected_log_prob",
+    "chosen_grad_norm",
+    "rejected_grad_norm",
+    "chosen_tokens",
+    "rejected_tokens",
+    "prompt_tokens",
+    "chosen_ref_log_prob",
+    "rejected_ref_log_prob",
+    "ches",
+    "length_normalised_ches",
+    "head_inner_product",
+    "unshared_cosine",
+    "edit_distance",
+    "shared_prefix_tokens",
+    "shared_suffix_tokens",
+)
+"""Fields of `PairRecord` that rules may name with a statistic."""
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+MOVEMENT_RATES: dict[str, tuple[Movement, ...]] = {
+    **{f"{kind.value}_rate": (kind,) for kind in Movement},
+    "chosen_falls_rate": (Movement.BOTH_FALL, Movement.REVERSED),
+    "rejected_rises_rate": (Movement.BOTH_RISE, Movement.REVERSED),
+}
+"""Rates over the measured pairs, and the movements that each of them counts."""
+STATUS_RATES = {"skipped_rate": Status.SKIPPED, "undefined_rate": Status.UNDEFINED}
+"""Rates over all rows."""
+RATES = (*MOVEMENT_RATES, "uncertain_rate", *STATUS_RATES)
+ENDS = ("_low", "_high")
+"""Of a rate's interval."""
+INCREASE = "_increase"
+EXAMPLE = '"both_fall_rate > 0.1"'
+
+_RULE = re.compile(r"\s*(?P<metric>\w+)\s*(?P<operator>[<>=!]+)\s*(?P<threshold>\S+)\s*", re.ASCII)
+_STATISTIC = re.compile(r"mean|min|max|median|p(?!00)\d\d", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition that fails the gate where it is true."""
+
+    text: str
+    """As the user wrote it."""
+    metric: str
+    """A rate, `pairs`, or a field and a statistic joined by an underscore."""
+    operator: str
+    """A key of `OPERATORS`."""
+    threshold: float
+    """In the metric's unit; compared unrounded."""
+
+
+def parse_rule(text: str) -> Rule:
+    """The rule that a text such as `both_fall_rate > 0.1` states.
+
+    Args:
+        text: metric, operator, number; blanks between them do not matter.
+    Returns:
+        The rule.
+    Raises:
+        UsageError: the text is not of that form, the metric is unknown, the number is not finite,
+            or a rate is compared with a number outside [0, 1].
+    """
+    match = _RULE.fullmatch(text)
+    if match is None or match["operator"] not in OPERATORS:
+        raise UsageError(
+            f"rule {text!r}",
+            f"METRIC OPERATOR NUMBER, the operator one of {', '.join(OPERATORS)}",
+            f"write it like {EXAMPLE}; the gate fails where the condition is true.",
+        )
+    _check_metric(text, match["metric"])
+    threshold = _threshold(text, match["metric"], match["threshold"])
+    return Rule(text.strip(), match["metric"], match["operator"], threshold)
+
+
+def is_relative(rule: Rule) -> bool:
+    """Whether a rule needs a baseline."""
+    return rule.metric.endswith(INCREASE)
+
+
+def _check_metric(text: str, metric: str) -> None:
+    metric = metric.removesuffix(INCREASE)
+    if metric.endswith(ENDS) and metric.rpartition("_")[0] in RATES:
+        return
+    field, _, statistic = metric.rpartition("_")
+    if metric in RATES or metric == "pairs":
+        return
+    if field in RULE_FIELDS and _STATISTIC.fullmatch(statistic):
+        return
+    if field in RULE_FIELDS:
+        known = [f"{field}_{name}" for name in ("mean", "min", "max", "median", "p05")]
+    else:
+        known = ["pairs", *RATES, *(f"{name}_median" for name in RULE_FIELDS)]
+    near = difflib.get_close_matches(metric, known, n=1, cutoff=0.5)
+    raise UsageError(
+        f"unknown metric {metric!r} in rule {text!r}",
+        f"pairs, {', '.join(RATES)}, or FIELD_STATISTIC with a FIELD of {', '.join(RULE_FIELDS)} "
+        "and a STATISTIC of mean, min, max, median, p01 to p99; a rate's interval ends with _low and _high; all with "
+        "_increase over a baseline",
+        f"did you mean {near[0]!r}?" if near else f"write it like {EXAMPLE}.",
+    )
+
+
+def _threshold(text: str, metric: str, number: str) -> float:
+    try:
+        threshold = float(number)
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise UsageError(f"{number!r} in rule {text!r}", "a finite number", f"write it like {EXAMPLE}.")
+    base = metric.removesuffix(INCREASE)
+    is_share = base in RATES or (base.endswith(ENDS) and base.rpartition("_")[0] in RATES)
+    lowest = -1.0 if base != metric else 0.0
+    if is_share and not lowest <= threshold <= 1.0:
+        raise UsageError(
+            f"{number} in rule {text!r}",
+            f"a number from {lowest:g} to 1, as {metric} is a share",
+            "write 10 % as 0.1.",
+        )
+    return threshold
