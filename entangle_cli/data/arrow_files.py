@@ -76,6 +76,18 @@ class ArrowFile(_ArrowBatches):
         except Exception as error:
             raise self._damaged(error) from error
 
+    def refuse_damaged(self) -> None:
+        """Look through the whole file, for a reader that trusts it.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        try:
+            for batch in self.open_batches()[1]:
+                batch.validate(full=True)
+        except Exception as error:
+            raise self._damaged(error) from error
+
     def open_batches(self) -> tuple[Any, Iterator[Any]]:
         """The schema, and the record batches."""
         import pyarrow
@@ -121,6 +133,9 @@ class SavedDataset(RowSource):
 
         self.location = str(path)
         self.name = path.name
+        files = sorted(file for file in path.glob("*.arrow") if not file.name.startswith("cache-"))
+        for file in files:
+            ArrowFile(file).refuse_damaged()
         try:
             self.dataset = datasets.load_from_disk(str(path))
         except Exception as error:
@@ -129,7 +144,7 @@ class SavedDataset(RowSource):
             ) from error
         self.num_rows = len(self.dataset)
         digest = hashlib.sha256()
-        for file in sorted(file for file in path.glob("*.arrow") if not file.name.startswith("cache-")):
+        for file in files:
             digest.update(file_sha256(file).encode())
         self.sha256 = digest.hexdigest()
 

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import shutil
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -601,6 +602,28 @@ def test_no_bytes_end_in_a_traceback_or_lose_a_row(tmp_path: Path, data: st.Data
     reader = PairReader()
     for row in rows:
         assert reader.read(row)
+
+
+@given(st.data())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_saved_data_set_is_refused_or_read_whole(tmp_path: Path, data: st.DataObject) -> None:
+    """Arrow trusts the offsets in its files: a wrong one ended the process."""
+    saved = tmp_path / "saved"
+    shutil.rmtree(saved, ignore_errors=True)
+    WRITERS["saved"](saved, CHAT)
+    file = data.draw(st.sampled_from(sorted(saved.iterdir())))
+    content = bytearray(file.read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        for _ in range(data.draw(st.integers(1, 6))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(bytes(content))
+    try:
+        source = open_source(str(saved))
+        assert len(list(source.rows())) == source.num_rows
+    except DataError:
+        return
 
 
 def test_a_folder_that_would_be_read_in_part_is_refused(folder: Path) -> None:
