@@ -22,7 +22,7 @@ from tests.cli.conftest import LONG, MODEL, Entangle
 from tests.report.test_html import HOSTILE, Tags, hostile_rows
 
 # Names of files hold no slash; everything else may stand in them.
-NAME = "=1+1 <img src=x onerror=alert(2)> [bold] \x1b[31m\u202e`|@team\n::error::y"
+NAME = "=1+1 <img src=x onerror=alert(2)> [bold] \x1b[31m\u202e`|@team ##[add-mask]e\n::error::y"
 RULE = ("--fail-if", "both_fall_rate > 0.001")
 
 
@@ -44,6 +44,7 @@ def assert_plain(text: str) -> None:
     odd = {character for character in text if unicodedata.category(character) in ("Cc", "Cf")} - {"\n"}
     assert not odd
     assert not re.search(r"^\s*::", text, re.MULTILINE)
+    assert "##[" not in text
 
 
 def assert_page(text: str) -> None:

@@ -21,6 +21,21 @@ def test_codes_are_shown_and_letters_kept(text: str, shown: str) -> None:
     assert for_terminal(text) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("::error::x", "\\u003a:error::x"),
+        ("a ::warning file=b,line=1::c", "a \\u003a:warning file=b,line=1::c"),
+        ("::Stop-Commands::x::y", "\\u003a:Stop-Commands::x::y"),
+        ("##[add-mask]x ##vso[task.setvariable]y", "\\u0023#[add-mask]x \\u0023#vso[task.setvariable]y"),
+        ("std::string::npos, ::1, a::b", "std::string::npos, ::1, a::b"),
+        ("## [title]", "## [title]"),
+    ],
+)
+def test_no_words_of_a_text_are_a_command_wherever_a_line_breaks(text: str, shown: str) -> None:
+    assert for_terminal(text) == shown
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_a_spreadsheet_sees_no_formula(start: str) -> None:
     assert for_spreadsheet(start + "1") == "'" + start + "1"
