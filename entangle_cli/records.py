@@ -74,6 +74,8 @@ class LoadingSettings:
     """Whether code that comes with a checkpoint is run."""
     pickled_weights: bool = False
     """Whether pickled weights are read where there are no others, by torch's weights-only loading."""
+    attn_implementation: str | None = None
+    """How attention is computed, by transformers' names; None for what transformers chooses."""
 
 
 @dataclass(frozen=True, slots=True)

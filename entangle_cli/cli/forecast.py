@@ -11,6 +11,7 @@ import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
+    AttnImplementation,
     BaseModel,
     Beta,
     ChatTemplate,
@@ -35,11 +36,12 @@ from entangle_cli.cli.options import (
     Sample,
     Split,
     TrustRemoteCode,
+    loading_settings,
     loss_settings,
     reading_settings,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records import ForecastSettings, LoadingSettings, LossSettings, ScanSettings
+from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
 
 
 class OptimizerName(str, Enum):
@@ -110,6 +112,7 @@ def forecast(
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
     pickled_weights: PickledWeights = False,
+    attn_implementation: AttnImplementation = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -133,7 +136,9 @@ def forecast(
         sample=sample,
         seed=seed,
         reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
-        loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
+        loading=loading_settings(
+            model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
+        ),
         ref_model=ref_model,
         loss=weighing,
         device=device,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LossSettings, ReadingSettings
+from entangle_cli.records import LoadingSettings, LossSettings, ReadingSettings
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
 Data = Annotated[
@@ -66,6 +67,21 @@ PickledWeights = Annotated[
     bool,
     typer.Option("--pickled-weights", help="Read pickled weights where there are no others, by weights-only loading."),
 ]
+
+
+class Attention(str, Enum):
+    """As transformers' `attn_implementation`; kernels from the hub are code, and are not among them."""
+
+    EAGER = "eager"
+    SDPA = "sdpa"
+    FLASH_ATTENTION_2 = "flash_attention_2"
+    FLASH_ATTENTION_3 = "flash_attention_3"
+
+
+AttnImplementation = Annotated[
+    Attention | None,
+    typer.Option("--attn-implementation", help="How attention is computed, as in TRL; default: transformers' choice."),
+]
 BaseModel = Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")]
 RefModel = Annotated[
     str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
@@ -113,6 +129,25 @@ def reading_settings(
             )
         columns[role] = column
     return ReadingSettings(split, config_name, data_revision, data_format, columns, ranked)
+
+
+def loading_settings(
+    model_revision: str | None,
+    base_model: str | None,
+    chat_template: Path | None,
+    trust_remote_code: bool,
+    pickled_weights: bool,
+    attn_implementation: Attention | None,
+) -> LoadingSettings:
+    """How a command line says that a checkpoint is loaded."""
+    return LoadingSettings(
+        model_revision,
+        base_model,
+        chat_template,
+        trust_remote_code,
+        pickled_weights,
+        None if attn_implementation is None else attn_implementation.value,
+    )
 
 
 def loss_settings(

@@ -14,6 +14,7 @@ import typer
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
+    AttnImplementation,
     BaseModel,
     Beta,
     ChatTemplate,
@@ -39,11 +40,12 @@ from entangle_cli.cli.options import (
     Sample,
     Split,
     TrustRemoteCode,
+    loading_settings,
     loss_settings,
     reading_settings,
 )
 from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
-from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
+from entangle_cli.records import LossSettings, ScanSettings
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.rules import Rule
@@ -111,6 +113,7 @@ def scan(
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
     pickled_weights: PickledWeights = False,
+    attn_implementation: AttnImplementation = None,
     ref_model: RefModel = None,
     unshared_cosine: Annotated[
         bool,
@@ -172,7 +175,9 @@ def scan(
         seed=seed,
         shard=shard,
         reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
-        loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
+        loading=loading_settings(
+            model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
+        ),
         ref_model=ref_model,
         unshared_cosine=unshared_cosine,
         layers=layers,

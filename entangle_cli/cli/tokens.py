@@ -11,6 +11,7 @@ import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_bytes, write_file
 from entangle_cli.cli.options import (
+    AttnImplementation,
     BaseModel,
     Beta,
     ChatTemplate,
@@ -32,11 +33,12 @@ from entangle_cli.cli.options import (
     Ranked,
     Split,
     TrustRemoteCode,
+    loading_settings,
     loss_settings,
     reading_settings,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LoadingSettings, LossSettings, ScanSettings
+from entangle_cli.records import LossSettings, ScanSettings
 
 
 class TokensDtype(str, Enum):
@@ -85,6 +87,7 @@ def tokens(
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
     pickled_weights: PickledWeights = False,
+    attn_implementation: AttnImplementation = None,
     debug: Debug = False,
 ) -> None:
     """Show which tokens of a pair's two answers pull together, what each pushes, and what leaving some out would do."""
@@ -106,7 +109,9 @@ def tokens(
         max_length=max_length or None,
         parameters=parameters,
         reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
-        loading=LoadingSettings(model_revision, base_model, chat_template, trust_remote_code, pickled_weights),
+        loading=loading_settings(
+            model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
+        ),
         loss=weighing,
         device=device,
     )

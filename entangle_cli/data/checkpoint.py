@@ -238,6 +238,7 @@ def _load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are in the loading info, and refused by name
             trust_remote_code=loading.trust_remote_code,
+            attn_implementation=loading.attn_implementation,
             device_map=device_map,
         )
         model, about = loaded

@@ -266,6 +266,8 @@ def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings)
         for name in ("unshared_cosine", "layers", "include_text", "shard")
         if (value := getattr(settings, name))
     }
+    if settings.loading.attn_implementation:
+        further["attn_implementation"] = settings.loading.attn_implementation
     if settings.until_decided:
         further["until_decided"] = list(settings.until_decided)
     return {

@@ -16,7 +16,7 @@ SURFACE = {
         "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
         "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
         "--layers", "--include-text", "--known", "--deadline",
-        "--shard", "--until-decided", "--confidence",
+        "--shard", "--until-decided", "--confidence", "--attn-implementation",
     },
     "schema": set(),
     "merge": {"RUN ...", "--output", "-o"},
@@ -25,7 +25,7 @@ SURFACE = {
         "MODEL", "DATA", "--pair", "--pair-in-row", "--format", "--json", "--npy", "--loss", "--beta", "--gamma",
         "--loss-option", "--dtype", "--device", "--max-length", "--split", "--config-name", "--data-revision",
         "--data-format", "--map", "--ranked", "--parameters", "--model-revision", "--base-model", "--chat-template",
-        "--trust-remote-code", "--pickled-weights",
+        "--trust-remote-code", "--pickled-weights", "--attn-implementation",
     },
     "report": {"[RUN]", "--format", "--fail-if", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
     "forecast": {
@@ -34,7 +34,7 @@ SURFACE = {
         "--loss", "--beta", "--gamma", "--loss-option", "--json", "--dtype", "--device",
          "--max-length", "--limit", "--sample", "--seed", "--split",
         "--parameters", "--base-model", "--quiet", "-q", "--map", "--ranked", "--config-name", "--data-revision",
-        "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
+        "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights", "--attn-implementation",
     },
     "inspect": {
         "DATA", "--model", "--data-format", "--max-length", "--limit", "--split", "--json", "--map", "--ranked",

@@ -225,6 +225,20 @@ def assert_refused(outcome: Any, code: int, *words: str) -> None:
         assert word in message
 
 
+def test_attention_is_computed_as_asked_and_is_part_of_a_run(entangle: Entangle) -> None:
+    words = ("scan", MODEL, LONG, "--limit", "4", "-q")
+    for name in ("eager", "sdpa"):
+        assert entangle(*words, "-o", name, "--json", f"{name}.json", "--attn-implementation", name).code == 0
+    eager, sdpa = (json.loads(Path(f"{name}.json").read_text()) for name in ("eager", "sdpa"))
+    for one, other in zip(eager["pairs"], sdpa["pairs"], strict=True):
+        assert one["cosine"] == pytest.approx(other["cosine"], abs=1e-5)
+        assert one["chosen_log_prob"] == pytest.approx(other["chosen_log_prob"], rel=1e-5)
+    assert eager["manifest"]["identity"]["settings"]["attn_implementation"] == "eager"
+    assert entangle(*words, "-o", "eager").code == 2
+    assert entangle(*words, "-o", "hub", "--attn-implementation", "kernels-community/flash-attn").code == 2
+    assert_refused(entangle(*words, "-o", "f", "--attn-implementation", "flash_attention_2"), 3, "FlashAttention2")
+
+
 def test_missing_model_and_data(entangle: Entangle) -> None:
     assert_refused(entangle("scan", "./nowhere", LONG), 3, "./nowhere: no such folder")
     assert_refused(entangle("scan", MODEL, "nowhere.jsonl"), 3, "nowhere.jsonl: no such file")
