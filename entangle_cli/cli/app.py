@@ -125,6 +125,15 @@ def _show(message: str, words: Sequence[str]) -> None:
     print("\n".join(for_terminal(line) for line in message.split("\n")), file=sys.stderr)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM is as Ctrl-C: torchrun, Slurm and containers say so that it is time to go, and kill a little later.
+
+    Often they say it twice: only another Ctrl-C interrupts what is done at the end.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
@@ -135,6 +144,12 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):
         # A reader that goes away ends us as it ends other tools; Typer would exit with 1, a failed gate's code.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    # As Ctrl-C: torchrun, Slurm and containers say so that it is time to go, and kill a little later.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run())
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        code = run()
+    except KeyboardInterrupt:  # another one, while the first was seen to
+        code = ExitCode.INTERRUPTED
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is done; a late one would only spoil the exit code
+    sys.exit(code)

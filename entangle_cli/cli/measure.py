@@ -14,9 +14,9 @@ from entangle_cli.cli.progress import progress
 from entangle_cli.cli.until_decided import measure_until_decided, rounds
 from entangle_cli.diagnose.ranks import Alone, Further
 from entangle_cli.diagnose.scan import Scan, open_scan
-from entangle_cli.errors import EntangleError
 from entangle_cli.records import ScanSettings
 from entangle_cli.report.terminal import console_for, plan_lines
+from entangle_cli.store.files import uninterrupted
 from entangle_cli.store.reading import read_run
 from entangle_cli.store.writing import RunWriter, open_run
 
@@ -51,8 +51,7 @@ def scan_into_run(
 ) -> tuple[Path, Decision | None]:
     """Measure what the run does not hold yet; the run's folder, and what was decided where that ends the scan."""
     with open_scan(model, data, settings, ranks) as ready:
-        if known is not None:
-            ready.take_known(read_run(known))
+        _agree(ready, known)
         if not quiet:
             console_for(sys.stderr).print(plan_lines(ready.plan))
         writer = open_run(output, ready.identity, ready.about)
@@ -70,7 +69,7 @@ def _measure_all(ready: Scan, writer: RunWriter, settings: ScanSettings, stop: S
 
             def note(num_rows: int) -> None:
                 advance(num_rows=num_rows)
-                stop.deadline.check(writer.num_pairs)
+                stop.deadline.check(len(writer.done))
 
             if stop.rules:
                 return measure_until_decided(ready, writer, stop.rules, stop.confidence, settings, note)
@@ -79,11 +78,12 @@ def _measure_all(ready: Scan, writer: RunWriter, settings: ScanSettings, stop: S
                 note(sum(not record.pair_in_row for record in batch.pairs))
             ready.ranks.end_round(is_last=True)
     except KeyboardInterrupt:
-        print(
-            f"interrupted: {len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "
-            "the same command goes on from there",
-            file=sys.stderr,
-        )
+        with uninterrupted():
+            print(
+                f"interrupted: {len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "
+                "the same command goes on from there",
+                file=sys.stderr,
+            )
         raise
     return None
 
@@ -91,21 +91,19 @@ def _measure_all(ready: Scan, writer: RunWriter, settings: ScanSettings, stop: S
 def measure_for_first(
     model: str, data: str, settings: ScanSettings, known: Path | None, stop: Stop, rank: Further
 ) -> None:
-    """Measure a share of the batches for rank 0, which writes and reports.
+    """Measure a share of the batches for rank 0, which writes and reports."""
+    with open_scan(model, data, settings, rank) as ready:
+        _agree(ready, known)
+        done = rank.done()
+        for rows in rounds(ready.reader.in_random_order()) if stop.rules else [None]:
+            for batch in ready.records(done, rows):
+                rank.send(batch)
+            if not rank.next_round():
+                return
 
-    Raises:
-        EntangleError: what this process failed with, where rank 0 did not end it for that.
-    """
-    try:
-        with open_scan(model, data, settings, rank) as ready:
-            if known is not None:
-                ready.take_known(read_run(known))
-            done = rank.done()
-            for rows in rounds(ready.reader.in_random_order()) if stop.rules else [None]:
-                for batch in ready.records(done, rows):
-                    rank.send(batch)
-                if not rank.next_round():
-                    return
-    except EntangleError as error:
-        rank.fail(error)
-        raise
+
+def _agree(ready: Scan, known: Path | None) -> None:
+    """Take the pairs that are known, and see that all processes take the same."""
+    if known is not None:
+        ready.take_known(read_run(known))
+    ready.ranks.agree({**ready.identity, "known pairs": ready.known_identity})

@@ -155,61 +155,63 @@ def scan(
     """Measure every pair: do the gradients of chosen and rejected pull the same way, and where does that lead?"""
     from entangle_cli.cli.judged import parse_rules, refuse_relative
     from entangle_cli.cli.measure import Stop, measure_for_first, print_estimate, scan_into_run
+    from entangle_cli.cli.processes import scan_processes
     from entangle_cli.diagnose.movements import check_loss
-    from entangle_cli.diagnose.ranks import Further, join_ranks
+    from entangle_cli.diagnose.ranks import Further
 
-    rules = parse_rules(fail_if)
-    refuse_relative(rules)
-    time_left = Deadline(deadline)
-    stop = Stop(time_left, rules, confidence) if until_decided else Stop(time_left)
-    weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
-    check_loss(weighing)
-    refuse_unwritable(json_file, Path(data))
-    settings = ScanSettings(
-        dtype=dtype.value,
-        max_length=max_length or None,
-        truncation=truncation.value,
-        parameters=parameters,
-        limit=limit,
-        sample=sample,
-        seed=seed,
-        shard=shard,
-        reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
-        loading=loading_settings(
-            model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
-        ),
-        ref_model=ref_model,
-        unshared_cosine=unshared_cosine,
-        layers=layers,
-        include_text=include_text,
-        loss=weighing,
-        device=device,
-        device_map=device_map,
-        batch_tokens=batch_tokens,
-        activation_checkpointing=activation_checkpointing,
-        strict=strict,
-    )
-    if until_decided:
-        from entangle_cli.cli.until_decided import check_settings
+    with scan_processes(debug=debug) as launch:
+        rules = parse_rules(fail_if)
+        refuse_relative(rules)
+        time_left = Deadline(deadline, launch.seconds_before)
+        stop = Stop(time_left, rules, confidence) if until_decided else Stop(time_left)
+        weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
+        check_loss(weighing)
+        if launch.ranks.rank == 0:
+            refuse_unwritable(json_file, Path(data))
+        settings = ScanSettings(
+            dtype=dtype.value,
+            max_length=max_length or None,
+            truncation=truncation.value,
+            parameters=parameters,
+            limit=limit,
+            sample=sample,
+            seed=seed,
+            shard=shard,
+            reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
+            loading=loading_settings(
+                model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
+            ),
+            ref_model=ref_model,
+            unshared_cosine=unshared_cosine,
+            layers=layers,
+            include_text=include_text,
+            loss=weighing,
+            device=device,
+            device_map=device_map,
+            batch_tokens=batch_tokens,
+            activation_checkpointing=activation_checkpointing,
+            strict=strict,
+        )
+        if until_decided:
+            from entangle_cli.cli.until_decided import check_settings
 
-        settings = replace(settings, until_decided=check_settings(rules, confidence, settings))
-    models = _models(model, checkpoints, json_file)
-    processes = join_ranks()
-    codes = [ExitCode.DONE]
-    for each in models:
-        ranks = processes.apart(each)
-        if dry_run:
-            print_estimate(each, data, settings, ranks)
-            continue
-        if isinstance(ranks, Further):
-            measure_for_first(each, data, settings, known, stop, ranks)
-            continue
-        folder = output if output is None or len(models) == 1 else output / Path(each).name
-        folder, decision = scan_into_run(each, data, settings, folder, known, stop, ranks, quiet=quiet)
-        if len(models) > 1 and quiet and rules:
-            print(each)
-        codes.append(_show_result(folder, settings, json_file, rules, decision, quiet=quiet))
-    raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
+            settings = replace(settings, until_decided=check_settings(rules, confidence, settings))
+        models = _models(model, checkpoints, json_file)
+        codes = [ExitCode.DONE]
+        for each in models:
+            ranks = launch.ranks.apart(each)
+            if dry_run:
+                print_estimate(each, data, settings, ranks)
+                continue
+            if isinstance(ranks, Further):
+                measure_for_first(each, data, settings, known, stop, ranks)
+                continue
+            folder = output if output is None or len(models) == 1 else output / Path(each).name
+            folder, decision = scan_into_run(each, data, settings, folder, known, stop, ranks, quiet=quiet)
+            if len(models) > 1 and quiet and rules:
+                print(each)
+            codes.append(_show_result(folder, settings, json_file, rules, decision, quiet=quiet))
+        raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
 
 
 def _models(model: str, checkpoints: str | None, json_file: Path | None) -> Sequence[str]:

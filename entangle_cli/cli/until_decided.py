@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from entangle_cli.analysis.sequential import Decision, check_rules, decide, round_sizes
 from entangle_cli.diagnose.movements import with_movements
 from entangle_cli.errors import UsageError
@@ -51,12 +53,16 @@ def measure_until_decided(
     """
     order = ready.reader.in_random_order()
     done = frozenset(writer.done)
+    drawn: list[int] = []
     for rows in rounds(order):
+        drawn += rows
         for batch in ready.ranks.gather(ready.records(done, rows)):
             writer.add(batch.pairs, batch.layers)
             note(len(batch.pairs))
         writer.flush()
         columns = with_movements(read_run(writer.folder).columns, settings.loss, settings.dtype)
+        # An earlier start may have left a part of a later round, whose longest pairs come first: no random sample.
+        columns = {name: column[np.isin(columns["index"], drawn)] for name, column in columns.items()}
         decision = decide(rules, columns, len(order), confidence)
         ready.ranks.end_round(is_last=decision.outcome is not None)
         if decision.outcome is not None:

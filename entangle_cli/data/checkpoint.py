@@ -99,14 +99,7 @@ def choose_device(name: str, device_map: str | None = None, local_rank: int = 0,
         )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"--device {name}: {str(error).splitlines()[0]}", "auto, cpu, cuda or cuda:N", "name a device that exists"
-        ) from error
-    return device
+    return _existing_device(name)
 
 
 def _own_device(name: str, device_map: str | None, local_rank: int, local_size: int) -> torch.device:
@@ -120,14 +113,25 @@ def _own_device(name: str, device_map: str | None, local_rank: int, local_size: 
         )
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
+    if torch.cuda.is_available() and local_rank >= torch.cuda.device_count():
         raise UsageError(
             f"{local_size} processes on a machine with {torch.cuda.device_count()} CUDA devices",
             "a device a process",
             "lower torchrun's --nproc-per-node, or use --device cpu",
         )
-    device = torch.device("cuda", local_rank)
+    device = _existing_device(f"cuda:{local_rank}" if torch.cuda.is_available() else name)
     torch.cuda.set_device(device)  # for kernels that ask for the current device instead of their tensors'
+    return device
+
+
+def _existing_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"--device {name}: {str(error).splitlines()[0]}", "auto, cpu, cuda or cuda:N", "name a device that exists"
+        ) from error
     return device
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -44,8 +45,10 @@ class KnownPairs:
         measured = np.flatnonzero(run.columns["status"] == Status.OK.value)
         self._places = {run.columns["pair_id"][place]: int(place) for place in measured}
 
-    def __len__(self) -> int:
-        return len(self._places)
+    @property
+    def identity(self) -> str:
+        """A hash of the pairs' ids: who knows the same pairs leaves out the same."""
+        return hashlib.sha256(" ".join(sorted(self._places)).encode()).hexdigest()
 
     def record(self, row: PreparedRow) -> PairRecord | None:
         """The record of a row whose pair is known, in its own place; None where it is not."""

@@ -8,14 +8,12 @@ records. No tensor is exchanged, and no backend is set up.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from entangle_cli.diagnose.mailbox import Mailbox, Patience
-from entangle_cli.errors import EntangleError, UnfinishedError, UsageError
+from entangle_cli.diagnose.mailbox import LostProcessError, Mailbox, Patience
+from entangle_cli.errors import EntangleError, UsageError
 from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch, RowKey
 
 
@@ -42,8 +40,8 @@ class Alone:
         """The lowest of the numbers that the processes give."""
         return number
 
-    def agree(self, identity: Mapping[str, Any]) -> None:
-        """See that all processes measure the same.
+    def agree(self, work: Mapping[str, Any]) -> None:
+        """See that all processes measure the same, and leave out the same.
 
         Raises:
             UsageError: they do not.
@@ -67,9 +65,16 @@ class Alone:
     def end_round(self, *, is_last: bool) -> None:
         """Tell the others whether there is another round."""
 
+    def fail(self, error: EntangleError) -> None:
+        """Leave an error to rank 0, where that is another process."""
+
 
 class OneOfMany(Alone):
-    """A process of several."""
+    """A process of several.
+
+    Args:
+        mailbox: of one scan, within that of this start.
+    """
 
     def __init__(self, mailbox: Mailbox, rank: int, size: int, local_rank: int, local_size: int) -> None:
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
@@ -116,13 +121,13 @@ class First(OneOfMany):
         """The lowest of the numbers that the processes give."""
         numbers = [number]
         for rank in range(1, self.size):
-            numbers.append(int(self._mailbox.wait(f"number/{rank}", f"rank {rank}", self._raise_failures)))
+            numbers.append(int(self._mailbox.wait(f"number/{rank}", rank, self._raise_failures)))
         self._mailbox.post("lowest", str(min(numbers)))
         return min(numbers)
 
-    def agree(self, identity: Mapping[str, Any]) -> None:
+    def agree(self, work: Mapping[str, Any]) -> None:
         """Tell the others what is measured."""
-        self._mailbox.post("identity", json.dumps(identity))
+        self._mailbox.post("work", json.dumps(work))
 
     def share_done(self, done: Iterable[RowKey]) -> None:
         """Tell the others what the run holds already."""
@@ -135,22 +140,22 @@ class First(OneOfMany):
 
         Raises:
             EntangleError: what another process failed with.
-            UnfinishedError: another process says nothing any more, or has not measured what it took.
+            LostProcessError: another process shows no sign of life, or did not measure what it took.
         """
         for batch in measured:
             yield batch
             yield from self._arrived()
-        patience = Patience(self._names())
+        patience = self._patience()
         while self._measuring:
             if batches := list(self._arrived()):
-                patience = Patience(self._names())
+                patience = self._patience()
                 yield from batches
             else:
                 patience.rest()
                 yield RecordBatch(())
         if self._num_awaited:
-            raise UnfinishedError(
-                f"{self._num_awaited:,} pairs that another process took did not arrive",
+            raise LostProcessError(
+                f"of the pairs that other processes took {self._num_awaited:,} did not arrive",
                 "every pair measured by some process",
                 "give the same command again; it measures what is missing",
             )
@@ -161,22 +166,21 @@ class First(OneOfMany):
         self._mailbox.post(f"last/{self._round}", json.dumps(is_last))
         self._round += 1
 
-    def _names(self) -> str:
-        return "rank " + ", ".join(map(str, sorted(self._measuring)))
+    def _patience(self) -> Patience:
+        return Patience(self._mailbox.root, sorted(self._measuring))
 
     def _raise_failures(self) -> None:
-        """While nothing is measured yet, all that can arrive is a failure."""
-        for _ in self._arrived():
-            pass
+        for rank in self._num_read:
+            if (failure := self._mailbox.root.read(f"failure/{rank}")) is not None:
+                raise _failure(rank, *json.loads(failure))
 
     def _arrived(self) -> Iterator[RecordBatch]:
         """Batches that were sent and not read yet; an end is noted, a failure is raised."""
+        self._raise_failures()
         for rank in self._num_read:
             while (message := self._mailbox.take(f"mail/{rank}/{self._num_read[rank]}")) is not None:
                 self._num_read[rank] += 1
                 kind, content = json.loads(message)
-                if kind == "failure":
-                    raise _failure(rank, *content)
                 if kind == "end":
                     self._measuring.discard(rank)
                 else:
@@ -195,16 +199,16 @@ class Further(OneOfMany):
     def lowest(self, number: int) -> int:
         """The lowest of the numbers that the processes give."""
         self._mailbox.post(f"number/{self.rank}", str(number))
-        return int(self._mailbox.wait("lowest", "rank 0"))
+        return int(self._mailbox.wait("lowest", 0))
 
-    def agree(self, identity: Mapping[str, Any]) -> None:
+    def agree(self, work: Mapping[str, Any]) -> None:
         """See that this process measures what rank 0 does.
 
         Raises:
             UsageError: it does not.
         """
-        first = json.loads(self._mailbox.wait("identity", "rank 0"))
-        own = json.loads(json.dumps(identity))
+        first = json.loads(self._mailbox.wait("work", 0))
+        own = json.loads(json.dumps(work))
         if different := sorted(name for name in first.keys() | own.keys() if first.get(name) != own.get(name)):
             raise UsageError(
                 f"another {', '.join(different)} than rank 0",
@@ -214,7 +218,7 @@ class Further(OneOfMany):
 
     def done(self) -> frozenset[RowKey]:
         """What the run holds already."""
-        keys = json.loads(self._mailbox.wait("done", "rank 0"))
+        keys = json.loads(self._mailbox.wait("done", 0))
         return frozenset(key if isinstance(key, int) else (key[0], key[1]) for key in keys)
 
     def send(self, batch: RecordBatch) -> None:
@@ -224,7 +228,7 @@ class Further(OneOfMany):
     def next_round(self) -> bool:
         """Say that this process has come to the end of a round; whether there is another one."""
         self._send("end", None)
-        is_last = json.loads(self._mailbox.wait(f"last/{self._round}", "rank 0"))
+        is_last = json.loads(self._mailbox.wait(f"last/{self._round}", 0))
         self._round += 1
         return not is_last
 
@@ -232,58 +236,20 @@ class Further(OneOfMany):
         """Tell rank 0, whose message and exit code are the scan's; it ends this process by way of torchrun.
 
         Raises:
-            UnfinishedError: it does not.
+            LostProcessError: it does not.
         """
-        self._send("failure", [type(error).__name__, error.found, error.expected, error.remedy])
-        self._mailbox.wait("never", "rank 0")
+        text = json.dumps([type(error).__name__, error.found, error.expected, error.remedy])
+        self._mailbox.root.post(f"failure/{self.rank}", text)
+        self._mailbox.wait("never", 0)
 
     def _send(self, kind: str, content: object) -> None:
         self._mailbox.post(f"mail/{self.rank}/{self._num_sent}", json.dumps([kind, content]))
         self._num_sent += 1
 
 
-def join_ranks(environment: Mapping[str, str] = os.environ) -> Alone:
-    """The processes of the torchrun that started this one; `Alone` where none did, or it started no other."""
-    if "TORCHELASTIC_RUN_ID" not in environment or int(environment.get("WORLD_SIZE", "1")) == 1:
-        return Alone()
-    from torch.distributed.rendezvous import rendezvous
-
-    store, rank, size = next(rendezvous("env://"))
-    kind = First if rank == 0 else Further
-    mailbox = meet(Mailbox(store), rank, size)
-    return kind(mailbox, rank, size, int(environment["LOCAL_RANK"]), int(environment["LOCAL_WORLD_SIZE"]))
-
-
-def meet(mailbox: Mailbox, rank: int, size: int) -> Mailbox:
-    """A mailbox that only the processes of this start share.
-
-    When torchrun starts its processes again (--max-restarts), the store still holds what those before left, and what
-    it calls the number of the attempt may differ between machines. So rank 0 names a place that was never used, and
-    another process goes there only when rank 0 has answered the very name that it drew for itself.
-
-    Raises:
-        UnfinishedError: a process does not come.
-    """
-    own = uuid.uuid4().hex
-    if rank == 0:
-        mailbox.post("place", own)
-        place = mailbox.apart(own)
-        names = [own, *(place.wait(f"name/{other}", f"rank {other}") for other in range(1, size))]
-        place.post("names", json.dumps(names))
-        return place
-    patience = Patience("rank 0")
-    while True:
-        if (found := mailbox.read("place")) is not None:
-            place = mailbox.apart(found)
-            place.post(f"name/{rank}", own)
-            if (answer := place.read("names")) is not None and json.loads(answer)[rank] == own:
-                return place
-        patience.rest()
-
-
 def _failure(rank: int, kind: str, found: str, expected: str, remedy: str) -> EntangleError:
-    kinds = {known.__name__: known for known in EntangleError.__subclasses__()}
-    return kinds[kind](f"rank {rank}: {found}", expected, remedy)
+    kinds: list[type[EntangleError]] = [*EntangleError.__subclasses__(), LostProcessError]
+    return next(known for known in kinds if known.__name__ == kind)(f"rank {rank}: {found}", expected, remedy)
 
 
 def _batch(pairs: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]) -> RecordBatch:

@@ -112,6 +112,11 @@ class Scan:
         """
         self._known = KnownPairs(run, self.identity)
 
+    @property
+    def known_identity(self) -> str | None:
+        """What tells the pairs that are known from others; None without any."""
+        return None if self._known is None else self._known.identity
+
     def records(self, done: Container[RowKey] = (), rows: Sequence[int] | None = None) -> Iterator[RecordBatch]:
         """Records of every pair of the selected rows but those in `done`, a batch at a time.
 
@@ -196,7 +201,6 @@ def open_scan(model: str, data: str, settings: ScanSettings, ranks: Alone | None
             plan = _plan(model, source, formats, checkpoint, engine, settings, device, ranks)
             scan = Scan(source, pairs, checkpoint, parameters, engine, reference, settings, plan, ranks)
             scan.reader.check()
-            ranks.agree(scan.identity)
             yield scan
 
 

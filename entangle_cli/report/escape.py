@@ -7,19 +7,30 @@ import re
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-WORKFLOW_COMMAND = re.compile(
+COMMAND_WORDS = re.compile(
     r"::(?=(?:internal-set-repo-path|set-env|set-output|save-state|add-path|add-mask|add-matcher|remove-matcher|warning"
-    r"|error|notice|debug|group|endgroup|echo|stop-commands)\b[^\n]*::)|##(?=\[|vso\[)",
+    r"|error|notice|debug|group|endgroup|echo|stop-commands)\b[^\n]*::)",
     re.IGNORECASE,
 )
-"""What the runners of GitHub and Azure take for a command: `::` at the start of a line, whatever blanks stand before,
-and `##` anywhere. A table that breaks its lines may bring any word of a text to the start."""
+"""A command of GitHub's runner at the start of a line, whatever blanks stand before. A table that breaks its lines may
+bring any word of a text there."""
+COMMAND_SIGNS = re.compile(r"##(?=\[|vso\[)")
+"""A command of Azure's or GitHub's runner, anywhere in a line."""
 
 
 def for_terminal(text: str) -> str:
     """One line of printable characters; invisible ones and the start of a workflow command are shown as their codes."""
+    return COMMAND_WORDS.sub(_first_as_code, for_cell(text))
+
+
+def for_cell(text: str) -> str:
+    """As `for_terminal`, where a text cannot come to the start of a line, so that `std::error::Error` stays."""
     shown = "".join(character if character.isprintable() else _code(character) for character in text)
-    return WORKFLOW_COMMAND.sub(lambda found: _code(found[0][0]) + found[0][1:], shown)
+    return COMMAND_SIGNS.sub(_first_as_code, shown)
+
+
+def _first_as_code(found: re.Match[str]) -> str:
+    return _code(found[0][0]) + found[0][1:]
 
 
 def _code(character: str) -> str:

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import IO, Any
 
 from entangle_cli.records import COUNT_FIELDS, SCHEMA, SCHEMA_VERSION, PairRecord, Run
-from entangle_cli.report.escape import for_spreadsheet, for_terminal
+from entangle_cli.report.escape import for_cell, for_spreadsheet
 
 FIELDS = tuple(field.name for field in fields(PairRecord))
 FLAGS = {"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"}
@@ -74,7 +74,7 @@ def write_csv(stream: IO[str], columns: Mapping[str, Any]) -> None:
 
 def _cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula, no terminal for a command, no log for a line of its own."""
-    return for_spreadsheet(for_terminal(text))
+    return for_spreadsheet(for_cell(text))
 
 
 def _json(value: Any) -> str:

@@ -59,11 +59,12 @@ def plan_lines(plan: ScanPlan, estimate: ScanEstimate | None = None) -> Renderab
 
 
 def _add_estimate(table: Table, plan: ScanPlan, estimate: ScanEstimate) -> None:
+    a_process = " in each process" if plan.num_processes > 1 else ""
     peak = "unknown" if estimate.peak_bytes is None else filesize.decimal(estimate.peak_bytes)
     table.add_row(
         "memory",
         Text(
-            f"{peak} at most, with pairs of up to {estimate.longest_tokens:,} tokens; "
+            f"{peak} at most{a_process}, with pairs of up to {estimate.longest_tokens:,} tokens; "
             f"weights {filesize.decimal(estimate.weight_bytes)}"
         ),
     )

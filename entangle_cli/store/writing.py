@@ -17,7 +17,7 @@ import pyarrow
 
 from entangle_cli.errors import UnfinishedError, UsageError
 from entangle_cli.records import SCHEMA, SCHEMA_VERSION, LayerRecord, PairRecord, RowKey, row_key
-from entangle_cli.store.files import damaged_file, reporting_failures, write_json
+from entangle_cli.store.files import damaged_file, reporting_failures, uninterrupted, write_json
 from entangle_cli.store.parts import layer_table, pair_table, read_part, write_table
 from entangle_cli.store.reading import RUNS_FOLDER, read_manifest
 
@@ -35,7 +35,7 @@ class RunWriter:
 
     Attributes:
         folder: where it is.
-        done: keys of the records it already holds.
+        done: keys of the records that it holds or was given.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], done: set[RowKey], lock: filelock.BaseFileLock) -> None:
@@ -95,11 +95,6 @@ class RunWriter:
         return writer
 
     @property
-    def num_pairs(self) -> int:
-        """Records that it took, those that are not in a part yet among them."""
-        return len(self.done) + len(self._pending)
-
-    @property
     def num_done_rows(self) -> int:
         """Rows of which it holds a pair or a reason."""
         return sum(isinstance(key, int) or key[1] == 0 for key in self.done)
@@ -118,12 +113,23 @@ class RunWriter:
         """Take records, and the layers of their pairs; every so often they become a part.
 
         Raises:
-            UnfinishedError: the part cannot be written, as on a full disk.
+            UnfinishedError: the part cannot be written, as on a full disk, or the run has one of the pairs already.
         """
+        self._refuse_doubled(records)
         self._pending.extend(records)
         self._pending_layers.extend(layers)
         if len(self._pending) >= PART_ROWS or time.monotonic() - self._last_part >= PART_SECONDS:
             self.flush()
+
+    def _refuse_doubled(self, records: Sequence[PairRecord]) -> None:
+        keys = [row_key(record) for record in records]
+        if len(set(keys)) < len(keys) or not self.done.isdisjoint(keys):
+            raise UnfinishedError(
+                f"{self.folder}: a pair was measured twice",
+                "every pair once",
+                "report what you did; the run holds each pair once",
+            )
+        self.done.update(keys)
 
     def take_parts(self, parts: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """List parts that are in the folder already, as those of other runs that were copied there."""
@@ -136,7 +142,7 @@ class RunWriter:
         Raises:
             UnfinishedError: see `add`.
         """
-        with reporting_failures(self.folder):
+        with uninterrupted(), reporting_failures(self.folder):
             if self._pending:
                 self._write_part()
             self._write_manifest()
@@ -150,7 +156,6 @@ class RunWriter:
             part["layers_sha256"] = write_table(self.folder / "layers" / file, layer_table(self._pending_layers))
         part["sha256"] = write_table(self.folder / "pairs" / file, pair_table(self._pending))
         self._manifest["parts"] = [*parts, part]
-        self.done.update(map(row_key, self._pending))
         self._pending.clear()
         self._pending_layers.clear()
 

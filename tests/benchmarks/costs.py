@@ -5,7 +5,7 @@ python -m tests.benchmarks.costs [--tokens 512] [--teraflops 350]
 The operations of a pair of two sequences of T tokens, of which R are scored (a multiply and an add are two):
 
     4 N_body 2T                     forward and activation backward of the layers
-    6 T^2 d layers                  attention of two sequences, causal
+    12 T^2 d layers                 attention of two sequences, causal: 2 T^2 d forward, 4 T^2 d backward
     8 V d R                         head: logits, their gradient, and the products over the vocabulary
     sum over linear layers of min(6 T^2 (d_in + d_out), 4 T d_in d_out + 6 d_in d_out)     the cheaper route
 """
@@ -27,6 +27,8 @@ class Shape:
     key_values: int
     """Width of keys and of values."""
     vocabulary: int
+    is_tied: bool = False
+    """Whether embedding and head are one table."""
 
     @property
     def linear_layers(self) -> list[tuple[int, int]]:
@@ -48,14 +50,14 @@ class Shape:
         )
         return (
             8 * self.body * tokens
-            + 6 * tokens**2 * self.width * self.layers
+            + 12 * tokens**2 * self.width * self.layers
             + 8 * self.vocabulary * self.width * scored
             + routes * self.layers
         )
 
 
 SHAPES = (
-    Shape("1B (Llama 3.2)", 2048, 16, 8192, 512, 128_256),
+    Shape("1B (Llama 3.2)", 2048, 16, 8192, 512, 128_256, is_tied=True),
     Shape("8B (Llama 3.1)", 4096, 32, 14_336, 1024, 128_256),
     Shape("70B (Llama 3.1)", 8192, 80, 28_672, 1024, 128_256),
 )
@@ -70,10 +72,11 @@ def main() -> None:
     for shape in SHAPES:
         operations = shape.operations(arguments.tokens)
         rate = arguments.teraflops * 1e12 / operations
-        weights = 2 * (shape.body + 2 * shape.vocabulary * shape.width) / 1e9
+        tables = 1 if shape.is_tied else 2
+        weights = 2 * (shape.body + tables * shape.vocabulary * shape.width) / 1e9
         print(
             f"{shape.name}: {operations / 1e12:.1f} TFLOP a pair, {rate:.3g} pairs/s, {3600 * rate:,.0f} an hour, "
-            f"{weights:.0f} GB of bfloat16 weights"
+            f"{weights:.1f} GB of bfloat16 weights"
         )
 
 

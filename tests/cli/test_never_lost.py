@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,45 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(entangl
     for one, other in zip(pairs_of("run.json"), pairs_of("whole.json"), strict=True):
         assert one["pair_id"] == other["pair_id"]
         assert [one[name] for name in NUMBERS] == pytest.approx([other[name] for name in NUMBERS], rel=1e-4, abs=1e-5)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+# Says how many batches are measured, which are in no part yet.
+SLOW_SCAN = """
+import time
+from entangle_cli.cli.app import main
+from entangle_cli.diagnose.measurer import Measurer
+measure = Measurer.measure
+def slowly(self, rows):
+    found = measure(self, rows)
+    with open("measured", "a") as file:
+        file.write("x")
+    time.sleep(0.1)
+    return found
+Measurer.measure = slowly
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "gap"), [("SIGTERM", 0.004), ("SIGINT", 0.02)])
+def test_what_was_measured_is_kept_however_often_a_scan_is_told_to_end(tmp_path: Path, first: str, gap: float) -> None:
+    command = [sys.executable, "-c", SLOW_SCAN, "scan", str(MODEL), str(LONG), "--batch-tokens", "128", "-o", "run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    )
+    measured = tmp_path / "measured"
+    while process.poll() is None and not (measured.exists() and len(measured.read_text()) >= 4):
+        time.sleep(0.01)
+    process.send_signal(getattr(signal, first))
+    for _ in range(3):
+        time.sleep(gap)
+        process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert rows_in(tmp_path / "run") >= 3  # the fourth may be on its way
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 

@@ -39,8 +39,9 @@ DIES = "if rank == {rank} and attempt == 0 and num_measured == 4: os.kill(os.get
 
 
 @pytest.fixture
-def torchrun(tmp_path: Path) -> Callable[..., Outcome]:
+def torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Run a command line in two processes inside the test's folder."""
+    monkeypatch.chdir(tmp_path)
 
     def call(*words: str, options: tuple[str, ...] = (), on_batch: str = "pass", at_start: str = "") -> Outcome:
         driver = tmp_path / "driver.py"
@@ -123,9 +124,22 @@ def test_torchrun_itself_starts_them_again(torchrun: Torchrun, entangle: Entangl
 
 
 @pytest.mark.slow
+def test_what_ended_for_good_is_not_started_again(torchrun: Torchrun) -> None:
+    words = (*WORDS, "-o", "run", "--fail-if", "both_fall_rate > 0.001")
+    outcome = torchrun(*words, options=("--max-restarts", "2"))
+    assert outcome.code != 0
+    assert outcome.out.count("gate failed") == 1
+    assert json.loads(Path("run/manifest.json").read_text())["status"] == "complete"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at_start", "message"),
     [
+        (
+            "def broken(self, rows): raise RuntimeError('cable')\nif rank: Measurer.measure = broken",
+            "error: rank 1: unexpected RuntimeError: cable",
+        ),
         ("if rank: sys.argv[3] = 'nowhere.jsonl'", "error: rank 1: nowhere.jsonl"),
         ("if rank: sys.argv += ['--max-length', '99']", "error: rank 1: another settings than rank 0"),
         ("sys.argv[2] = 'no/model'", "error: no/model"),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from entangle_cli.analysis import sequential
+from entangle_cli.analysis.sequential import decide
+from entangle_cli.cli import until_decided
+from entangle_cli.diagnose.measurer import Measurer
 from tests.cli.conftest import LONG, MODEL, Entangle
 
 RULE = ("--fail-if", "both_fall_rate > 0.01")
@@ -41,6 +45,35 @@ def test_the_same_command_finds_it_decided(entangle: Entangle) -> None:
     assert entangle(*UNTIL, "--fail-if", "both_fall_rate > 0.02").code == 2  # another run
     other = entangle("scan", MODEL, LONG, "-o", "other", "--until-decided", *RULE, "--seed", "1")
     assert other.code == 1
+
+
+def test_a_part_of_a_later_round_is_not_judged(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds are measured longest pairs first: what an interrupted one left is no random sample."""
+    words = (*UNTIL, "--fail-if", "both_fall_rate > 0.2", "--batch-tokens", "128", "--json", "run.json")
+    assert entangle(*words[:4], "whole", *words[5:]).code == 1
+    decided = len(json.loads(Path("run.json").read_text())["pairs"])
+    assert decided > 18
+    measure, num_measured = Measurer.measure, 0
+
+    def interrupted(self: Measurer, rows: Any) -> Any:
+        nonlocal num_measured
+        num_measured += len(rows)
+        if num_measured > 15:
+            raise KeyboardInterrupt
+        return measure(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Measurer, "measure", interrupted)
+        assert entangle(*words).code == 130
+    judged: list[int] = []
+    monkeypatch.setattr(
+        until_decided,
+        "decide",
+        lambda rules, columns, *others: (judged.append(len(columns["index"])), decide(rules, columns, *others))[1],
+    )
+    assert entangle(*words).code == 1
+    assert judged[:2] == [12, 18]
+    assert len(json.loads(Path("run.json").read_text())["pairs"]) == decided
 
 
 def test_a_close_rule_takes_all_rows_and_is_the_full_scans(entangle: Entangle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -12,8 +13,9 @@ import pytest
 from torch.distributed import HashStore
 
 from entangle_cli.diagnose import mailbox
-from entangle_cli.diagnose.mailbox import Mailbox
-from entangle_cli.diagnose.ranks import Alone, First, Further, OneOfMany, join_ranks, meet
+from entangle_cli.diagnose.launch import launched, meet
+from entangle_cli.diagnose.mailbox import LostProcessError, Mailbox
+from entangle_cli.diagnose.ranks import Alone, First, Further, OneOfMany
 from entangle_cli.errors import DataError, EntangleError, UnfinishedError, UsageError
 from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch
 
@@ -99,7 +101,7 @@ def test_a_pair_that_nobody_sent_is_no_end() -> None:
     assert not first.takes(2)
     other.send(RecordBatch(BATCH.pairs[:1], []))
     other._send("end", None)
-    with pytest.raises(UnfinishedError, match="1 pairs that another process took did not arrive"):
+    with pytest.raises(UnfinishedError, match="of the pairs that other processes took 1 did not arrive"):
         list(first.gather(iter(())))
 
 
@@ -143,7 +145,7 @@ def test_rank_0_fails_with_what_another_process_failed_with(
 ) -> None:
     monkeypatch.setattr(mailbox, "PATIENCE_SECONDS", 0.0)
     first, (other,) = ranks(2)
-    with pytest.raises(UnfinishedError, match="rank 0: no word"):
+    with pytest.raises(LostProcessError, match="rank 0: no sign of life"):
         other.fail(kind("row 7 is broken", "a whole one", "mend it"))
     with pytest.raises(kind, match="rank 1: row 7 is broken\n  expected: a whole one\n  to do: mend it"):
         list(first.gather(iter(())))
@@ -151,7 +153,7 @@ def test_rank_0_fails_with_what_another_process_failed_with(
 
 def test_a_failure_ends_the_wait_for_the_others_to_open() -> None:
     first, (other, _) = ranks(3)
-    other._send("failure", ["DataError", "no such file", "a file", "name one"])
+    other._mailbox.root.post("failure/1", json.dumps(["DataError", "no such file", "a file", "name one"]))
     with pytest.raises(DataError, match="rank 1: no such file"):
         first.lowest(1)
 
@@ -160,10 +162,37 @@ def test_nobody_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(mailbox, "PATIENCE_SECONDS", 0.05)
     first, (_, other) = ranks(3)
     other._send("end", None)
-    with pytest.raises(UnfinishedError, match=r"rank 1, 2: no word for 0:00:00\.05"):
+    with pytest.raises(LostProcessError, match=r"rank 1, 2: no sign of life for 0:00:00\.05"):
         list(first.gather(iter(())))
-    with pytest.raises(UnfinishedError, match="rank 0: no word"):
+    with pytest.raises(LostProcessError, match="rank 0: no sign of life"):
         other.lowest(1)
+
+
+def test_a_process_without_a_heartbeat_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(mailbox, "SILENT_SECONDS", 0.3)
+    first, (other, _) = ranks(3)
+    since = time.monotonic()
+    with other._mailbox.heartbeat(1), pytest.raises(LostProcessError, match="rank 2: no sign of life"):
+        list(first.gather(iter(())))
+    assert time.monotonic() - since >= 0.3
+    first, (other,) = ranks(2)
+    with other._mailbox.heartbeat(1), ThreadPoolExecutor(1) as pool:
+        gathered = pool.submit(lambda: list(first.gather(iter(()))))
+        time.sleep(0.6)
+        assert not gathered.done()
+        other._send("end", None)
+        gathered.result()
+
+
+def test_who_is_waited_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "TOLD_SECONDS", 0.05)
+    monkeypatch.setattr(mailbox, "PATIENCE_SECONDS", 0.2)
+    told: list[str] = []
+    with pytest.raises(LostProcessError):
+        meet(Mailbox(HashStore(), told.append), 0, 2)
+    assert len(told) == 1
+    assert told[0].startswith("waiting for rank 1 of torchrun's processes; for a scan of this process alone")
 
 
 def test_scans_do_not_see_each_other() -> None:
@@ -182,7 +211,8 @@ def test_scans_do_not_see_each_other() -> None:
     ],
 )
 def test_a_process_that_torchrun_did_not_start_is_alone(environment: dict[str, str]) -> None:
-    ranks = join_ranks(environment)
+    with launched(print, environment) as launch:
+        ranks = launch.ranks
     assert type(ranks) is Alone
     assert ranks.takes(1)
     batches: Sequence[RecordBatch] = [BATCH]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entangle_cli.report.escape import for_spreadsheet, for_terminal
+from entangle_cli.report.escape import for_cell, for_spreadsheet, for_terminal
 
 
 @given(st.text())
@@ -34,6 +34,10 @@ def test_codes_are_shown_and_letters_kept(text: str, shown: str) -> None:
 )
 def test_no_words_of_a_text_are_a_command_wherever_a_line_breaks(text: str, shown: str) -> None:
     assert for_terminal(text) == shown
+
+
+def test_a_cell_keeps_what_is_a_command_at_the_start_of_a_line_alone() -> None:
+    assert for_cell("use std::error::Error; ##[error]x") == "use std::error::Error; \\u0023#[error]x"
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])

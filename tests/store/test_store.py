@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from entangle_cli.errors import RunError, UsageError
+from entangle_cli.errors import RunError, UnfinishedError, UsageError
 from entangle_cli.records import PairRecord
 from entangle_cli.store import writing
+from entangle_cli.store.files import uninterrupted
 from entangle_cli.store.parts import STORED_FIELDS
 from entangle_cli.store.reading import columns_of, newest_run, read_run
 from entangle_cli.store.writing import RunWriter
@@ -96,6 +98,38 @@ def test_stored_rows_are_plain_parquet(tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(tmp_path / "pairs" / "part-000000.parquet")
     row = table.to_pylist()[0]
     assert (row["cosine"], row["chosen_tokens"], row["rejected_tokens"]) == (0.5, 7, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_files_are_whole(number: signal.Signals) -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    reached = []
+
+    def write() -> None:
+        with uninterrupted():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            reached.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert reached
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("second", [[1], [2, 2]])
+def test_a_pair_is_held_once(tmp_path: Path, second: list[int]) -> None:
+    def write() -> None:
+        with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+            writer.add([record(0), record(1)])
+            writer.add([record(index) for index in second])
+
+    with pytest.raises(UnfinishedError, match="a pair was measured twice"):
+        write()
+    assert read_run(tmp_path).columns["index"].tolist() == [0, 1]
 
 
 def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""The processes of a torchrun around a scan: whatever happens in which, the message and exit code are rank 0's."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from entangle_cli.diagnose.launch import Launch, launched
+from entangle_cli.diagnose.mailbox import LostProcessError
+from entangle_cli.errors import EntangleError
+
+
+@contextmanager
+def scan_processes(*, debug: bool) -> Iterator[Launch]:
+    """This process and those beside it, for the time of a scan.
+
+    What ends the scan for good is noted, so that torchrun's --max-restarts does not begin it again; a process that
+    was lost, or failed in a way that nobody foresaw, is worth another start.
+
+    Raises:
+        typer.Exit: an earlier start ended for good.
+        LostProcessError: another process, or torchrun, is gone.
+    """
+    with launched(lambda sentence: print(f"entangle: {sentence}", file=sys.stderr, flush=True)) as launch:
+        if launch.ended_with is not None:
+            raise typer.Exit(launch.ended_with)
+        try:
+            yield launch
+        except typer.Exit as end:
+            launch.end(end.exit_code)
+            raise
+        except LostProcessError:
+            raise
+        except EntangleError as error:
+            launch.ranks.fail(error)
+            launch.end(error.exit_code)
+            raise
+        except Exception as error:
+            if launch.ranks.rank > 0 and debug:
+                traceback.print_exc()
+            reason = f"unexpected {type(error).__name__}: {error}".strip().splitlines()[0]
+            launch.ranks.fail(
+                LostProcessError(
+                    reason,
+                    "no such thing; this is a defect of entangle or of a library",
+                    "give the command again with --debug and report what it prints",
+                )
+            )
+            raise
