@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import IO, Any
 from xml.etree import ElementTree
 
-from entangle_cli.report.escape import for_markdown, for_terminal
+from entangle_cli.report.escape import for_cell, for_markdown, for_terminal
 
 ANNOTATIONS = 10
 """GitHub shows about so many of a kind in a step."""
@@ -97,7 +97,7 @@ def _command(
 
 
 def _message(text: str) -> str:
-    return for_terminal(text).replace("%", "%25")
+    return for_cell(text).replace("%", "%25")
 
 
 def _property(value: Any) -> str:

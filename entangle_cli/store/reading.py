@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "entangle.run 1.x",
             "read it with the version that wrote it",
         )
+    if (missing := NEEDED - manifest.keys()) or not all(map(_is_part, manifest["parts"])):
+        raise RunError(
+            f"{path}: " + (f"no {', '.join(sorted(missing))}" if missing else "a part that is none"),
+            "a manifest written by entangle scan",
+            "scan again",
+        )
     return dict(manifest)
+
+
+NEEDED = frozenset({"status", "started", "identity", "loss", "seconds", "parts"})
+
+
+def _is_part(part: Any) -> bool:
+    """Whether an entry names a file of the run, and none elsewhere."""
+    return (
+        isinstance(part, dict)
+        and re.fullmatch(r"part-\d{6,}\.parquet", str(part.get("file"))) is not None
+        and isinstance(part.get("rows"), int)
+        and isinstance(part.get("sha256"), str)
+    )
 
 
 def read_run(folder: Path) -> Run:

@@ -23,12 +23,14 @@ from tests.report.test_html import HOSTILE, Tags, hostile_rows
 
 # Names of files hold no slash; everything else may stand in them.
 NAME = "=1+1 <img src=x onerror=alert(2)> [bold] \x1b[31m\u202e`|@team ##[add-mask]e\n::error::y"
+SECRET = "hf_that_nobody_is_told"
 RULE = ("--fail-if", "both_fall_rate > 0.001")
 
 
 @pytest.fixture
-def hostile(entangle: Entangle, tmp_path: Path) -> tuple[Path, Path]:
+def hostile(entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A model and data, scanned into `run`; one row in fourteen is no pair."""
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     model = shutil.copytree(MODEL, tmp_path / ("model" + NAME))
     data = tmp_path / ("rows" + NAME + ".jsonl")
     data.write_text("".join(json.dumps(row) + "\n" for row in [*hostile_rows(), {HOSTILE: 1}]))
@@ -151,8 +153,11 @@ def test_every_output_of_a_hostile_run(entangle: Entangle, hostile: tuple[Path, 
             raise AssertionError(f"{command} --format {name}: {error}") from error
         if name in ("html", "json", "jsonl", "csv") and command != "gate":
             assert "alert(2)" in out, f"{command} --format {name} shows nothing of it"
+        assert SECRET not in out
     assert len(seen) == 21
     assert_json(Path("run.json").read_text())
+    for path in (path for path in Path().rglob("*") if path.is_file()):
+        assert SECRET.encode() not in path.read_bytes(), path
     manifest = Path("run/manifest.json").read_text()
     assert json.loads(manifest)["plan"]["data"].endswith(NAME + ".jsonl")
 

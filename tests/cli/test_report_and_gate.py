@@ -15,7 +15,7 @@ import pytest
 from sarif_pydantic import Sarif
 
 from entangle_cli.records import PairRecord, ScanSettings
-from entangle_cli.report.escape import for_terminal
+from entangle_cli.report.escape import for_cell
 from entangle_cli.store.writing import RunWriter
 from tests.cli.conftest import Entangle
 
@@ -77,7 +77,7 @@ def test_json_lines_and_csv_hold_every_pair(entangle: Entangle) -> None:
     assert [line["movement"] for line in lines] == ["separates", "both_fall", "both_rise", "separates", None]
     table = list(csv.DictReader(io.StringIO(entangle("report", run, "--format", "csv").out)))
     assert [row["cosine"] for row in table] == ["0.6", "0.9", "0.9", "-0.2", ""]
-    assert table[4]["detail"] == for_terminal(HOSTILE)
+    assert table[4]["detail"] == for_cell(HOSTILE)
     document = json.loads(entangle("report", run, "--format", "json").out)
     assert document["pairs"] == lines
     assert document["summary"]["movements"]["both_fall"] == {

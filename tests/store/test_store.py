@@ -21,6 +21,7 @@ from entangle_cli.store.reading import columns_of, newest_run, read_run
 from entangle_cli.store.writing import RunWriter
 
 IDENTITY: dict[str, Any] = {"model": {"name": "m"}, "data": {"name": "d.jsonl"}, "settings": {"dtype": "float32"}}
+ABOUT: dict[str, Any] = {"loss": {}}
 
 
 def record(index: int, **values: Any) -> PairRecord:
@@ -32,7 +33,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         record(3, cosine=0.1 + 0.2, inner_product=-1e300, line=4, chosen_truncated=True, format="TRL standard"),
         record(0, cosine=None, reason="zero_gradient", detail="Über \u202e \x00"),
     ]
-    with RunWriter.open(tmp_path / "run", IDENTITY, {}) as writer:
+    with RunWriter.open(tmp_path / "run", IDENTITY, ABOUT) as writer:
         writer.add(records)
     run = read_run(tmp_path / "run")
     assert run.status == "complete"
@@ -50,7 +51,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 def test_texts_that_repeat_are_one_object_in_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "PART_ROWS", 5)
     formats = ["hh", "TRL standard", None, "TRL standard", None, None, None, "TRL standard", "hh", "TRL standard"]
-    with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+    with RunWriter.open(tmp_path, IDENTITY, ABOUT) as writer:
         for index in reversed(range(10)):
             writer.add([record(index, format=formats[index])])
     column = read_run(tmp_path).columns["format"]
@@ -62,7 +63,7 @@ def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(writing, "PART_ROWS", 2)
 
     def written_until_interrupted() -> None:
-        with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+        with RunWriter.open(tmp_path, IDENTITY, ABOUT) as writer:
             for index in range(5):
                 writer.add([record(index)])
             raise KeyboardInterrupt
@@ -70,7 +71,7 @@ def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         written_until_interrupted()
     assert read_run(tmp_path).status == "partial"
-    with RunWriter.open(tmp_path, IDENTITY, {}) as again:
+    with RunWriter.open(tmp_path, IDENTITY, ABOUT) as again:
         assert again.done == set(range(5))
         again.add([record(5)])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -81,19 +82,19 @@ def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_part_that_no_manifest_lists_does_not_count(tmp_path: Path) -> None:
     """As after a crash between writing a part and writing the manifest."""
-    with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+    with RunWriter.open(tmp_path, IDENTITY, ABOUT) as writer:
         writer.add([record(0)])
     part = next((tmp_path / "pairs").glob("*.parquet"))
     (tmp_path / "pairs" / "part-000001.parquet").write_bytes(part.read_bytes()[:100])
     (tmp_path / "pairs" / "part-000002.parquet.tmp").write_bytes(b"half")
-    with RunWriter.open(tmp_path, IDENTITY, {}) as again:
+    with RunWriter.open(tmp_path, IDENTITY, ABOUT) as again:
         assert again.done == {0}
         again.add([record(1)])
     assert read_run(tmp_path).columns["index"].tolist() == [0, 1]
 
 
 def test_stored_rows_are_plain_parquet(tmp_path: Path) -> None:
-    with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+    with RunWriter.open(tmp_path, IDENTITY, ABOUT) as writer:
         writer.add([record(0, cosine=0.5, chosen_tokens=7)])
     table = pyarrow.parquet.read_table(tmp_path / "pairs" / "part-000000.parquet")
     row = table.to_pylist()[0]
@@ -123,7 +124,7 @@ def test_a_signal_waits_until_files_are_whole(number: signal.Signals) -> None:
 @pytest.mark.parametrize("second", [[1], [2, 2]])
 def test_a_pair_is_held_once(tmp_path: Path, second: list[int]) -> None:
     def write() -> None:
-        with RunWriter.open(tmp_path, IDENTITY, {}) as writer:
+        with RunWriter.open(tmp_path, IDENTITY, ABOUT) as writer:
             writer.add([record(0), record(1)])
             writer.add([record(index) for index in second])
 
@@ -133,15 +134,34 @@ def test_a_pair_is_held_once(tmp_path: Path, second: list[int]) -> None:
 
 
 def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:
-    RunWriter.open(tmp_path, IDENTITY, {})
+    RunWriter.open(tmp_path, IDENTITY, ABOUT)
     other = {**IDENTITY, "settings": {"dtype": "bfloat16"}}
     with pytest.raises(UsageError, match="settings dtype"):
         RunWriter.open(tmp_path, other, {})
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"parts": [{"file": "../../elsewhere.parquet", "rows": 1, "sha256": "0"}]},
+        {"parts": [{"file": "part-000000.parquet", "rows": 1}]},
+        {"parts": ["part-000000.parquet"]},
+        {"status": None},
+    ],
+)
+def test_a_manifest_that_names_no_parts_of_its_run_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
+    with RunWriter.open(tmp_path, IDENTITY, ABOUT) as writer:
+        writer.add([record(0)])
+    path = tmp_path / "manifest.json"
+    manifest = {**json.loads(path.read_text()), **broken}
+    path.write_text(json.dumps({name: value for name, value in manifest.items() if value is not None}))
+    with pytest.raises(RunError, match="a manifest written by entangle scan"):
+        read_run(tmp_path)
 
 
 def test_the_newest_run_is_the_one_written_last(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run below"):
         newest_run(tmp_path)
     for name in ("b", "a"):
-        RunWriter.open(tmp_path / name, IDENTITY, {})
+        RunWriter.open(tmp_path / name, IDENTITY, ABOUT)
     assert newest_run(tmp_path).name == "a"
