@@ -639,7 +639,8 @@ def test_a_damaged_file_among_several_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/a.jsonl", "x" * 300, "."])
-def test_names_that_no_file_can_have(name: str) -> None:
+def test_names_that_no_file_can_have(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError):
         open_source(name)
 

@@ -69,7 +69,7 @@ def test_a_slow_process_is_given_less() -> None:
     with ThreadPoolExecutor(2) as pool:
         fast, slow = pool.map(work, (first, other), (0.002, 0.02))
     assert fast + slow == 60
-    assert slow < 15
+    assert slow < 25
 
 
 def test_records_arrive_as_they_were_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,16 +170,16 @@ def test_nobody_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_process_without_a_heartbeat_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(mailbox, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(mailbox, "SILENT_SECONDS", 1.0)
     first, (other, _) = ranks(3)
     since = time.monotonic()
     with other._mailbox.heartbeat(1), pytest.raises(LostProcessError, match="rank 2: no sign of life"):
         list(first.gather(iter(())))
-    assert time.monotonic() - since >= 0.3
+    assert time.monotonic() - since >= 1.0
     first, (other,) = ranks(2)
     with other._mailbox.heartbeat(1), ThreadPoolExecutor(1) as pool:
         gathered = pool.submit(lambda: list(first.gather(iter(()))))
-        time.sleep(0.6)
+        time.sleep(1.5)
         assert not gathered.done()
         other._send("end", None)
         gathered.result()
