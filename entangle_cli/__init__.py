@@ -9,7 +9,7 @@ from pathlib import Path
 
 from entangle_cli.records import LoadingSettings, LossSettings, PairRecord, ReadingSettings, ScanSettings
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = [
     "LoadingSettings",
     "LossSettings",
