@@ -41,6 +41,15 @@ def _one_line(part: str) -> str:
     return part.replace("\r", "\\r").replace("\n", "\\n")
 
 
+def unexpected(error: Exception) -> tuple[str, str, str]:
+    """The three parts of a message on an error that nobody foresaw."""
+    return (
+        f"unexpected {type(error).__name__}: {error}".strip().splitlines()[0],
+        "no such thing; this is a defect of entangle or of a library",
+        "give the command again with --debug and report what it prints",
+    )
+
+
 class UsageError(EntangleError):
     """An option or a configuration value cannot be used."""
 

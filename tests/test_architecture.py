@@ -30,6 +30,7 @@ ONLY_IN = {
     "torch": {
         "engine",
         "data.checkpoint",
+        "data.device",
         "data.checkpoint_checks",
         "data.parameters",
         "data.optimizer_state",

@@ -26,7 +26,7 @@ from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.cli.schema import schema
 from entangle_cli.cli.tokens import tokens
-from entangle_cli.errors import EntangleError, ExitCode
+from entangle_cli.errors import EntangleError, ExitCode, unexpected
 
 app = typer.Typer(
     name="entangle",
@@ -108,12 +108,7 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
 
 def _unexpected(error: Exception, words: Sequence[str]) -> ExitCode:
-    message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    _show(
-        f"error: unexpected {message}\n  expected: no such thing; this is a defect of entangle or of a library\n"
-        "  to do: give the command again with --debug and report what it prints",
-        words,
-    )
+    _show(f"error: {EntangleError(*unexpected(error))}", words)
     return ExitCode.UNFINISHED
 
 

@@ -12,7 +12,7 @@ from entangle_cli.analysis.sequential import Decision
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import progress
 from entangle_cli.cli.until_decided import measure_until_decided, rounds
-from entangle_cli.diagnose.ranks import Alone, Further
+from entangle_cli.diagnose.ranks import Further, Ranks
 from entangle_cli.diagnose.scan import Scan, open_scan
 from entangle_cli.records import ScanSettings
 from entangle_cli.report.terminal import console_for, plan_lines
@@ -31,7 +31,7 @@ class Stop:
     confidence: float = 0.0
 
 
-def print_estimate(model: str, data: str, settings: ScanSettings, ranks: Alone) -> None:
+def print_estimate(model: str, data: str, settings: ScanSettings, ranks: Ranks) -> None:
     """Print what a scan would do and take."""
     with open_scan(model, data, settings, ranks) as ready:
         if ranks.rank == 0:
@@ -45,7 +45,7 @@ def scan_into_run(
     output: Path | None,
     known: Path | None,
     stop: Stop,
-    ranks: Alone,
+    ranks: Ranks,
     *,
     quiet: bool,
 ) -> tuple[Path, Decision | None]:

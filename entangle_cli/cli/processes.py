@@ -11,7 +11,7 @@ import typer
 
 from entangle_cli.diagnose.launch import Launch, launched
 from entangle_cli.diagnose.mailbox import LostProcessError
-from entangle_cli.errors import EntangleError
+from entangle_cli.errors import EntangleError, unexpected
 
 
 @contextmanager
@@ -42,12 +42,5 @@ def scan_processes(*, debug: bool) -> Iterator[Launch]:
         except Exception as error:
             if launch.ranks.rank > 0 and debug:
                 traceback.print_exc()
-            reason = f"unexpected {type(error).__name__}: {error}".strip().splitlines()[0]
-            launch.ranks.fail(
-                LostProcessError(
-                    reason,
-                    "no such thing; this is a defect of entangle or of a library",
-                    "give the command again with --debug and report what it prints",
-                )
-            )
+            launch.ranks.fail(LostProcessError(*unexpected(error)))
             raise

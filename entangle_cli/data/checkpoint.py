@@ -76,65 +76,6 @@ def check_dtype(name: str) -> None:
         raise UsageError(f"dtype {name!r}", "float32, bfloat16 or float64", "choose one of these")
 
 
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-
-
-def choose_device(name: str, device_map: str | None = None, local_rank: int = 0, local_size: int = 1) -> torch.device:
-    """The device of an option: `auto` is CUDA when there is one, and each process of several takes its own.
-
-    Args:
-        device_map: a name of `DEVICE_MAPS`, which decides instead, or None.
-        local_rank: number of this process among those of one scan on this machine, from 0.
-        local_size: how many those are.
-    Raises:
-        UsageError: not a device of this machine, a device and a map at once, or one device for several processes.
-    """
-    if local_size > 1:
-        return _own_device(name, device_map, local_rank, local_size)
-    if device_map is not None and (device_map not in DEVICE_MAPS or name != "auto"):
-        raise UsageError(
-            f"--device-map {device_map} with --device {name}",
-            f"one of {', '.join(DEVICE_MAPS)}, and no --device",
-            "name one of these maps, or leave --device-map or --device out",
-        )
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return _existing_device(name)
-
-
-def _own_device(name: str, device_map: str | None, local_rank: int, local_size: int) -> torch.device:
-    """The device of one process of several on this machine."""
-    if device_map is not None or name not in ("auto", "cpu", "cuda"):
-        chosen = f"--device {name}" if device_map is None else f"--device-map {device_map}"
-        raise UsageError(
-            f"{chosen} for {local_size} processes on one machine",
-            "a device a process: auto, cpu or cuda",
-            "leave it out, or start one process a machine (torchrun --nproc-per-node 1)",
-        )
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if torch.cuda.is_available() and local_rank >= torch.cuda.device_count():
-        raise UsageError(
-            f"{local_size} processes on a machine with {torch.cuda.device_count()} CUDA devices",
-            "a device a process",
-            "lower torchrun's --nproc-per-node, or use --device cpu",
-        )
-    device = _existing_device(f"cuda:{local_rank}" if torch.cuda.is_available() else name)
-    torch.cuda.set_device(device)  # for kernels that ask for the current device instead of their tensors'
-    return device
-
-
-def _existing_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"--device {name}: {str(error).splitlines()[0]}", "auto, cpu, cuda or cuda:N", "name a device that exists"
-        ) from error
-    return device
-
-
 def load_checkpoint(
     name: str,
     dtype: str,
@@ -148,7 +89,7 @@ def load_checkpoint(
         name: a folder, or a name on the hub; what looks like a path is never asked for on the hub. A folder that
             Trainer wrote its checkpoints to stands for the last of them.
         dtype: a key of `DTYPES`; what the weights are loaded as and computed in.
-        device_map: spreads the weights over devices (a name of `DEVICE_MAPS`) instead of putting them on `device`.
+        device_map: a name of `device.DEVICE_MAPS` spreads the weights over devices; None puts them on `device`.
     Raises:
         ModelError: not there, not a causal LM, incomplete, not finite, or without a usable tokenizer.
         UsageError: a base for what is no adapter, or a revision of a folder.

@@ -33,7 +33,7 @@ def inspect_with_model(
             return tokenize_pair(pair, tokenizer, settings)
 
         def decode(token: int) -> str:
-            # Alone, a token that is only a space decodes to nothing.
+            # Ranks, a token that is only a space decodes to nothing.
             return str(tokenizer.decode([token]) or tokenizer.convert_ids_to_tokens(token))
 
         return inspect_rows(data, reading, limit, tokenize, decode)

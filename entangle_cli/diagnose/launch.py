@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from entangle_cli.diagnose.mailbox import Mailbox, Patience
-from entangle_cli.diagnose.ranks import Alone, First, Further
+from entangle_cli.diagnose.ranks import First, Further, Ranks
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """A start of this process, and of others beside it."""
 
-    ranks: Alone
+    ranks: Ranks
     seconds_before: float = 0.0
     """Since the first start, where torchrun starts its processes again (--max-restarts)."""
     ended_with: int | None = None
@@ -40,14 +40,14 @@ def launched(tell: Callable[[str], None], environment: Mapping[str, str] = os.en
         tell: takes a sentence for people.
     """
     if "TORCHELASTIC_RUN_ID" not in environment or int(environment.get("WORLD_SIZE", "1")) == 1:
-        yield Launch(Alone())
+        yield Launch(Ranks())
         return
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
     outermost = Mailbox(store, tell)
     if (ended := outermost.read("ended")) is not None:
-        yield Launch(Alone(), ended_with=int(ended))
+        yield Launch(Ranks(), ended_with=int(ended))
         return
     began = outermost.read("began")
     if rank == 0 and began is None:

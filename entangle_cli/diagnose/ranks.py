@@ -17,8 +17,8 @@ from entangle_cli.errors import EntangleError, UsageError
 from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch, RowKey
 
 
-class Alone:
-    """A scan by this process alone.
+class Ranks:
+    """The processes that share a scan, seen from one of them; as it stands here, this process alone.
 
     Attributes:
         rank: of this process, from 0.
@@ -32,7 +32,7 @@ class Alone:
     local_rank = 0
     local_size = 1
 
-    def apart(self, name: str) -> Alone:  # noqa: ARG002 -- there is nobody to keep apart
+    def apart(self, name: str) -> Ranks:  # noqa: ARG002 -- there is nobody to keep apart
         """The same processes for another scan."""
         return self
 
@@ -69,7 +69,7 @@ class Alone:
         """Leave an error to rank 0, where that is another process."""
 
 
-class OneOfMany(Alone):
+class OneOfMany(Ranks):
     """A process of several.
 
     Args:

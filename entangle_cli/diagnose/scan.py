@@ -14,11 +14,11 @@ import torch
 from entangle_cli.data.checkpoint import (
     Checkpoint,
     check_dtype,
-    choose_device,
     library_versions,
     load_checkpoint,
     quiet_libraries,
 )
+from entangle_cli.data.device import choose_device
 from entangle_cli.data.pairs import PairReader, SkippedRow
 from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.data.rows import RowSource
@@ -28,7 +28,7 @@ from entangle_cli.diagnose.budget import batch_tokens, fitting_tokens
 from entangle_cli.diagnose.estimate import estimate
 from entangle_cli.diagnose.known_pairs import KnownPairs
 from entangle_cli.diagnose.measurer import Measurer
-from entangle_cli.diagnose.ranks import Alone
+from entangle_cli.diagnose.ranks import Ranks
 from entangle_cli.diagnose.reference import Reference, opened_reference
 from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, place_of, selected_rows
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
@@ -77,7 +77,7 @@ class Scan:
         reference: Reference | None,
         settings: ScanSettings,
         plan: ScanPlan,
-        ranks: Alone,
+        ranks: Ranks,
     ) -> None:
         self.plan = plan
         self.ranks = ranks
@@ -172,7 +172,7 @@ class Scan:
 
 
 @contextmanager
-def open_scan(model: str, data: str, settings: ScanSettings, ranks: Alone | None = None) -> Iterator[Scan]:
+def open_scan(model: str, data: str, settings: ScanSettings, ranks: Ranks | None = None) -> Iterator[Scan]:
     """Open the data, load the checkpoint and find the rule of every parameter; nothing is measured yet.
 
     Args:
@@ -186,7 +186,7 @@ def open_scan(model: str, data: str, settings: ScanSettings, ranks: Alone | None
     source = open_source(data, settings.reading, settings.limit)
     pairs = pair_reader(source, settings.reading)
     formats = _peeked_formats(source, pairs)
-    ranks = ranks or Alone()
+    ranks = ranks or Ranks()
     device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
     with quiet_libraries():
         checkpoint = load_checkpoint(model, settings.dtype, device, settings.loading, settings.device_map)
@@ -212,7 +212,7 @@ def _plan(
     engine: Engine,
     settings: ScanSettings,
     device: torch.device,
-    ranks: Alone,
+    ranks: Ranks,
 ) -> ScanPlan:
     budget = settings.batch_tokens or batch_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
     rules = engine.plan.numel_by_rule()

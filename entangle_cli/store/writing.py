@@ -116,8 +116,10 @@ class RunWriter:
             UnfinishedError: the part cannot be written, as on a full disk, or the run has one of the pairs already.
         """
         self._refuse_doubled(records)
-        self._pending.extend(records)
-        self._pending_layers.extend(layers)
+        with uninterrupted():  # a pair and its layers come into one part
+            self.done.update(map(row_key, records))
+            self._pending.extend(records)
+            self._pending_layers.extend(layers)
         if len(self._pending) >= PART_ROWS or time.monotonic() - self._last_part >= PART_SECONDS:
             self.flush()
 
@@ -129,7 +131,6 @@ class RunWriter:
                 "every pair once",
                 "report what you did; the run holds each pair once",
             )
-        self.done.update(keys)
 
     def take_parts(self, parts: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """List parts that are in the folder already, as those of other runs that were copied there."""
@@ -230,7 +231,7 @@ def _keys(part: pyarrow.Table) -> Iterator[RowKey]:
 
 
 def _next_number(parts: Sequence[Mapping[str, Any]]) -> int:
-    return max((int(part["file"][5:11]) for part in parts), default=-1) + 1
+    return max((int(part["file"].removeprefix("part-").removesuffix(".parquet")) for part in parts), default=-1) + 1
 
 
 def _refuse_other_run(folder: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

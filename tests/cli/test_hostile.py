@@ -18,7 +18,7 @@ import pytest
 from markdown_it import MarkdownIt
 from sarif_pydantic import Sarif
 
-from tests.cli.conftest import LONG, MODEL, Entangle
+from tests.cli.conftest import MODEL, Entangle
 from tests.report.test_html import HOSTILE, Tags, hostile_rows
 
 # Names of files hold no slash; everything else may stand in them.
@@ -178,4 +178,3 @@ def test_errors_and_rows_that_come_back(entangle: Entangle, hostile: tuple[Path,
     assert entangle("filter", "run", data, "-o", "kept.jsonl", "--keep", "status == ok").code == 0
     kept = Path("kept.jsonl").read_text().splitlines()
     assert kept == data.read_text().splitlines()[:13]
-    assert len(LONG.read_text().splitlines()) > 12

@@ -29,7 +29,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from entangle_cli.data.checkpoint import Checkpoint, choose_device, load_checkpoint, quiet_libraries
+from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libraries
 from entangle_cli.data.parameters import select_parameters
 from entangle_cli.errors import ExitCode, ModelError, UsageError
 from entangle_cli.records import LoadingSettings
@@ -456,26 +456,6 @@ def test_a_broken_expression_is_refused(model: PreTrainedModel, pattern: str) ->
         select_parameters(plain(model), pattern)
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:63", "nonsense", "", "cpu:x"])
-def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    if torch.cuda.is_available() and name in ("cuda", "cuda:0"):
-        pytest.skip("this machine has it")
-    with pytest.raises(UsageError) as caught:
-        choose_device(name)
-    assert caught.value.found.startswith(f"--device {name}: ")
-    assert caught.value.exit_code is ExitCode.USAGE
-
-
-def test_a_device_that_holds_no_numbers_is_refused() -> None:
-    with pytest.raises(UsageError):
-        choose_device("meta")
-
-
-def test_auto_is_cuda_where_there_is_one() -> None:
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert choose_device("cpu") == CPU
-
-
 def test_the_libraries_are_quiet_inside_only() -> None:
     import transformers
 
@@ -499,12 +479,6 @@ def test_an_empty_name_is_not_the_present_folder(copied: Path, monkeypatch: pyte
     monkeypatch.chdir(copied)
     with pytest.raises(ModelError, match="no such folder"):
         load_checkpoint("", "float32", CPU)
-
-
-def test_a_device_map_and_a_device_are_refused_together() -> None:
-    for name, device_map in (("cpu", "auto"), ("auto", "somewhere")):
-        with pytest.raises(UsageError, match="--device-map"):
-            choose_device(name, device_map)
 
 
 def test_a_device_map_loads_the_same_model(saved: Path) -> None:

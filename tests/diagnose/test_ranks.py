@@ -15,7 +15,7 @@ from torch.distributed import HashStore
 from entangle_cli.diagnose import mailbox
 from entangle_cli.diagnose.launch import launched, meet
 from entangle_cli.diagnose.mailbox import LostProcessError, Mailbox
-from entangle_cli.diagnose.ranks import Alone, First, Further, OneOfMany
+from entangle_cli.diagnose.ranks import First, Further, OneOfMany, Ranks
 from entangle_cli.errors import DataError, EntangleError, UnfinishedError, UsageError
 from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch
 
@@ -213,7 +213,7 @@ def test_scans_do_not_see_each_other() -> None:
 def test_a_process_that_torchrun_did_not_start_is_alone(environment: dict[str, str]) -> None:
     with launched(print, environment) as launch:
         ranks = launch.ranks
-    assert type(ranks) is Alone
+    assert type(ranks) is Ranks
     assert ranks.takes(1)
     batches: Sequence[RecordBatch] = [BATCH]
     assert list(ranks.gather(iter(batches))) == batches

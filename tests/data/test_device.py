@@ -1,0 +1,62 @@
+"""Devices: one that exists, and one a process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from entangle_cli.data.device import choose_device
+from entangle_cli.errors import ExitCode, UsageError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:63", "nonsense", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    if torch.cuda.is_available() and name in ("cuda", "cuda:0"):
+        pytest.skip("this machine has it")
+    with pytest.raises(UsageError) as caught:
+        choose_device(name)
+    assert caught.value.found.startswith(f"--device {name}: ")
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+def test_a_device_that_holds_no_numbers_is_refused() -> None:
+    with pytest.raises(UsageError):
+        choose_device("meta")
+
+
+def test_auto_is_cuda_where_there_is_one() -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == CPU
+
+
+def test_a_device_map_and_a_device_are_refused_together() -> None:
+    for name, device_map in (("cpu", "auto"), ("auto", "somewhere")):
+        with pytest.raises(UsageError, match="--device-map"):
+            choose_device(name, device_map)
+
+
+@pytest.mark.parametrize(
+    ("name", "device_map", "found"),
+    [
+        ("cuda:0", None, "--device cuda:0 for 2 processes on one machine"),
+        ("auto", "balanced", "--device-map balanced for 2 processes on one machine"),
+    ],
+)
+def test_processes_do_not_share_a_device(name: str, device_map: str | None, found: str) -> None:
+    with pytest.raises(UsageError, match=found):
+        choose_device(name, device_map, local_rank=1, local_size=2)
+
+
+def test_each_process_has_a_device_of_its_own() -> None:
+    assert choose_device("cpu", local_rank=1, local_size=2) == CPU
+    count = torch.cuda.device_count()
+    if count == 0:
+        assert choose_device("auto", local_rank=1, local_size=2) == CPU
+        with pytest.raises(UsageError, match="--device cuda: "):
+            choose_device("cuda", local_rank=0, local_size=2)
+    else:
+        assert choose_device("auto", local_rank=count - 1, local_size=count + 1) == torch.device("cuda", count - 1)
+        with pytest.raises(UsageError, match="CUDA devices"):
+            choose_device("cuda", local_rank=count, local_size=count + 1)
