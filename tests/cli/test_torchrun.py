@@ -19,7 +19,8 @@ WORDS = ("scan", str(MODEL), str(LONG), "--limit", "60", "--batch-tokens", "256"
 
 # As `python -m entangle_cli`, but for what a test does to one of the processes.
 DRIVER = """
-import os, signal, sys
+import os, signal, sys, time
+from pathlib import Path
 from entangle_cli.store import writing
 from entangle_cli.cli.app import main
 from entangle_cli.diagnose.measurer import Measurer
@@ -35,7 +36,11 @@ Measurer.measure = counted
 {at_start}
 main()
 """
-DIES = "if rank == {rank} and attempt == 0 and num_measured == 4: os.kill(os.getpid(), signal.SIGKILL)"
+# In its second batch, and not before rank 0 has written something.
+DIES = """if rank == {rank} and attempt == 0 and num_measured == 2:
+        while not any(Path().rglob("pairs/*.parquet")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)"""
 
 
 @pytest.fixture
