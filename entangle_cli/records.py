@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 SCHEMA = "entangle.run"
 SCHEMA_VERSION = "1.0"
@@ -68,8 +68,12 @@ class LoadingSettings:
     """Branch, tag or commit of a checkpoint on the hub."""
     base_model: str | None = None
     """Base of an adapter; None for the one its config names."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer; None for the checkpoint's own."""
     chat_template: Path | None = None
     """A file with the chat template to use instead of the tokenizer's own."""
+    template_date: str | None = None
+    """The day that a chat template takes for today, as YYYY-MM-DD; None for the day of the scan."""
     trust_remote_code: bool = False
     """Whether code that comes with a checkpoint is run."""
     pickled_weights: bool = False
@@ -78,13 +82,29 @@ class LoadingSettings:
     """How attention is computed, by transformers' names; None for what transformers chooses."""
 
 
+AUTO_LENGTH: Literal["auto"] = "auto"
+DEFAULT_LENGTH = 1024
+"""Tokens of prompt and response together, as in TRL's DPOConfig."""
+
+
+@dataclass(frozen=True, slots=True)
+class UntilDecided:
+    """When a scan that takes rows in random order ends."""
+
+    rules: tuple[str, ...]
+    """As `--fail-if` has them; all must be settled."""
+    confidence: float = 0.95
+    """Of the verdict, whenever it comes; from 0.5 to below 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
     """What a scan measures and how; the first group decides the numbers."""
 
     dtype: str = "float32"
-    max_length: int | None = 1024
-    """Tokens of prompt and response together; None for no limit."""
+    max_length: int | Literal["auto"] | None = AUTO_LENGTH
+    """Tokens of prompt and response together; `auto` for TRL's 1,024, or the model's context where that is shorter;
+    None for no limit."""
     truncation: str = "keep_start"
     parameters: str | None = None
     """`all`, `adapter`, or a regular expression on parameter names; None for an adapter's where there is one."""
@@ -106,8 +126,8 @@ class ScanSettings:
     include_text: bool = False
     """Whether the run keeps the pairs' text."""
 
-    until_decided: tuple[str, ...] = ()
-    """Rules that end the scan once they are settled, and the confidence asked for; empty to measure all rows."""
+    until_decided: UntilDecided | None = None
+    """Ends the scan once its rules are settled; None to measure all rows."""
 
     loss: LossSettings = LossSettings()
     """Weighs the gradients afterwards; what is measured does not depend on it."""
@@ -184,6 +204,10 @@ class ScanPlan:
     device: str
     dtype: str
     batch_tokens: int
+    max_length: int | None = None
+    """Tokens of prompt and response together; None for no limit."""
+    context: int | None = None
+    """Tokens of the longest sequence that the model was made for; None where its config does not say."""
     num_processes: int = 1
     """That deal out the batches among them."""
 
@@ -228,6 +252,8 @@ class PairRecord:
     """How the row was recognised, in words."""
     warnings: str | None = None
     """Codes of what may go wrong with this pair, with spaces between; None without any."""
+    unread_columns: str | None = None
+    """Columns that hold a prompt, or a part of one, that is not read, with spaces between; None without any."""
     unordered_id: str | None = None
     """Hash of the pair whichever answer is the chosen one: two preferences that contradict each other share it."""
     chosen_score: float | None = None

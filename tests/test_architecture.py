@@ -29,8 +29,10 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": {
         "engine",
+        "data.adapter",
         "data.checkpoint",
         "data.device",
+        "data.model_config",
         "data.checkpoint_checks",
         "data.parameters",
         "data.optimizer_state",
@@ -56,7 +58,7 @@ ONLY_IN = {
             )
         ),
     },
-    "jinja2": {"report.html", "data.checkpoint"},
+    "jinja2": {"report.html", "data.chat_template"},
     "pyarrow": {"store", "data.arrow_files", "data.arrow_subset", "data.compression"},
 }
 

@@ -22,28 +22,29 @@ from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
 from entangle_cli.cli.inspect import inspect
 from entangle_cli.cli.merge import merge
+from entangle_cli.cli.pair_options import with_option_groups
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.cli.schema import schema
 from entangle_cli.cli.tokens import tokens
+from entangle_cli.cli.usage_errors import TyperUsageError, usage_error
 from entangle_cli.errors import EntangleError, ExitCode, unexpected
 
 app = typer.Typer(
     name="entangle",
     help="Measure gradient entanglement of preference pairs on a causal LM, before training on them.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(scan)
+app.command()(with_option_groups(scan))
 app.command()(report)
 app.command()(gate)
-app.command()(forecast)
-app.command()(inspect)
+app.command()(with_option_groups(forecast))
+app.command()(with_option_groups(inspect))
 app.command("filter")(filter_rows)
 app.command()(compare)
-app.command()(tokens)
+app.command()(with_option_groups(tokens))
 app.command()(merge)
 app.command()(schema)
 
@@ -68,11 +69,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     Python would exit with 1 on an unexpected error, which is what a failed gate exits with: here that is 4.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        app(words, default_map=configured_defaults(_options(), Path.cwd(), os.environ))
+        code = app(
+            words,
+            prog_name="entangle",
+            default_map=configured_defaults(_options(), Path.cwd(), os.environ),
+            standalone_mode=False,
+        )
+        return int(code or ExitCode.DONE)
     except SystemExit as end:
         return int(end.code or ExitCode.DONE)
+    except TyperUsageError as error:
+        _show(f"error: {usage_error(error, words)}", words)
+        return ExitCode.USAGE
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except EntangleError as error:

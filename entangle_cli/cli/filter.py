@@ -40,6 +40,9 @@ def filter_rows(
     drop_unmeasured: Annotated[
         bool, typer.Option("--drop-unmeasured", help="Drop rows that were skipped or are not in the run.")
     ] = False,
+    keep_unmeasured: Annotated[
+        bool, typer.Option("--keep-unmeasured", help="Keep rows that are not in the run, as after scan --limit.")
+    ] = False,
     write_dropped: Annotated[
         bool, typer.Option("--write-dropped", help="Write the dropped rows instead of the kept ones.")
     ] = False,
@@ -62,10 +65,17 @@ def filter_rows(
     from entangle_cli.report.terminal import console_for
 
     rules = FilterRules(
-        tuple(drop or ()), tuple(keep or ()), keep_lowest, keep_highest, by, drop_uncertain, drop_unmeasured
+        drop=tuple(drop or ()),
+        keep=tuple(keep or ()),
+        keep_lowest=keep_lowest,
+        keep_highest=keep_highest,
+        by=by,
+        drop_uncertain=drop_uncertain,
+        drop_unmeasured=drop_unmeasured,
+        keep_unmeasured=keep_unmeasured,
     )
     selection = parse_selection(rules)
-    if rules == FilterRules(by=by) and not annotate:
+    if rules == FilterRules(by=by, keep_unmeasured=keep_unmeasured) and not annotate:
         raise UsageError(
             "no rule to filter by",
             "--drop, --keep, --keep-lowest, --keep-highest, --drop-uncertain or --drop-unmeasured, or --annotate",
@@ -75,7 +85,16 @@ def filter_rows(
     if json_file is not None and json_file.resolve() == output.resolve():
         raise UsageError(f"--json {json_file} and -o {output}", "two files", "name another one")
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
-    result = filter_data(judged.run, judged.columns, data, output, selection, dropped=write_dropped, annotate=annotate)
+    result = filter_data(
+        judged.run,
+        judged.columns,
+        data,
+        output,
+        selection,
+        dropped=write_dropped,
+        annotate=annotate,
+        keep_unmeasured=keep_unmeasured,
+    )
     console_for(sys.stdout).print(filter_report(result, describe_loss(judged.loss)))
     if json_file is not None:
         write_file(json_file, lambda stream: write_json(stream, {**result, "loss": describe_loss(judged.loss)}))

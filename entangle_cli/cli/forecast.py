@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,35 +12,21 @@ import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
-    AttnImplementation,
-    BaseModel,
     Beta,
-    ChatTemplate,
-    ColumnMap,
-    ConfigName,
     Data,
-    DataFormat,
-    DataRevision,
     Debug,
     Device,
     Gamma,
     Limit,
     LossName,
     LossOptions,
-    MaxLength,
     Model,
-    ModelRevision,
     Parameters,
-    PickledWeights,
-    Ranked,
     RefModel,
     Sample,
-    Split,
-    TrustRemoteCode,
-    loading_settings,
     loss_settings,
-    reading_settings,
 )
+from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.errors import UsageError
 from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
 
@@ -61,6 +48,7 @@ class ForecastDtype(str, Enum):
 def forecast(
     model: Model,
     data: Data,
+    pairs: PairOptions,
     eval_data: Annotated[
         str | None, typer.Option(help="Held-out pairs, forecast under the first step; they take no part in it.")
     ] = None,
@@ -96,23 +84,10 @@ def forecast(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
     dtype: Annotated[ForecastDtype, typer.Option(help="What the weights are loaded as.")] = ForecastDtype.FLOAT32,
     device: Device = "auto",
-    max_length: MaxLength = 1024,
     limit: Limit = None,
     sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample and of the order of training.")] = 0,
-    split: Split = None,
-    config_name: ConfigName = None,
-    data_revision: DataRevision = None,
-    data_format: DataFormat = None,
-    column_map: ColumnMap = None,
-    ranked: Ranked = "best-worst",
     parameters: Parameters = None,
-    model_revision: ModelRevision = None,
-    base_model: BaseModel = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
-    pickled_weights: PickledWeights = False,
-    attn_implementation: AttnImplementation = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -121,7 +96,7 @@ def forecast(
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    refuse_unwritable(json_file, *map(Path, filter(None, (data, eval_data))), state)
+    refuse_unwritable(json_file, *map(Path, [*data, *filter(None, [eval_data])]), state)
     if accumulate > 1 and batch_size is None:
         raise UsageError(
             "--accumulate without --batch-size", "the pairs of a batch", "give --batch-size, or leave it out"
@@ -130,15 +105,14 @@ def forecast(
         raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
     settings = ScanSettings(
         dtype=dtype.value,
-        max_length=max_length or None,
+        max_length=pairs.length(),
+        truncation=pairs.truncation.value,
         parameters=parameters,
         limit=limit,
         sample=sample,
         seed=seed,
-        reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
-        loading=loading_settings(
-            model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
-        ),
+        reading=pairs.reading(),
+        loading=pairs.loading(),
         ref_model=ref_model,
         loss=weighing,
         device=device,
@@ -168,7 +142,13 @@ def forecast(
 
 
 def _forecast(
-    model: str, data: str, eval_data: str | None, settings: ScanSettings, step: ForecastSettings, *, quiet: bool
+    model: str,
+    data: Sequence[str],
+    eval_data: str | None,
+    settings: ScanSettings,
+    step: ForecastSettings,
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
     from entangle_cli.cli.progress import progress
     from entangle_cli.diagnose.forecast import open_forecast

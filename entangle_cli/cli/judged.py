@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from entangle_cli.diagnose.movements import describe_loss, losses_compared, run_
 from entangle_cli.diagnose.notices import run_notices
 from entangle_cli.errors import ExitCode, UsageError
 from entangle_cli.records import LossSettings, Notice, Run, Status
+from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.rows import rows
 from entangle_cli.report.terminal import decision_lines, summary_report, verdict_lines
 from entangle_cli.store.reading import newest_run, read_layers, read_run
@@ -93,12 +95,21 @@ def read_judged(
     Args:
         with_layers: whether the summary has the run's layers.
     """
-    run = read_run(folder or newest_run())
+    run = read_run(folder or _newest())
     loss = choose_loss(LossSettings(**run.manifest["loss"]))
     columns = with_movements(run.columns, loss, run.manifest["identity"]["settings"]["dtype"])
     notices = run_notices(run.manifest, columns)
-    summary = run_summary(columns, loss, read_layers(run) if with_layers else ())
+    sources = run.manifest["identity"]["data"].get("sources", ())
+    summary = run_summary(columns, loss, read_layers(run) if with_layers else (), sources)
     return JudgedRun(run, loss, columns, {**summary, "notices": [asdict(notice) for notice in notices]}, notices)
+
+
+def _newest() -> Path:
+    """The newest run that holds a pair, named on standard error: nobody else says which run is meant."""
+    folder, empty = newest_run()
+    over = "".join(f"; newer, but without a measured pair: {path}" for path in empty)
+    print(f"entangle: run {for_terminal(str(folder))}{for_terminal(over)}", file=sys.stderr)
+    return folder
 
 
 def worst_places(columns: Mapping[str, Any], count: int = NUM_WORST) -> Any:

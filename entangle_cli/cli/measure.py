@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from entangle_cli.analysis.rules import Rule
 from entangle_cli.analysis.sequential import Decision
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import progress
-from entangle_cli.cli.until_decided import measure_until_decided, rounds
 from entangle_cli.diagnose.ranks import Further, Ranks
 from entangle_cli.diagnose.scan import Scan, open_scan
-from entangle_cli.records import ScanSettings
+from entangle_cli.diagnose.until_decided import measure_until_decided, rounds
+from entangle_cli.records import RecordBatch, ScanSettings
 from entangle_cli.report.terminal import console_for, plan_lines
 from entangle_cli.store.files import uninterrupted
 from entangle_cli.store.reading import read_run
 from entangle_cli.store.writing import RunWriter, open_run
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """When a scan ends before every row is measured."""
-
-    deadline: Deadline
-    rules: Sequence[Rule] = ()
-    """With --until-decided: those that end it once all are settled."""
-    confidence: float = 0.0
-
-
-def print_estimate(model: str, data: str, settings: ScanSettings, ranks: Ranks) -> None:
+def print_estimate(model: str, data: Sequence[str], settings: ScanSettings, ranks: Ranks) -> None:
     """Print what a scan would do and take."""
     with open_scan(model, data, settings, ranks) as ready:
         if ranks.rank == 0:
@@ -40,11 +29,11 @@ def print_estimate(model: str, data: str, settings: ScanSettings, ranks: Ranks) 
 
 def scan_into_run(
     model: str,
-    data: str,
+    data: Sequence[str],
     settings: ScanSettings,
     output: Path | None,
     known: Path | None,
-    stop: Stop,
+    deadline: Deadline,
     ranks: Ranks,
     *,
     quiet: bool,
@@ -58,24 +47,31 @@ def scan_into_run(
         if not quiet:
             again = f", goes on after {len(writer.done):,} pairs" if writer.done else ""
             print(f"run         {writer.folder}{again}", file=sys.stderr)
-        return writer.folder, _measure_all(ready, writer, settings, stop, quiet=quiet)
+        return writer.folder, _measure_all(ready, writer, settings, deadline, quiet=quiet)
 
 
-def _measure_all(ready: Scan, writer: RunWriter, settings: ScanSettings, stop: Stop, *, quiet: bool) -> Decision | None:
+def _measure_all(
+    ready: Scan, writer: RunWriter, settings: ScanSettings, deadline: Deadline, *, quiet: bool
+) -> Decision | None:
     """Measure and write; whatever ends it early leaves a run that can be read and gone on with."""
     ready.ranks.share_done(writer.done)
     try:
         with writer, progress(ready.plan.num_selected, writer.num_done_rows, quiet=quiet) as advance:
 
-            def note(num_rows: int) -> None:
-                advance(num_rows=num_rows)
-                stop.deadline.check(len(writer.done))
-
-            if stop.rules:
-                return measure_until_decided(ready, writer, stop.rules, stop.confidence, settings, note)
-            for batch in ready.ranks.gather(ready.records(frozenset(writer.done))):
+            def take(batch: RecordBatch) -> None:
                 writer.add(batch.pairs, batch.layers)
-                note(sum(not record.pair_in_row for record in batch.pairs))
+                advance(num_rows=sum(not record.pair_in_row for record in batch.pairs))
+                deadline.check(len(writer.done))
+
+            def columns_so_far() -> Mapping[str, Any]:
+                writer.flush()
+                return read_run(writer.folder).columns
+
+            done = frozenset(writer.done)
+            if settings.until_decided is not None:
+                return measure_until_decided(ready, settings.until_decided, settings, done, take, columns_so_far)
+            for batch in ready.ranks.gather(ready.records(done)):
+                take(batch)
             ready.ranks.end_round(is_last=True)
     except KeyboardInterrupt:
         with uninterrupted():
@@ -89,13 +85,13 @@ def _measure_all(ready: Scan, writer: RunWriter, settings: ScanSettings, stop: S
 
 
 def measure_for_first(
-    model: str, data: str, settings: ScanSettings, known: Path | None, stop: Stop, rank: Further
+    model: str, data: Sequence[str], settings: ScanSettings, known: Path | None, rank: Further
 ) -> None:
     """Measure a share of the batches for rank 0, which writes and reports."""
     with open_scan(model, data, settings, rank) as ready:
         _agree(ready, known)
         done = rank.done()
-        for rows in rounds(ready.reader.in_random_order()) if stop.rules else [None]:
+        for rows in rounds(ready.reader.in_random_order()) if settings.until_decided else [None]:
             for batch in ready.records(done, rows):
                 rank.send(batch)
             if not rank.next_round():

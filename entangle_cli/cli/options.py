@@ -10,20 +10,37 @@ from typing import Annotated
 import typer
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LoadingSettings, LossSettings, ReadingSettings
+from entangle_cli.records import LossSettings
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
 Data = Annotated[
-    str,
+    list[str],
     typer.Argument(
-        metavar="DATA",
+        metavar="DATA...",
         help="Preference pairs: .jsonl, .json, .csv, .tsv, .parquet, .arrow, compressed or not; a folder; a quoted "
-        "pattern such as 'data/*.jsonl'; or a hub name.",
+        "pattern such as 'data/*.jsonl'; a hub name; or - for standard input. Several are read one after the other.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")]
 MaxLength = Annotated[
-    int, typer.Option(min=0, help="Tokens of prompt and response together, as in TRL; 0 for no limit.")
+    int | None,
+    typer.Option(
+        min=0,
+        help="Tokens of prompt and response together; 0 for no limit. Default: 1024 as in TRL, or the model's context "
+        "where that is shorter.",
+    ),
+]
+
+
+class TruncationOption(str, Enum):
+    """As TRL's `truncation_mode`."""
+
+    KEEP_START = "keep_start"
+    KEEP_END = "keep_end"
+
+
+TruncationMode = Annotated[
+    TruncationOption, typer.Option("--truncation", help="Which end of a longer sequence is kept.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
 Sample = Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")]
@@ -37,15 +54,15 @@ ColumnMap = Annotated[
     typer.Option(
         "--map",
         metavar="ROLE=COLUMN",
-        help="Read rows by their columns: prompt, chosen, rejected, system, tools, chosen_score, ...; "
-        "may be given repeatedly.",
+        help="Read rows by their columns: prompt, chosen, rejected, system, tools, chosen_score, ...; a path such as "
+        "meta.answer or output.0 works too. May be given repeatedly.",
     ),
 ]
 Ranked = Annotated[str, typer.Option(help="Pairs of a row with more than two answers: best-worst, adjacent or all.")]
 DataFormat = Annotated[
     str | None,
     typer.Option(
-        help="Read every row so: trl, hh (transcripts split at their turns), orca, alpaca, pku-better, pku-safer, ...; "
+        help="Treat every row as trl, hh (transcripts split at their turns), orca, alpaca, turns, step-dpo, ...; "
         "default: each row is recognised by its columns."
     ),
 ]
@@ -59,6 +76,13 @@ Parameters = Annotated[
 ModelRevision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub.")]
 ChatTemplate = Annotated[
     Path | None, typer.Option(help="File with the chat template to use instead of the tokenizer's.")
+]
+Tokenizer = Annotated[
+    str | None, typer.Option(help="Folder or hub name of the tokenizer; default: the checkpoint's own.")
+]
+TemplateDate = Annotated[
+    str | None,
+    typer.Option(metavar="YYYY-MM-DD", help="Day that a chat template takes for today; default: today."),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the code that comes with a checkpoint. Read it first.")
@@ -105,49 +129,6 @@ FailIf = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; default: the newest.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
-
-
-def reading_settings(
-    split: str | None,
-    config_name: str | None,
-    data_revision: str | None,
-    data_format: str | None,
-    column_map: Sequence[str] | None,
-    ranked: str,
-) -> ReadingSettings:
-    """How a command line says that data are read.
-
-    Raises:
-        UsageError: a map that is not ROLE=COLUMN, or one role twice.
-    """
-    columns: dict[str, str] = {}
-    for text in column_map or []:
-        role, separator, column = text.partition("=")
-        if not (role and separator and column) or role in columns:
-            raise UsageError(
-                f"--map {text!r}", "ROLE=COLUMN, each role once, such as --map chosen=answer_a", "correct it"
-            )
-        columns[role] = column
-    return ReadingSettings(split, config_name, data_revision, data_format, columns, ranked)
-
-
-def loading_settings(
-    model_revision: str | None,
-    base_model: str | None,
-    chat_template: Path | None,
-    trust_remote_code: bool,
-    pickled_weights: bool,
-    attn_implementation: Attention | None,
-) -> LoadingSettings:
-    """How a command line says that a checkpoint is loaded."""
-    return LoadingSettings(
-        model_revision,
-        base_model,
-        chat_template,
-        trust_remote_code,
-        pickled_weights,
-        None if attn_implementation is None else attn_implementation.value,
-    )
 
 
 def loss_settings(

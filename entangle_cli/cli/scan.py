@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,15 +13,8 @@ import typer
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
-    AttnImplementation,
-    BaseModel,
     Beta,
-    ChatTemplate,
-    ColumnMap,
-    ConfigName,
     Data,
-    DataFormat,
-    DataRevision,
     Debug,
     Device,
     FailIf,
@@ -30,22 +22,15 @@ from entangle_cli.cli.options import (
     Limit,
     LossName,
     LossOptions,
-    MaxLength,
     Model,
-    ModelRevision,
     Parameters,
-    PickledWeights,
-    Ranked,
     RefModel,
     Sample,
-    Split,
-    TrustRemoteCode,
-    loading_settings,
     loss_settings,
-    reading_settings,
 )
+from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
-from entangle_cli.records import LossSettings, ScanSettings
+from entangle_cli.records import LossSettings, ScanSettings, UntilDecided
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.rules import Rule
@@ -61,16 +46,10 @@ class Dtype(str, Enum):
     FLOAT16 = "float16"
 
 
-class TruncationOption(str, Enum):
-    """As TRL's `truncation_mode`."""
-
-    KEEP_START = "keep_start"
-    KEEP_END = "keep_end"
-
-
 def scan(
     model: Model,
     data: Data,
+    pairs: PairOptions,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; default: a folder below entangle-runs/.")
     ] = None,
@@ -80,22 +59,12 @@ def scan(
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over several devices: auto, balanced or sequential.")
     ] = None,
-    max_length: MaxLength = 1024,
-    truncation: Annotated[
-        TruncationOption, typer.Option(help="Which end of a longer sequence is kept.")
-    ] = TruncationOption.KEEP_START,
     limit: Limit = None,
     sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the rows, for job arrays; see merge.")
     ] = None,
-    split: Split = None,
-    config_name: ConfigName = None,
-    data_revision: DataRevision = None,
-    data_format: DataFormat = None,
-    column_map: ColumnMap = None,
-    ranked: Ranked = "best-worst",
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default: what is fast and fits.")
     ] = None,
@@ -108,12 +77,6 @@ def scan(
         str | None,
         typer.Option(help="Of a folder that Trainer wrote: last, all, or steps such as 100,200; a run each."),
     ] = None,
-    model_revision: ModelRevision = None,
-    base_model: BaseModel = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
-    pickled_weights: PickledWeights = False,
-    attn_implementation: AttnImplementation = None,
     ref_model: RefModel = None,
     unshared_cosine: Annotated[
         bool,
@@ -154,33 +117,32 @@ def scan(
 ) -> None:
     """Measure every pair: do the gradients of chosen and rejected pull the same way, and where does that lead?"""
     from entangle_cli.cli.judged import parse_rules, refuse_relative
-    from entangle_cli.cli.measure import Stop, measure_for_first, print_estimate, scan_into_run
+    from entangle_cli.cli.measure import measure_for_first, print_estimate, scan_into_run
     from entangle_cli.cli.processes import scan_processes
     from entangle_cli.diagnose.movements import check_loss
     from entangle_cli.diagnose.ranks import Further
+    from entangle_cli.diagnose.until_decided import check_until_decided
 
     with scan_processes(debug=debug) as launch:
         rules = parse_rules(fail_if)
         refuse_relative(rules)
         time_left = Deadline(deadline, launch.seconds_before)
-        stop = Stop(time_left, rules, confidence) if until_decided else Stop(time_left)
+        stop = UntilDecided(tuple(rule.text for rule in rules), confidence) if until_decided else None
         weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
         check_loss(weighing)
         if launch.ranks.rank == 0:
-            refuse_unwritable(json_file, Path(data))
+            refuse_unwritable(json_file, *map(Path, data))
         settings = ScanSettings(
             dtype=dtype.value,
-            max_length=max_length or None,
-            truncation=truncation.value,
+            max_length=pairs.length(),
+            truncation=pairs.truncation.value,
             parameters=parameters,
             limit=limit,
             sample=sample,
             seed=seed,
             shard=shard,
-            reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
-            loading=loading_settings(
-                model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
-            ),
+            reading=pairs.reading(),
+            loading=pairs.loading(),
             ref_model=ref_model,
             unshared_cosine=unshared_cosine,
             layers=layers,
@@ -191,11 +153,9 @@ def scan(
             batch_tokens=batch_tokens,
             activation_checkpointing=activation_checkpointing,
             strict=strict,
+            until_decided=stop,
         )
-        if until_decided:
-            from entangle_cli.cli.until_decided import check_settings
-
-            settings = replace(settings, until_decided=check_settings(rules, confidence, settings))
+        check_until_decided(settings)
         models = _models(model, checkpoints, json_file)
         codes = [ExitCode.DONE]
         for each in models:
@@ -204,10 +164,10 @@ def scan(
                 print_estimate(each, data, settings, ranks)
                 continue
             if isinstance(ranks, Further):
-                measure_for_first(each, data, settings, known, stop, ranks)
+                measure_for_first(each, data, settings, known, ranks)
                 continue
             folder = output if output is None or len(models) == 1 else output / Path(each).name
-            folder, decision = scan_into_run(each, data, settings, folder, known, stop, ranks, quiet=quiet)
+            folder, decision = scan_into_run(each, data, settings, folder, known, time_left, ranks, quiet=quiet)
             if len(models) > 1 and quiet and rules:
                 print(each)
             codes.append(_show_result(folder, settings, json_file, rules, decision, quiet=quiet))
@@ -253,7 +213,8 @@ def _show_result(
 
         write_file(json_file, lambda stream: write_document(stream, judged.run, judged.columns, judged.summary))
     if decision is not None:
-        return show_decision(console, decision, confidence=settings.until_decided[-2])
+        assert settings.until_decided is not None
+        return show_decision(console, decision, f"confidence {settings.until_decided.confidence:g}")
     if rules:
         return show_gate(console, judged, rules)
     if not judged.summary["pairs"]:

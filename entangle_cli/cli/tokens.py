@@ -11,32 +11,18 @@ import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_bytes, write_file
 from entangle_cli.cli.options import (
-    AttnImplementation,
-    BaseModel,
     Beta,
-    ChatTemplate,
-    ColumnMap,
-    ConfigName,
     Data,
-    DataFormat,
-    DataRevision,
     Debug,
     Device,
     Gamma,
     LossName,
     LossOptions,
-    MaxLength,
     Model,
-    ModelRevision,
     Parameters,
-    PickledWeights,
-    Ranked,
-    Split,
-    TrustRemoteCode,
-    loading_settings,
     loss_settings,
-    reading_settings,
 )
+from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.errors import UsageError
 from entangle_cli.records import LossSettings, ScanSettings
 
@@ -59,6 +45,7 @@ class TokensFormat(str, Enum):
 def tokens(
     model: Model,
     data: Data,
+    pairs: PairOptions,
     pair: Annotated[int, typer.Option("--pair", min=0, help="Index of the row, as a scan's `index`.")],
     pair_in_row: Annotated[
         int | None, typer.Option(min=0, help="Which pair of a ranked row; default: the first.")
@@ -74,20 +61,7 @@ def tokens(
     loss_option: LossOptions = None,
     dtype: Annotated[TokensDtype, typer.Option(help="What the weights are loaded as.")] = TokensDtype.FLOAT32,
     device: Device = "auto",
-    max_length: MaxLength = 1024,
-    split: Split = None,
-    config_name: ConfigName = None,
-    data_revision: DataRevision = None,
-    data_format: DataFormat = None,
-    column_map: ColumnMap = None,
-    ranked: Ranked = "best-worst",
     parameters: Parameters = None,
-    model_revision: ModelRevision = None,
-    base_model: BaseModel = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
-    pickled_weights: PickledWeights = False,
-    attn_implementation: AttnImplementation = None,
     debug: Debug = False,
 ) -> None:
     """Show which tokens of a pair's two answers pull together, what each pushes, and what leaving some out would do."""
@@ -100,18 +74,17 @@ def tokens(
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)
-    refuse_unwritable(json_file, Path(data))
-    refuse_unwritable(npy_file, Path(data), option="--npy")
+    refuse_unwritable(json_file, *map(Path, data))
+    refuse_unwritable(npy_file, *map(Path, data), option="--npy")
     if json_file is not None and npy_file is not None and json_file.resolve() == npy_file.resolve():
         raise UsageError(f"--json {json_file} and --npy {npy_file}", "two files", "name another one")
     settings = ScanSettings(
         dtype=dtype.value,
-        max_length=max_length or None,
+        max_length=pairs.length(),
+        truncation=pairs.truncation.value,
         parameters=parameters,
-        reading=reading_settings(split, config_name, data_revision, data_format, column_map, ranked),
-        loading=loading_settings(
-            model_revision, base_model, chat_template, trust_remote_code, pickled_weights, attn_implementation
-        ),
+        reading=pairs.reading(),
+        loading=pairs.loading(),
         loss=weighing,
         device=device,
     )

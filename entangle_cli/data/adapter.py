@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import safetensors
+import torch
 from transformers import PreTrainedModel
 
 from entangle_cli.errors import ModelError
@@ -39,8 +42,21 @@ def base_of(folder: Path) -> str:
     return base
 
 
-def with_adapter(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The base with an adapter's layers put into it, and the names of the parameters that the adapter trains.
+class LoadedAdapter(NamedTuple):
+    """A base with an adapter's layers in it."""
+
+    model: PreTrainedModel
+    parameters: frozenset[str]
+    """Names of the parameters that the adapter trains."""
+    ignored: Sequence[str]
+    """Names of the weights in its file that no layer takes."""
+
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
+    """The base with an adapter's layers put into it.
 
     Raises:
         ModelError: peft is not installed, or the adapter does not fit or is of a kind that is not layers.
@@ -53,14 +69,47 @@ def with_adapter(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, 
             "the package peft",
             "pip install 'entangle-cli[peft]', or merge the adapter into its base",
         ) from error
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"{folder}: no adapter_model.safetensors", "adapter weights in safetensors", "save the adapter again"
-        )
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no {WEIGHTS}", "adapter weights in safetensors", "save the adapter again")
     adapted: Any = _loaded(peft, base, folder)
     whole: Any = adapted.get_base_model()
     assert isinstance(whole, PreTrainedModel)
-    return whole, frozenset(name for name, parameter in whole.named_parameters() if parameter.requires_grad)
+    parameters = frozenset(name for name, parameter in whole.named_parameters() if parameter.requires_grad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        taken = peft.get_peft_model_state_dict(adapted, save_embedding_layers=True)
+    return LoadedAdapter(whole, parameters, sorted(_weight_names(folder) - taken.keys()))
+
+
+def _weight_names(folder: Path) -> set[str]:
+    try:
+        with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
+            return set(file.keys())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(
+            f"{folder / WEIGHTS}: {error}", "adapter weights in safetensors", "save the adapter again"
+        ) from error
+
+
+def resized_to(base: PreTrainedModel, num_tokens: int, folder: Path) -> dict[str, str]:
+    """Give a base embeddings for all tokens of its adapter's tokenizer, as `AutoPeftModelForCausalLM` does.
+
+    Returns:
+        Code to sentence: a warning where that made rows up.
+    """
+    table: Any = base.get_input_embeddings()
+    before = int(table.weight.shape[0])
+    if num_tokens <= before:
+        return {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # rows that are made up must be the same in every scan
+        base.resize_token_embeddings(num_tokens)
+    if any("embed" in name or "lm_head" in name for name in _weight_names(folder)):
+        return {}
+    return {
+        "W-RESIZED": f"the vocabulary was resized from {before:,} to {num_tokens:,} tokens for the adapter's "
+        f"tokenizer, and the adapter holds no embeddings: {num_tokens - before:,} rows are made up"
+    }
 
 
 def _refuse_prompts(folder: Path, config: Any) -> None:
@@ -80,7 +129,7 @@ def _loaded(peft: Any, base: PreTrainedModel, folder: Path) -> Any:
             adapted = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
         except (ValueError, KeyError, TypeError, RuntimeError, OSError, ImportError) as error:
             raise ModelError(
-                f"{folder}: the adapter does not fit its base: {str(error).splitlines()[0]}",
+                f"{folder}: the adapter does not fit its base: {_first_cause(error)}",
                 "an adapter of this base checkpoint",
                 "name the right base with --base-model",
             ) from error
@@ -93,3 +142,9 @@ def _loaded(peft: Any, base: PreTrainedModel, folder: Path) -> Any:
                 "complete the adapter, or name the right base with --base-model",
             )
     return adapted
+
+
+def _first_cause(error: Exception) -> str:
+    """The first line that says something: torch's begins with a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("Error(s) in loading")), type(error).__name__)

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import re
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jinja2
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entangle_cli.data.adapter import is_adapter, with_adapter
+from entangle_cli.data.adapter import is_adapter, resized_to, with_adapter
 from entangle_cli.data.checkpoint_checks import (
     code_of,
+    ignored_weights,
     refuse_absent_weights,
-    refuse_code,
     refuse_incomplete,
     refuse_not_finite,
     refuse_offloaded,
-    refuse_other_models,
 )
 from entangle_cli.data.hub import offline
-from entangle_cli.data.origin import Origin, base_origin, find_origin, identity_of
-from entangle_cli.data.rows import file_sha256
+from entangle_cli.data.language_part import auto_class, is_multimodal, language_parameters
+from entangle_cli.data.model_config import (
+    context_of,
+    load_config,
+    position_limit,
+    quantisation,
+    router_loss_coefficient,
+    translated,
+)
+from entangle_cli.data.origin import Origin, base_origin, find_origin, has_tokenizer, identity_of
 from entangle_cli.data.series import step_of
-from entangle_cli.errors import ModelError, UsageError
+from entangle_cli.data.tokenizer import load_tokenizer
+from entangle_cli.errors import UsageError
 from entangle_cli.records import LoadingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -52,10 +53,16 @@ class Checkpoint:
     """JSON-able: name, and the SHA-256 of each file or the hub's commit."""
     position_limit: int | None
     """Sequence positions that have learned embeddings; None where positions are computed."""
+    context: int | None = None
+    """Tokens of the longest sequence that the model was made for; None where its config does not say."""
+    language_parameters: frozenset[str] | None = None
+    """Of a multimodal model the names of the parameters that text passes through; None where these are all."""
     adapter_parameters: frozenset[str] = frozenset()
     """Names of the parameters that an adapter trains; empty for a plain checkpoint."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Code to sentence: what a user should know about how it was loaded."""
+    template_date: str | None = None
+    """The day that the chat template takes for today, as YYYY-MM-DD; None where it asks for none."""
     training_step: int | None = None
     """Of a checkpoint that Trainer wrote, by its name."""
 
@@ -104,13 +111,17 @@ def load_checkpoint(
             "a PEFT adapter as MODEL",
             "leave it out",
         )
-    model, config = _load_model(origin, dtype, loading, device_map)
+    model, config, noted = _load_model(origin, dtype, loading, device_map)
+    tokenizer = load_tokenizer(origin, loading)
     return Checkpoint(
         model=_placed(model, device, device_map),
-        tokenizer=_load_tokenizer(origin, loading),
-        identity={**identity_of(origin), **_template_identity(loading)},
-        position_limit=_position_limit(config),
-        warnings=_warnings(origin, config, loading),
+        tokenizer=tokenizer.tokenizer,
+        identity={**identity_of(origin), **tokenizer.identity},
+        position_limit=position_limit(config),
+        context=context_of(config),
+        language_parameters=language_parameters(model),
+        warnings={**noted, **tokenizer.warnings},
+        template_date=tokenizer.template_date,
         training_step=None if origin.folder is None else step_of(origin.folder),
     )
 
@@ -125,54 +136,45 @@ def _load_adapter(
     name: str, adapter: Path, dtype: str, device: torch.device, loading: LoadingSettings, device_map: str | None
 ) -> Checkpoint:
     base = base_origin(adapter, loading)
-    plain, config = _load_model(base, dtype, loading, device_map)
-    model, adapter_parameters = with_adapter(plain, adapter)
+    plain, config, noted = _load_model(base, dtype, loading, device_map)
+    own = Origin(name, adapter)
+    tokenizer = load_tokenizer(own if has_tokenizer(adapter) else base, loading)
+    if has_tokenizer(adapter):
+        noted |= resized_to(plain, len(tokenizer.tokenizer), adapter)
+    loaded = with_adapter(plain, adapter)
+    model = loaded.model
     if dtype != "bfloat16":
         # Under bfloat16 PEFT keeps adapters in float32, in training too.
         for parameter_name, parameter in model.named_parameters():
-            if parameter_name in adapter_parameters:
+            if parameter_name in loaded.parameters:
                 parameter.data = parameter.data.to(DTYPES[dtype])
     refuse_not_finite(name, model)
-    own = Origin(name, adapter)
+    if loaded.ignored:
+        noted["W-IGNORED-WEIGHTS"] = ignored_weights(loaded.ignored)
     return Checkpoint(
         model=_placed(model, device, device_map),
-        tokenizer=_load_tokenizer(own if _has_tokenizer(adapter) else base, loading),
-        identity={**identity_of(own), "base": identity_of(base), **_template_identity(loading)},
-        position_limit=_position_limit(config),
-        adapter_parameters=adapter_parameters,
-        warnings=_warnings(base, config, loading),
+        tokenizer=tokenizer.tokenizer,
+        identity={**identity_of(own), "base": identity_of(base), **tokenizer.identity},
+        position_limit=position_limit(config),
+        context=context_of(config),
+        adapter_parameters=loaded.parameters,
+        language_parameters=language_parameters(model),
+        warnings={**noted, **tokenizer.warnings},
+        template_date=tokenizer.template_date,
         training_step=step_of(adapter),
     )
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").is_file()
-
-
-def _load_config(origin: Origin, loading: LoadingSettings) -> Any:
-    with _translated(origin), offline(origin.local_only):
-        plain, _ = PreTrainedConfig.get_config_dict(origin.source, revision=origin.revision)
-    if not loading.trust_remote_code:
-        refuse_code(origin.name, plain if isinstance(plain, dict) else {})
-    with _translated(origin), offline(origin.local_only):
-        config = AutoConfig.from_pretrained(
-            origin.source,
-            revision=origin.revision,
-            trust_remote_code=loading.trust_remote_code,
-        )
-    refuse_other_models(origin.name, config)
-    return config
-
-
 def _load_model(
     origin: Origin, dtype: str, loading: LoadingSettings, device_map: str | None
-) -> tuple[PreTrainedModel, Any]:
-    config = _load_config(origin, loading)
+) -> tuple[PreTrainedModel, Any, dict[str, str]]:
+    """A model, its config, and warnings on how it was loaded, code to sentence."""
+    config = load_config(origin, loading)
     if origin.folder is not None:
         refuse_absent_weights(origin.folder, pickled_weights=loading.pickled_weights)
-    with _translated(origin), offline(origin.local_only):
+    with translated(origin, config=config), offline(origin.local_only):
         # With this flag the stubs' single result is really a pair.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(config, trust_remote_code=loading.trust_remote_code).from_pretrained(
             origin.source,
             config=config,
             revision=origin.revision,
@@ -189,116 +191,66 @@ def _load_model(
         model, about = loaded
     refuse_offloaded(origin.name, model)
     refuse_incomplete(origin.name, about)
+    noted = _warnings(origin, config, model, about, loading)
+    if quantisation(config) is not None and not is_quantised(model):
+        # Dequantised weights keep the dtype that their scales gave them.
+        model.to(DTYPES[dtype])
+        noted["W-DEQUANTISED"] = f"weights quantised by {quantisation(config)} were dequantised to {dtype}"
     refuse_not_finite(origin.name, model)
-    return model, config
+    return model, config, noted
 
 
-def _warnings(origin: Origin, config: Any, loading: LoadingSettings) -> dict[str, str]:
+def is_quantised(model: nn.Module) -> bool:
+    """Whether transformers keeps the weights in a quantised form."""
+    return getattr(model, "quantization_method", None) is not None
+
+
+def _warnings(
+    origin: Origin, config: Any, model: Any, about: Mapping[str, Any], loading: LoadingSettings
+) -> dict[str, str]:
     found = {}
     if loading.trust_remote_code and (files := code_of(config.to_dict())):
         found["W-REMOTE-CODE"] = f"code that came with the checkpoint was run: {', '.join(files)}"
     if origin.folder is not None and not any(origin.folder.glob("*.safetensors")):
         found["W-PICKLED"] = "the weights were read from pickles, by weights-only loading; safetensors hold no code"
+    if ignored := sorted(map(str, about.get("unexpected_keys") or [])):
+        found["W-IGNORED-WEIGHTS"] = ignored_weights(ignored)
+    if is_multimodal(config):
+        found["W-LANGUAGE-PART"] = (
+            f"a multimodal checkpoint ({', '.join(config.architectures or [config.model_type])}): its language model "
+            f"alone is measured, loaded as {type(model).__name__}, on text"
+        )
+    if coefficient := router_loss_coefficient(config):
+        found["W-ROUTER-LOSS"] = (
+            f"a mixture of experts: TRL adds the router's auxiliary loss times {coefficient:g} by default "
+            "(router_aux_loss_coef), whose gradient is not part of these numbers"
+        )
     return found
 
 
-def _load_tokenizer(origin: Origin, loading: LoadingSettings) -> PreTrainedTokenizerBase:
-    with _translated(origin, what="tokenizer"), offline(origin.local_only):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            origin.source,
-            revision=origin.revision,
-            trust_remote_code=loading.trust_remote_code,
-        )
-    if loading.chat_template is not None:
-        tokenizer.chat_template = _template(loading.chat_template)
-    return tokenizer
-
-
-def _template(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-        # The sandbox is transformers'; here only the grammar is looked at.
-        jinja2.Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"]).parse(
-            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)
-        )
-    except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
-        raise UsageError(
-            f"--chat-template {path}: {error}", "a file with a chat template in Jinja", "correct or leave it out"
-        ) from error
-    return text
-
-
-def _template_identity(loading: LoadingSettings) -> dict[str, str]:
-    return {} if loading.chat_template is None else {"chat_template": file_sha256(loading.chat_template)}
-
-
-class TokenizerOfModel(NamedTuple):
-    """A checkpoint's tokenizer, and the model's limits."""
-
-    tokenizer: PreTrainedTokenizerBase
-    position_limit: int | None
-    """Positions that have learned embeddings; None where positions are computed."""
-    num_embeddings: int | None
-    """Tokens that the model has embeddings for, as its config says."""
-
-
-def load_tokenizer(name: str, loading: LoadingSettings | None = None) -> TokenizerOfModel:
-    """The tokenizer of a checkpoint or an adapter, and what its model can read; no weights are loaded.
-
-    Raises:
-        ModelError: not there, not a causal LM, or without a usable tokenizer.
-    """
-    loading = loading or LoadingSettings()
-    origin = find_origin(name, loading)
-    whole = origin
-    if origin.folder is not None and is_adapter(origin.folder):
-        whole = base_origin(origin.folder, loading)
-        origin = origin if _has_tokenizer(origin.folder) else whole
-    config = _load_config(whole, loading)
-    num_embeddings = getattr(config.get_text_config(), "vocab_size", None)
-    return TokenizerOfModel(_load_tokenizer(origin, loading), _position_limit(config), num_embeddings)
+QUIET_LOGGERS = ("peft", "bitsandbytes", "accelerate", "torchao")
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No loading bars and warnings of the libraries inside; their settings as they were afterwards."""
-    logging: Any = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """No loading bars, log lines or warnings of the libraries inside; their settings as they were afterwards."""
+    own: Any = transformers.utils.logging
+    verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
+    own.set_verbosity_error()
+    own.disable_progress_bar()
+    levels = {name: logging.getLogger(name).level for name in QUIET_LOGGERS}
     try:
-        yield
+        for name in QUIET_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logging.set_verbosity(verbosity)
+        own.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _translated(origin: Origin, what: str = "checkpoint") -> Iterator[None]:
-    """Errors of the loading libraries as ours; their first line says what was wrong."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # the libraries raise whatever the formats' readers do
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "trust_remote_code" in str(error):
-            reason = "it needs code of its own, which is not run without --trust-remote-code"
-        raise ModelError(
-            f"{origin.name}: the {what} cannot be loaded: {reason}",
-            "a causal LM with safetensors weights and a tokenizer, in a folder or reachable on the hub",
-            "check the name and that all files are there",
-        ) from error
-
-
-def _position_limit(config: Any) -> int | None:
-    text = config.get_text_config()
-    if text.model_type == "mpt":
-        # Its linear biases come from a table of this length.
-        return int(text.max_seq_len)
-    computed = getattr(text, "rope_parameters", None) or getattr(text, "alibi", False)
-    return None if computed else getattr(text, "max_position_embeddings", None)
+            own.enable_progress_bar()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def library_versions() -> dict[str, str]:

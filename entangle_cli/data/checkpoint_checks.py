@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from entangle_cli.data.language_part import multimodal_architectures
 from entangle_cli.errors import ModelError
 
 SHARD_FOLDERS = ("global_step*", "pytorch_model_fsdp_*", "*.distcp", "*/*.distcp")
@@ -85,10 +87,11 @@ def refuse_code(name: str, config: Mapping[str, Any]) -> None:
 
 
 def refuse_other_models(name: str, config: Any) -> None:
-    """Refuse what is no causal language model."""
+    """Refuse what is no causal language model; a multimodal model has one as a part."""
     causal = set()
     for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         causal.update([names] if isinstance(names, str) else names)
+    causal.update(multimodal_architectures())
     architectures = getattr(config, "architectures", None) or []
     if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return
@@ -120,10 +123,25 @@ def refuse_incomplete(name: str, loading: Mapping[str, Any]) -> None:
     if missing or mismatched:
         wrong = [*missing, *map(str, mismatched)]
         raise ModelError(
-            f"{name}: {len(wrong)} weights are missing or of another shape, the first {wrong[0]}",
+            f"{name}: missing or of another shape: {len(wrong)} weight{'s' * (len(wrong) > 1)}, the first {wrong[0]}",
             "every weight of the architecture; random ones would be measured instead",
             "complete the checkpoint, or correct config.json",
         )
+
+
+NUM_NAMED = 3
+
+
+def ignored_weights(names: Sequence[str]) -> str:
+    """What is said of weights in a checkpoint's files that the model does not use."""
+    groups = Counter(".".join(part for part in name.split(".")[:3] if not part.isdecimal()) for name in names)
+    shown = ", ".join(f"{group} ({count:,})" for group, count in groups.most_common(NUM_NAMED))
+    more = f" and {len(groups) - NUM_NAMED:,} more groups" if len(groups) > NUM_NAMED else ""
+    one = len(names) == 1
+    return (
+        f"{len(names):,} weight{'' if one else 's'} in the files {'is' if one else 'are'} not used by the model, the "
+        f"first {names[0]}: {shown}{more}"
+    )
 
 
 def refuse_not_finite(name: str, model: nn.Module) -> None:

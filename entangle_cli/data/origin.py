@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from entangle_cli.data.adapter import base_of, is_adapter
+from entangle_cli.data.compression import kind_suffix
 from entangle_cli.data.hub import adapter_folder, cached_commit, is_hub_name, is_only_cached
 from entangle_cli.data.paths import expanded, is_folder, is_there
 from entangle_cli.data.rows import file_sha256
 from entangle_cli.data.series import last_checkpoint, step_of
 from entangle_cli.errors import ModelError, UsageError
 from entangle_cli.records import LoadingSettings
+
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py"}
 """Files whose content decides what a checkpoint computes, or how its tokenizer reads."""
@@ -36,14 +40,45 @@ class Origin:
         return self.name if self.folder is None else str(self.folder)
 
 
-def find_origin(name: str, loading: LoadingSettings) -> Origin:
-    """Where a name leads.
+def refuse_swapped(model: str, data: Sequence[str]) -> None:
+    """Refuse a data file as MODEL beside a checkpoint as DATA.
 
     Raises:
-        ModelError: nowhere.
+        UsageError: they stand the wrong way round.
+    """
+    path = expanded(data[0]) if data and data[0] else None
+    if path is not None and kind_suffix(expanded(model)) in DATA_SUFFIXES and is_folder(path) and _is_checkpoint(path):
+        raise UsageError(
+            f"MODEL {model} is a data file, and DATA {data[0]} is a checkpoint",
+            "the checkpoint first, then the data",
+            f"give them the other way round: {data[0]} {model}",
+        )
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_adapter(folder)
+
+
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def find_origin(name: str, loading: LoadingSettings, what: str = "checkpoint") -> Origin:
+    """Resolve a name to a folder or to the hub.
+
+    Args:
+        what: `checkpoint`, or `tokenizer` for a folder that may hold nothing else.
+    Raises:
+        ModelError: nothing is found under it.
         UsageError: a revision of a folder.
     """
-    folder = _local_folder(name)
+    path = expanded(name)
+    is_tokenizer = what == "tokenizer" and bool(name) and is_folder(path) and has_tokenizer(path)
+    folder = path if is_tokenizer else _local_folder(name)
     if folder is None:
         local_only = is_only_cached(name, loading.revision)
         adapter = adapter_folder(name, loading.revision, local_only=local_only)
@@ -59,7 +94,17 @@ def find_origin(name: str, loading: LoadingSettings) -> Origin:
 
 def base_origin(adapter: Path, loading: LoadingSettings) -> Origin:
     """The base of an adapter; a revision is the adapter's, not its base's."""
-    base = find_origin(loading.base_model or base_of(adapter), LoadingSettings())
+    named = loading.base_model or base_of(adapter)
+    try:
+        base = find_origin(named, LoadingSettings())
+    except ModelError as error:
+        if loading.base_model is not None:
+            raise
+        raise ModelError(
+            f"{adapter}: its base {named} was not found",
+            "the checkpoint that the adapter was trained on",
+            "name the folder where it lies now: --base-model FOLDER",
+        ) from error
     if base.folder is not None and is_adapter(base.folder):
         raise ModelError(f"{base.name} is itself an adapter", "a whole checkpoint as base", "merge the first adapter")
     return base
@@ -82,7 +127,14 @@ def _local_folder(name: str) -> Path | None:
             "a checkpoint folder with safetensors",
             "name the checkpoint that it was made from",
         )
-    if is_there(path) or not is_hub_name(name):
+    if name and is_there(path):
+        is_data = kind_suffix(path) in DATA_SUFFIXES and not (path.parent / "config.json").is_file()
+        raise ModelError(
+            f"{name}: a data file, not a checkpoint folder" if is_data else f"{name}: a file, not a checkpoint folder",
+            "entangle scan MODEL DATA, in this order",
+            "give the checkpoint first and the data second" if is_data else "name the folder that holds config.json",
+        )
+    if not is_hub_name(name):
         raise ModelError(
             f"{name}: no such folder",
             "a checkpoint folder, or a hub name with its organisation, such as openai-community/gpt2",

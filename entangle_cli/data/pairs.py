@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from entangle_cli.data.column_map import mapped_format
-from entangle_cli.data.formats import TRL, Format, NotAPair, named, recognised
-from entangle_cli.data.llama_factory import Description, described_format
+from entangle_cli.data.formats.column_map import mapped_format
+from entangle_cli.data.formats.format import Format, NotAPair
+from entangle_cli.data.formats.llama_factory import Description, described_format
+from entangle_cli.data.formats.ranking import WAYS, answer_pairs, has_several_answers
+from entangle_cli.data.formats.table import TRL, named, recognised
 from entangle_cli.data.pair_ids import content_hash, in_one_order, pair_id
-from entangle_cli.data.ranked import WAYS, ranked_pairs
 from entangle_cli.data.rows import RawRow
 from entangle_cli.data.token_ids import TITLE as TOKEN_IDS
 from entangle_cli.data.token_ids import holds_token_ids, tokenized_pair
-from entangle_cli.data.traps import traps_of_row
+from entangle_cli.data.traps import traps_of_row, unread_columns
 from entangle_cli.data.trl_rows import (
     PairFormat,
     Text,
     Unusable,
     extract_prompt,
-    is_empty,
     kind,
     ref_log_probs,
     refuse_other_tasks,
@@ -55,6 +55,8 @@ class PreferencePair:
     """Hash of the pair whichever answer is the chosen one."""
     warnings: tuple[str, ...] = ()
     """Codes of `traps`."""
+    unread_columns: tuple[str, ...] = ()
+    """Columns that hold a prompt, or a part of one, that is not read."""
     chosen_score: float | None = None
     rejected_score: float | None = None
     preference_strength: float | None = None
@@ -117,16 +119,17 @@ class PairReader:
         elif settings.data_format is not None:
             self._forced = named(settings.data_format)
         else:
-            found: dict[str | None, Description] = {
+            self._described = {
                 str(file): description for file in files if (description := described_format(file)) is not None
             }
-            # Rows of a data set in one file do not say which.
-            self._described = {None: next(iter(found.values()))} if found and len(files) == 1 else found
+            if self._described and len(files) == 1:
+                # Rows of a data set in one file do not always say which.
+                self._described |= {None: next(iter(self._described.values()))}
 
     @property
     def identity(self) -> dict[str, str]:
         """What decides how rows are read beside the settings: the descriptions of their files, JSON-able."""
-        return {file or "": described.entry for file, described in self._described.items()}
+        return {file: described.entry for file, described in self._described.items() if file is not None}
 
     def read(self, row: RawRow) -> list[PreferencePair | SkippedRow]:
         """The pairs in a row, or the reasons why there is none: at least one of either."""
@@ -135,7 +138,7 @@ class PairReader:
                 raise Unusable("malformed", row.problem)
             if not isinstance(row.value, dict):
                 raise Unusable("malformed", f"a {kind(row.value)} where an object was expected")
-            return list(self._pairs(row, row.value))
+            return [self._with_parsing(found, row) for found in self._pairs(row, row.value)]
         except RecursionError:
             return [_skipped(row, Unusable("malformed", "nested too deeply"))]
         except Unusable as unusable:
@@ -150,20 +153,27 @@ class PairReader:
             return
         rewritten = _rewritten(value, format_of_row)
         title = format_of_row.title
-        if "ranked" not in rewritten:
+        if not has_several_answers(rewritten):
             yield _pair(row, rewritten, title)
             return
-        for number, (better, worse) in enumerate(ranked_pairs(rewritten["ranked"], self._ranked)):
+        for number, (better, worse) in enumerate(answer_pairs(rewritten, self._ranked)):
             place = number if self._ranked != WAYS[0] else None
             if better.rank == worse.rank:
-                tie = Unusable("tie", f"two answers of rank {better.rank:g}", holds_pair=True)
+                tie = Unusable("tie", "two answers that rank alike", holds_pair=True)
                 yield replace(_skipped(row, tie), pair_in_row=place)
                 continue
-            both = {"chosen": better.answer, "rejected": worse.answer, "preference_strength": worse.rank - better.rank}
+            both = {"chosen": better.answer, "rejected": worse.answer}
+            if "ranked" in rewritten:
+                both["preference_strength"] = worse.rank - better.rank
             try:
                 yield replace(_pair(row, {**rewritten, **both}, title), pair_in_row=place)
             except Unusable as unusable:
                 yield replace(_skipped(row, unusable), pair_in_row=place)
+
+    @staticmethod
+    def _with_parsing(found: PreferencePair | SkippedRow, row: RawRow) -> PreferencePair | SkippedRow:
+        """A pair with the codes of what parsing its row found."""
+        return replace(found, warnings=(*row.warnings, *found.warnings)) if row.warnings else found
 
     def _is_token_ids(self, value: Mapping[str, Any]) -> bool:
         has_text = "chosen" in value and "rejected" in value
@@ -208,10 +218,9 @@ def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> Pre
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if answer is None:
             raise Unusable("null", f'"{name}" is null', holds_pair=True)
+        if answer == [] or (prompt is None and not answer):
+            raise Unusable("empty", f'"{name}" is empty, and TRL does not take it', holds_pair=True)
     pair_format = shape_of(prompt, chosen, rejected)
-    for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        if is_empty(answer):
-            raise Unusable("empty", f'"{name}" is empty', holds_pair=True)
     if chosen == rejected:
         raise Unusable("identical", "the two answers are the same", holds_pair=True)
     is_implicit = prompt is None
@@ -243,6 +252,7 @@ def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> Pre
         ref_log_probs=ref_log_probs(value),
         unordered_id=pair_id(prompt, first, second, tools, kwargs),
         warnings=tuple(traps),
+        unread_columns=unread_columns(row.value, read_by_trl=rewritten_from is None),
         chosen_score=_number(value, "chosen_score", "score_chosen", "chosen-rating", "chosen_rating"),
         rejected_score=_number(value, "rejected_score", "score_rejected", "rejected-rating", "rejected_rating"),
         preference_strength=_number(value, "preference_strength", "margin"),

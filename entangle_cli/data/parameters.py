@@ -22,7 +22,10 @@ def select_parameters(checkpoint: Checkpoint, pattern: str) -> dict[str, nn.Para
         UsageError: not a regular expression, one that finds nothing, no adapter, or weights that have no gradient.
     """
     named = dict(checkpoint.model.named_parameters())
-    found = _selected(named, checkpoint.adapter_parameters, pattern)
+    if pattern == "all" and (language := checkpoint.language_parameters) is not None:
+        found = {name: parameter for name, parameter in named.items() if name in language}
+    else:
+        found = _selected(named, checkpoint.adapter_parameters, pattern)
     quantised = [name for name, parameter in found.items() if not parameter.is_floating_point()]
     if quantised:
         raise UsageError(

@@ -25,6 +25,8 @@ class RawRow:
     problem: str | None = None
     file: str | None = None
     """Where the data set has several files: which."""
+    warnings: tuple[str, ...] = ()
+    """Codes of `traps` for what was found while the row was parsed."""
 
 
 class RowSource(ABC):

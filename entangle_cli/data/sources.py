@@ -13,35 +13,56 @@ from typing import Any
 
 from entangle_cli.data.arrow_files import ArrowFile, Parquet, SavedDataset
 from entangle_cli.data.compression import DECOMPRESSION_ERRORS, is_compressed, kind_suffix
+from entangle_cli.data.delimited import Delimited
+from entangle_cli.data.formats.adjacent import AdjacentRows, pairs_take_two_rows
 from entangle_cli.data.hub import HubDataset, is_hub_name
+from entangle_cli.data.json_files import JsonDocument, open_json
 from entangle_cli.data.paths import expanded, is_folder, is_there
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
-from entangle_cli.data.text_files import Delimited, JsonLines, open_json
+from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
 from entangle_cli.errors import DataError
 from entangle_cli.records import ReadingSettings
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 COLUMNAR = {".parquet": Parquet, ".arrow": ArrowFile}
-SUFFIXES = (".jsonl", ".ndjson", ".json", *DELIMITERS, *COLUMNAR)
+JSON = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (*JSON, *DELIMITERS, *COLUMNAR)
 KNOWN = (
     "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (text also .gz, .bz2, .xz, .zst), a folder of them or one "
     "written by save_to_disk, or a hub name such as organisation/name"
 )
 
 
-def open_source(data: str, reading: ReadingSettings | None = None, limit: int | None = None) -> RowSource:
-    """The rows of a file, of the files of a pattern, of a folder or of a data set on the hub.
+def open_source(
+    data: str | Path | Sequence[str], reading: ReadingSettings | None = None, limit: int | None = None
+) -> RowSource:
+    """The rows of a file, of the files of a pattern, of a folder, of standard input or of a data set on the hub.
 
     Args:
+        data: one data set, or several, whose rows are counted through.
         limit: how many of the first rows will be read; None for all. Only the hub makes use of it.
     Raises:
         DataError: nothing there, not readable, of an unknown kind, without rows, or without the split in question.
     """
     reading = reading or ReadingSettings()
+    names = named_data(data)
+    if len(names) == 1:
+        return _open_source(names[0], reading, limit)
+    return JoinedSources([_open_source(name, reading, limit) for name in names])
+
+
+def named_data(data: str | Path | Sequence[str]) -> list[str]:
+    """The names of one data set or of several."""
+    return [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
+
+
+def _open_source(data: str, reading: ReadingSettings, limit: int | None) -> RowSource:
     split, spec = _split_and_slice(reading.split)
     source = _open(data, split, reading, None if spec else limit)
     if source.num_rows == 0:
         raise DataError(f"{data}: no rows", "at least one preference pair", "check that the data are complete")
+    if pairs_take_two_rows(source, reading):
+        source = AdjacentRows(source)
     if spec:
         source = Slice(source, spec)
         if source.num_rows == 0:
@@ -50,25 +71,56 @@ def open_source(data: str, reading: ReadingSettings | None = None, limit: int | 
 
 
 def _open(data: str, split: str | None, reading: ReadingSettings, limit: int | None) -> RowSource:
+    if data == STANDARD_INPUT:
+        source = _open_file(read_standard_input(), split)
+        source.location, source.name = "standard input", "stdin"
+        return source
     path = expanded(data)
     if data and is_folder(path):
+        _refuse_checkpoint(path)
         return _open_folder(path.resolve() if data in (".", "..") else path, split, reading)
-    # Path.glob takes no absolute pattern.
-    pattern = str(path) if data else ""
-    found = [path] if data and is_there(path) else sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    found = [path] if data and is_there(path) else _matching(path, data)
     if found:
         _refuse_hub_options(data, reading)
-        if split not in (None, "train"):
-            raise DataError(
-                f"{data}: --split {split}, but it has no splits",
-                "a folder or a hub name with several splits; a file is its own train split",
-                "leave --split out, or name that folder",
-            )
-        return _open_file(path) if found == [path] else SeveralFiles(data, Path(data).name, found)
+        if len(found) == 1:
+            return _named_alike(_open_file(found[0], split), data, found[0], path)
+        _refuse_split(data, split)
+        return SeveralFiles(data, Path(data).name, found)
     # A name with a suffix of ours is a file that is not there, and is told to nobody.
     if is_hub_name(data) and kind_suffix(path) not in SUFFIXES:
         return HubDataset(data, split, reading, limit)
     raise DataError(f"{data}: no such file or folder", KNOWN, "check the path")
+
+
+def _matching(path: Path, data: str) -> list[Path]:
+    """The files of a pattern, without those that describe others."""
+    # Path.glob takes no absolute pattern.
+    found = sorted(map(Path, glob.glob(str(path) if data else "", recursive=True)))  # noqa: PTH207
+    return [file for file in found if file.name not in DESCRIPTIONS] or found
+
+
+def _named_alike(source: FileSource, data: str, found: Path, path: Path) -> RowSource:
+    """A file under the name it was given; one that a pattern found stands for the pattern."""
+    return source if found == path else SeveralFiles(data, Path(data).name, [found])
+
+
+def _refuse_split(data: Path | str, split: str | None) -> None:
+    if split not in (None, "train"):
+        raise DataError(
+            f"{data}: --split {split}, but it has no splits",
+            "a folder or a hub name with several splits; a file is its own train split",
+            "leave --split out, or name that folder",
+        )
+
+
+def _refuse_checkpoint(path: Path) -> None:
+    """Refuse a checkpoint in place of data."""
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise DataError(
+            f"{path}: a checkpoint, not a data set",
+            "entangle scan MODEL DATA, in this order",
+            "give the checkpoint first and the data second",
+        )
 
 
 def _refuse_hub_options(data: str, reading: ReadingSettings) -> None:
@@ -77,15 +129,15 @@ def _refuse_hub_options(data: str, reading: ReadingSettings) -> None:
             raise DataError(f"{data}: {option} {value}, but it lies here", "a hub name", f"leave {option} out")
 
 
-def _open_file(path: Path) -> FileSource:
+def _open_file(path: Path, split: str | None = None) -> FileSource:
     try:
-        return _opened_file(path)
+        return _opened_file(path, split)
     except DECOMPRESSION_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: {reason}", "a readable, whole file", "check it and its permissions") from error
 
 
-def _opened_file(path: Path) -> FileSource:
+def _opened_file(path: Path, split: str | None) -> FileSource:
     suffix = kind_suffix(path)
     if suffix in COLUMNAR and is_compressed(path):
         raise DataError(
@@ -93,10 +145,13 @@ def _opened_file(path: Path) -> FileSource:
             f"the {suffix} file itself; its format compresses already",
             "decompress it",
         )
-    if suffix in (".jsonl", ".ndjson"):
-        return JsonLines(path)
-    if suffix == ".json":
-        return open_json(path)
+    if suffix in JSON:
+        source = open_json(path, split)
+        if isinstance(source, JsonDocument) and source.layout.place is not None and source.layout.place == split:
+            return source
+        _refuse_split(path, split)
+        return source
+    _refuse_split(path, split)
     if suffix in DELIMITERS:
         return Delimited(path, DELIMITERS[suffix])
     if suffix in COLUMNAR:
@@ -220,7 +275,37 @@ class SeveralFiles(RowSource):
         start = 0
         for source in self._sources:
             for row in source.rows():
-                yield RawRow(start + row.index, row.value, row.line, row.problem, source.location)
+                yield replace(row, index=start + row.index, file=source.location)
+            start += source.num_rows
+
+
+class JoinedSources(RowSource):
+    """Several data sets, one after the other.
+
+    Attributes:
+        sources: in order.
+    """
+
+    kind = "several data sets"
+
+    def __init__(self, sources: Sequence[RowSource]) -> None:
+        self.sources = sources
+        self.location = ", ".join(source.location for source in sources)
+        self.name = f"{sources[0].name} and {len(sources) - 1} more"
+        self.files = [file for source in sources for file in source.files]
+        self.num_rows = sum(source.num_rows for source in sources)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Those of the data sets, in order."""
+        return {"name": self.name, "sources": [dict(source.identity) for source in self.sources], "rows": self.num_rows}
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows, counted through; each says which data set it is of."""
+        start = 0
+        for source in self.sources:
+            for place, row in enumerate(source.rows()):
+                yield replace(row, index=start + place, file=row.file or source.location)
             start += source.num_rows
 
 

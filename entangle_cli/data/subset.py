@@ -14,11 +14,14 @@ from typing import IO, Any
 
 from entangle_cli.data.arrow_files import ArrowFile, Parquet, SavedDataset
 from entangle_cli.data.arrow_subset import write_dataset, write_record_batches
-from entangle_cli.data.compression import kind_suffix, opened_bytes, opened_for_writing, opened_text
+from entangle_cli.data.compression import kind_suffix, opened_bytes, opened_for_writing
+from entangle_cli.data.delimited import Delimited
+from entangle_cli.data.formats.adjacent import AdjacentRows
 from entangle_cli.data.hub import HubDataset
+from entangle_cli.data.json_files import BYTE_ORDER_MARK, JsonArray, JsonDocument, JsonLines, JsonValues
+from entangle_cli.data.json_text import Parser
 from entangle_cli.data.rows import FileSource, RowSource
-from entangle_cli.data.sources import DELIMITERS, SeveralFiles, Slice
-from entangle_cli.data.text_files import Delimited, JsonArray, JsonLines, WrappedRows
+from entangle_cli.data.sources import SeveralFiles, Slice
 from entangle_cli.errors import UnfinishedError, UsageError
 
 
@@ -51,6 +54,12 @@ def check_target(source: RowSource, target: Path) -> None:
     """
     while isinstance(source, Slice):
         source = source.whole
+    if isinstance(source, AdjacentRows):
+        raise UsageError(
+            f"{source.location}: pairs of two rows each",
+            "data with one pair a row",
+            "write pairs first, or filter them by the indices in entangle report --format csv",
+        )
     if target.exists():
         raise UsageError(f"-o {target}: it exists", "a new name; data are never replaced", "name another one")
     if not target.absolute().parent.is_dir():
@@ -130,9 +139,17 @@ def _write_text(source: RowSource, file: IO[bytes], subset: Subset) -> None:
             _write_lines(source, file, subset)
         case JsonArray():
             _write_array(source, file, subset)
-        case WrappedRows():
-            rows = [_with_columns(row.value, row.index, subset) for row in source.rows() if subset.keeps(row.index)]
-            file.write(json.dumps(source.wrapped(rows), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass"))
+        case JsonValues():
+            for row in source.rows():
+                if subset.keeps(row.index):
+                    value = json.dumps(_with_columns(row.value, row.index, subset), ensure_ascii=False, indent=2)
+                    file.write(value.encode("utf-8", "surrogatepass") + b"\n")
+        case JsonDocument():
+            kept = [row for row in source.rows() if subset.keeps(row.index)]
+            rows = [(row.index, _with_columns(row.value, row.index, subset)) for row in kept]
+            file.write(
+                json.dumps(source.layout.of(rows), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+            )
         case Delimited():
             _write_table(source, file, subset)
         case _:
@@ -140,24 +157,33 @@ def _write_text(source: RowSource, file: IO[bytes], subset: Subset) -> None:
 
 
 def _write_lines(source: JsonLines, file: IO[bytes], subset: Subset) -> None:
-    """Kept lines byte by byte; where columns are added a line is written anew."""
+    """Kept lines byte by byte; where columns are added a line is written anew. Mark and line ends stay."""
     index = 0
     with opened_bytes(source.path) as lines:
-        for line in lines:
+        for number, line in enumerate(lines):
+            if number == 0:
+                end = _line_end(line)
+                if line.startswith(BYTE_ORDER_MARK):
+                    file.write(BYTE_ORDER_MARK)
+                    line = line.removeprefix(BYTE_ORDER_MARK)
             if not line.strip():
                 continue
             if subset.keeps(index):
-                line = line if line.endswith(b"\n") else line + b"\n"
-                file.write(_annotated_line(line, index, subset) if subset.added else line)
+                line = line if line.endswith(b"\n") else line + end
+                file.write(_annotated_line(line, end, index, subset) if subset.added else line)
             index += 1
 
 
-def _annotated_line(line: bytes, index: int, subset: Subset) -> bytes:
+def _line_end(line: bytes) -> bytes:
+    return b"\r\n" if line.endswith(b"\r\n") else b"\n"
+
+
+def _annotated_line(line: bytes, end: bytes, index: int, subset: Subset) -> bytes:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = Parser().loads(line.decode())
     except (ValueError, RecursionError):
         return line  # a broken row stays as it is
-    return _as_json(_with_columns(row, index, subset)) + b"\n"
+    return _as_json(_with_columns(row, index, subset)) + end
 
 
 def _with_columns(row: Any, index: int, subset: Subset) -> Any:
@@ -178,21 +204,30 @@ def _write_array(source: JsonArray, file: IO[bytes], subset: Subset) -> None:
 
 
 def _write_table(source: Delimited, file: IO[bytes], subset: Subset) -> None:
-    delimiter = DELIMITERS[kind_suffix(source.path)]
-    with opened_text(source.path, newline="") as text:
-        reader = (cells for cells in csv.reader(text, delimiter=delimiter, strict=True) if cells)
-        header = next(reader, [])
-        own = [place for place, name in enumerate(header) if name not in subset.added]
-        file.write(_csv_line([*(header[place] for place in own), *subset.added], delimiter))
-        for index, cells in enumerate(reader):
-            if subset.keeps(index):
-                # A row of more or fewer cells than the header stays as it is: in no other place would they be right.
-                fits = len(cells) == len(header)
-                row = [*(cells[place] for place in own), *subset.of_row(index).values()] if fits else cells
-                file.write(_csv_line(row, delimiter))
+    """Kept records byte by byte; where columns are added a record is written anew. Mark and line ends stay."""
+    with opened_bytes(source.path) as original:
+        if original.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
+            file.write(BYTE_ORDER_MARK)
+    records = source.records()
+    header = next(records)
+    end = "\r\n" if header.text.endswith("\r\n") else "\n"
+    own = [place for place, name in enumerate(header.cells) if name not in subset.added]
+
+    def write(cells: list[str], text: str, added: list[Any]) -> None:
+        # A row of more or fewer cells than the header stays as it is: in no other place would they be right.
+        if not subset.added or len(cells) != len(header.cells):
+            line = text if text.endswith(("\n", "\r")) else text + end
+        else:
+            line = _csv_line([*(cells[place] for place in own), *added], source.delimiter, end)
+        file.write(line.encode("utf-8", "surrogatepass"))
+
+    write(header.cells, header.text, list(subset.added))
+    for index, record in enumerate(records):
+        if subset.keeps(index):
+            write(record.cells, record.text, list(subset.of_row(index).values()))
 
 
-def _csv_line(cells: list[Any], delimiter: str) -> bytes:
+def _csv_line(cells: list[Any], delimiter: str, end: str) -> str:
     line = StringIO()
-    csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(cells)
-    return line.getvalue().encode("utf-8", "surrogatepass")
+    csv.writer(line, delimiter=delimiter, lineterminator=end).writerow(cells)
+    return line.getvalue()

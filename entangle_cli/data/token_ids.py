@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from entangle_cli.data.formats import NotAPair
+from entangle_cli.data.formats.format import NotAPair
 from entangle_cli.records import TokenizedPair, TokenizedResponse
 
 Row = Mapping[str, Any]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
-from entangle_cli.data.traps import content_text
+from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import ModelError
 from entangle_cli.records import TokenizedPair, TokenizedResponse
@@ -35,6 +37,8 @@ class TokenSettings:
     truncation: Truncation = Truncation.KEEP_START
     position_limit: int | None = None
     """Positions that the model has embeddings for; None where positions are computed."""
+    context: int | None = None
+    """Positions that the model was made for; None where its config does not say."""
     num_embeddings: int | None = None
     """Tokens that the model has embeddings for; None for as many as the tokenizer has."""
 
@@ -45,6 +49,7 @@ class TokenizedRow:
 
     pair: TokenizedPair
     prompt_tokens: int
+    """Tokens before the scored ones that both sequences keep."""
     boundary_moved: bool
     """The tokenised prompt is no prefix of prompt and answer, so that scoring starts before the prompt's end."""
     warnings: tuple[str, ...] = ()
@@ -71,12 +76,39 @@ def tokenize_pair(
     shared = min(_common_prefix(prompt_ids, chosen_ids), _common_prefix(prompt_ids, rejected_ids))
     whole = TokenizedPair(*(TokenizedResponse(tuple(ids), shared) for ids in (chosen_ids, rejected_ids)))
     moved = shared < len(prompt_ids)
+    return _limited(pair, whole, moved, tuple(_traps_of_tokens(pair, whole, tokenizer, moved=moved)), settings)
+
+
+def _traps_of_tokens(
+    pair: PreferencePair, whole: TokenizedPair, tokenizer: PreTrainedTokenizerBase, *, moved: bool
+) -> Iterator[str]:
+    """The codes of what goes wrong between text and tokens."""
+    sides = (whole.chosen, whole.rejected)
     if isinstance(pair.prompt, str):
-        warnings = ("W-BOUNDARY",) if moved else ()
-    else:
-        scores_template = moved or _starts_with_other_text(pair.chosen, chosen_ids[shared:], tokenizer)
-        warnings = ("W-GENERATION-PROMPT",) if scores_template else ()
-    return _limited(pair, whole, moved, warnings, settings)
+        if moved:
+            yield "W-BOUNDARY"
+    elif not EXPLAINED_STARTS & set(pair.warnings):
+        scored = list(whole.chosen.ids[whole.chosen.first_scored :])
+        if moved or _starts_with_other_text(pair.chosen, scored, tokenizer):
+            yield "W-GENERATION-PROMPT"
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is not None and any(side.ids[:2] == (bos, bos) and len(side.ids) > 2 for side in sides):
+        yield "W-BOS-DOUBLED"
+    if eos is not None and any(_ends_twice(side.ids, eos, tokenizer) for side in sides):
+        yield "W-EOS-DOUBLED"
+
+
+EXPLAINED_STARTS = {"W-ANSWER-ROLE", "W-PROMPT-REPEATED"}
+"""Codes of answers that begin with somebody else's message, which explains what the template puts before it."""
+
+
+def _ends_twice(ids: tuple[int, ...], eos: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a sequence ends with two end-of-sequence tokens, perhaps with white space between them."""
+    if len(ids) < 2 or ids[-1] != eos:
+        return False
+    if ids[-2] == eos:
+        return True
+    return len(ids) > 2 and ids[-3] == eos and not str(tokenizer.decode([ids[-2]])).strip()
 
 
 def _limited(
@@ -91,13 +123,21 @@ def _limited(
     limit, shared = settings.max_length, min(side.first_scored for side in sides)
     if limit is not None and settings.truncation is Truncation.KEEP_START and shared >= limit:
         return pair.skipped("prompt_too_long", f"the prompt has {shared} tokens, --max-length is {limit}")
-    responses = [_truncated(side.ids, side.first_scored, settings) for side in sides]
-    cut = sum(response.truncated for response in responses)
+    cuts = [0 if limit is None else max(0, len(side.ids) - limit) for side in sides]
+    responses = [_truncated(side, cut, settings.truncation) for side, cut in zip(sides, cuts, strict=True)]
+    num_truncated = sum(response.truncated for response in responses)
     if why := _why_not(responses, settings):
         reason, detail = why
-        return pair.skipped(reason, detail, ("W-IDENTICAL-TRUNCATED",) if reason == "identical" and cut else ())
-    warnings += (("W-TRUNCATED",) if cut else ()) + (("W-BOTH-TRUNCATED",) if cut == 2 else ())
-    return TokenizedRow(TokenizedPair(*responses), shared, boundary_moved, warnings)
+        is_cut = reason == "identical" and num_truncated
+        return pair.skipped(reason, detail, ("W-IDENTICAL-TRUNCATED",) if is_cut else ())
+    warnings += (("W-TRUNCATED",) if num_truncated else ()) + (("W-BOTH-TRUNCATED",) if num_truncated == 2 else ())
+    prompt_tokens = shared
+    if settings.truncation is Truncation.KEEP_END and any(cuts):
+        prompt_tokens = max(0, shared - max(cuts))
+        warnings += ("W-PROMPT-TRUNCATED",)
+    if settings.context is not None and max(len(response.ids) for response in responses) > settings.context:
+        warnings += ("W-CONTEXT",)
+    return TokenizedRow(TokenizedPair(*responses), prompt_tokens, boundary_moved, warnings)
 
 
 LOOKED_AT_TOKENS = 8
@@ -138,7 +178,7 @@ def _three_tokenisations(
         raise ModelError(
             f"row {pair.index} is a conversation, and the tokenizer has no chat template",
             "a tokenizer with a chat template, as instruction-tuned checkpoints have",
-            "use the checkpoint that will be trained, or render the conversations to strings",
+            "give the template that training will use: --chat-template FILE",
         )
     assert isinstance(chosen, list)
     assert isinstance(rejected, list)
@@ -152,12 +192,27 @@ def _three_tokenisations(
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     try:
         return list(tokenizer(text=text)["input_ids"])
-    except TypeError as error:  # a lone surrogate is no text that could be encoded
-        raise _TemplateError(f"the tokenizer refuses the text: {error}") from error
+    except TypeError as error:
+        raise _TemplateError(_half_an_emoji(text) or f"the tokenizer refuses the text: {error}") from error
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _half_an_emoji(text: str) -> str | None:
+    """What is wrong with a text that UTF-8 cannot hold; None for any other."""
+    found = SURROGATE.search(text)
+    if found is None:
+        return None
+    return f"half an emoji at character {found.start()}: \\u{ord(found[0]):x} alone is no text; repair the row's source"
 
 
 def _conversation_ids(
-    tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, messages: Messages, *, add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    pair: PreferencePair,
+    messages: Messages,
+    *,
+    add_generation_prompt: bool,
 ) -> list[int]:
     settings: dict[str, Any] = {"tools": pair.tools, **pair.chat_template_kwargs}
     if add_generation_prompt:
@@ -165,7 +220,8 @@ def _conversation_ids(
     try:
         encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **settings)
     except Exception as error:  # templates are programs: they raise whatever they like
-        raise _TemplateError(f"the chat template refuses the conversation: {error}") from error
+        half = _half_an_emoji(text_of(messages))
+        raise _TemplateError(half or f"the chat template refuses the conversation: {error}") from error
     ids = list(encoded["input_ids"])
     if not all(isinstance(token, int) for token in ids):
         raise _TemplateError("the chat template arguments change the form of the token ids")
@@ -181,13 +237,15 @@ def _common_prefix(ids: list[int], other: list[int]) -> int:
     return length
 
 
-def _truncated(ids: tuple[int, ...], first_scored: int, settings: TokenSettings) -> TokenizedResponse:
-    limit, cut = settings.max_length, 0
-    if limit is not None and len(ids) > limit:
-        if settings.truncation is Truncation.KEEP_START:
-            return TokenizedResponse(ids[:limit], max(1, first_scored), truncated=True)
-        cut = len(ids) - limit
-    return TokenizedResponse(ids[cut:], max(1, first_scored - cut), truncated=cut > 0)
+def _truncated(whole: TokenizedResponse, cut: int, truncation: Truncation) -> TokenizedResponse:
+    """A response without `cut` tokens of its sequence; truncated where a scored one is among them."""
+    if truncation is Truncation.KEEP_START:
+        kept = TokenizedResponse(whole.ids[: len(whole.ids) - cut], max(1, whole.first_scored))
+    else:
+        kept = TokenizedResponse(whole.ids[cut:], max(1, whole.first_scored - cut))
+    # A sequence without a prompt never has its first token scored, cut or not.
+    num_scored = len(whole.ids) - max(1, whole.first_scored)
+    return replace(kept, truncated=kept.num_scored < num_scored)
 
 
 def _why_not(responses: list[TokenizedResponse], settings: TokenSettings) -> tuple[str, str] | None:

@@ -55,10 +55,13 @@ REF_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("reference_chosen_lo
 
 
 def ref_log_probs(value: dict[str, Any]) -> tuple[float, float] | None:
-    """Reference log-probs of chosen and rejected that a row brings, nats; None where it brings none."""
+    """Reference log-probs of chosen and rejected that a row brings, nats; None where it brings none.
+
+    NaN counts as null: pandas and Parquet have no other null in a column of numbers.
+    """
     for names in REF_COLUMNS:
-        found = [value.get(name) for name in names]
-        if all(number is None or number == "" for number in found):
+        found = [None if _is_nothing(value.get(name)) else value[name] for name in names]
+        if found == [None, None]:
             continue
         try:
             chosen, rejected = (float(str(number)) for number in found)
@@ -70,6 +73,10 @@ def ref_log_probs(value: dict[str, Any]) -> tuple[float, float] | None:
             raise Unusable("malformed", f'"{names[0]}" or "{names[1]}" is not finite', holds_pair=True)
         return chosen, rejected
     return None
+
+
+def _is_nothing(number: Any) -> bool:
+    return number is None or number == "" or str(number).lower() == "nan"
 
 
 def refuse_other_tasks(value: dict[str, Any]) -> None:
@@ -84,8 +91,10 @@ def refuse_other_tasks(value: dict[str, Any]) -> None:
         raise Unusable("malformed", 'unpaired data ("completion" and "label"): a pair needs both answers')
     if "completions" in value and "labels" in value:
         raise Unusable("malformed", 'stepwise data ("completions" and "labels"): not preference pairs')
+    if not {"chosen", "rejected"} & value.keys() and {"messages", "conversations"} & value.keys():
+        raise Unusable("malformed", "one conversation and no rejected answer: supervised training data, not pairs")
     columns = ", ".join(map(str, value)) or "none"
-    raise Unusable("malformed", f"no {' and no '.join(missing)}; columns: {columns}; --map says which is which")
+    raise Unusable("malformed", f"no column {' and no column '.join(map(repr, missing))}; columns: {columns}")
 
 
 def shape_of(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
@@ -120,13 +129,6 @@ def _check_messages(name: str, messages: Messages) -> None:
 
 def _is_not_text(block: Any) -> bool:
     return not isinstance(block, dict) or block.get("type") != "text"
-
-
-def is_empty(answer: Text) -> bool:
-    """Whether an answer says nothing."""
-    if isinstance(answer, str):
-        return answer == ""
-    return not answer or not (answer[-1].get("content") or answer[-1].get("tool_calls"))
 
 
 def _parsed(name: str, value: Any) -> Any:

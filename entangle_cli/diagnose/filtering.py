@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -43,6 +43,7 @@ class FilterRules:
     by: str = "cosine"
     drop_uncertain: bool = False
     drop_unmeasured: bool = False
+    keep_unmeasured: bool = False
 
 
 def parse_selection(rules: FilterRules) -> Selection:
@@ -51,6 +52,8 @@ def parse_selection(rules: FilterRules) -> Selection:
     Raises:
         UsageError: a rule that cannot be, or both ends at once.
     """
+    if rules.keep_unmeasured and rules.drop_unmeasured:
+        raise UsageError("--keep-unmeasured and --drop-unmeasured", "one of the two", "leave one of them out")
     if rules.keep_lowest is not None and rules.keep_highest is not None:
         raise UsageError("--keep-lowest and --keep-highest", "one of the two", "leave one of them out")
     extreme: Extreme | None = None
@@ -74,6 +77,7 @@ def filter_data(
     *,
     dropped: bool,
     annotate: bool,
+    keep_unmeasured: bool = False,
 ) -> dict[str, Any]:
     """Write the kept (or the dropped) rows of a data set.
 
@@ -81,19 +85,28 @@ def filter_data(
         columns: the run's, seen under a loss.
         dropped: write the rows that the selection leaves out instead.
         annotate: add what was measured to each row.
+        keep_unmeasured: rows that the run does not have are kept where the rules only drop.
     Returns:
         What was kept and the shares before and after, JSON-able.
     Raises:
         UsageError: the run is of other data or has several pairs a row, or the target cannot be.
         UnfinishedError: the rows cannot be written.
     """
-    source = _source_of(run, data)
+    source, start = _source_of(run, data)
     check_target(source, target)
+    columns = _rows_of(columns, start, source.indices)
     if not np.isnan(columns["pair_in_row"]).all():
         raise UsageError(
             f"{run.folder}: rows with several pairs each",
             "a run with one pair a row, as --ranked best-worst gives",
             "scan again without --ranked adjacent or all",
+        )
+    not_in_run = source.num_rows - len(columns["index"])
+    if not_in_run and not (selection.keeps_only_measured or keep_unmeasured or selection == Selection()):
+        raise UsageError(
+            f"{run.folder} measured {len(columns['index']):,} of {source.num_rows:,} rows",
+            "a run of every row, or a word on the others",
+            "give --keep-unmeasured or --drop-unmeasured, or scan without --limit, --sample and --shard",
         )
     kept = selected(selection, columns)
     place_of_row = _places(columns["index"])
@@ -113,25 +126,41 @@ def filter_data(
         "rows": source.num_rows,
         "kept": num_kept,
         "dropped": source.num_rows - num_kept,
-        "not_in_run": source.num_rows - len(kept),
+        "not_in_run": not_in_run,
         "before": _shares(columns, np.ones(len(kept), dtype=bool)),
         "after": _shares(columns, kept),
     }
 
 
-def _source_of(run: Run, data: str) -> RowSource:
+def _source_of(run: Run, data: str) -> tuple[RowSource, int]:
+    """The data set, and the run's index of its first row: a run of several data sets counts through."""
     settings = run.manifest["identity"]["settings"]
-    reading = ReadingSettings(**{name: settings.get(name) for name in ("split", "config_name", "revision")})
+    names = ("split", "config_name", "revision", "data_format")
+    reading = ReadingSettings(**{name: settings.get(name) for name in names}, columns=settings.get("columns") or {})
     source = open_source(data, reading)
     measured = run.manifest["identity"]["data"]
+    start = 0
+    for part in measured.get("sources", [measured]):
+        if _is_same(source.identity, part):
+            return source, start
+        start += part.get("rows") or 0
+    raise UsageError(
+        f"{data} is not the data of {run.folder}, which measured {measured['name']}",
+        "a data set that the run was scanned from, unchanged",
+        "name that file, or scan this one",
+    )
+
+
+def _is_same(identity: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
+    """Whether two identities are of the same rows, whatever they are called."""
     beside = {"name": None, "rows": None, "described": None}
-    if {**source.identity, **beside} != {**measured, **beside}:
-        raise UsageError(
-            f"{data} is not the data of {run.folder}, which measured {measured['name']}",
-            "the data set that the run was scanned from, unchanged",
-            "name that file, or scan this one",
-        )
-    return source
+    return {**identity, **beside} == {**measured, **beside}
+
+
+def _rows_of(columns: Mapping[str, Any], start: int, indices: Sequence[int]) -> dict[str, Any]:
+    """The run's rows of one data set, under their indices there."""
+    rows = np.isin(columns["index"] - start, np.asarray(indices))
+    return {name: (column - start if name == "index" else column)[rows] for name, column in columns.items()}
 
 
 def _places(indices: Any) -> Callable[[int], int | None]:

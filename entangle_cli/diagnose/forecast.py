@@ -281,7 +281,7 @@ def _milestones(steps: int) -> set[int]:
 
 @contextmanager
 def open_forecast(
-    model: str, data: str, eval_data: str | None, settings: ScanSettings, step: ForecastSettings
+    model: str, data: str | Sequence[str], eval_data: str | None, settings: ScanSettings, step: ForecastSettings
 ) -> Iterator[Forecaster]:
     """Open the data, the checkpoint and the optimizer's state; nothing is measured yet.
 
@@ -301,6 +301,7 @@ def open_forecast(
         held_out = None
         if source is not None:
             pairs = pair_reader(source, reading)
-            held_out = RowReader(source, pairs, scan.checkpoint, replace(settings, limit=None, sample=None))
+            whole = replace(settings, limit=None, sample=None)
+            held_out = RowReader(source, pairs, scan.checkpoint, whole)
         policy = Policy(scorer, scan.parameters, scan.plan.batch_tokens)
         yield Forecaster(scan, policy, held_out, step, settings.loss, settings.seed)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
 from entangle_cli.analysis.losses.table import loss_coefficients
 from entangle_cli.diagnose.forecast_result import Floats, Measured
+from entangle_cli.diagnose.movements import LOSS_UNDEFINED
 from entangle_cli.diagnose.policy import Policy
 from entangle_cli.diagnose.row_reader import RowReader
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
@@ -49,8 +50,8 @@ def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None
         replace(
             found.records[place],
             status=Status.UNDEFINED.value,
-            reason="loss_undefined",
-            detail="the loss has no finite coefficients here; reference log-probs are missing or far away",
+            reason=LOSS_UNDEFINED,
+            detail="the loss has no finite coefficients here; its reference log-probs are far away",
         )
         for place in np.flatnonzero(~weighed)
     ]
@@ -94,9 +95,8 @@ def _measured(found: Sequence[tuple[PreparedRow, PairRecord]]) -> Measured:
     records = [record for _, record in found]
     log_probs = _columns(records, "chosen_log_prob", "rejected_log_prob")
     references = _columns(records, "chosen_ref_log_prob", "rejected_ref_log_prob")
-    if np.isnan(references).all():
-        # Without any the checkpoint is the reference, as at the first step of training.
-        references = log_probs
+    # Of a row without any the checkpoint is the reference, as at the first step of training.
+    references = np.where(np.isnan(references), log_probs, references)
     lengths = _columns(records, "chosen_tokens", "rejected_tokens")
     return Measured(records, [row.tokens.pair for row, _ in found], log_probs, references, lengths)
 

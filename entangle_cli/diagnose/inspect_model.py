@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from entangle_cli.data.checkpoint import load_tokenizer, quiet_libraries
+from entangle_cli.data.checkpoint import quiet_libraries
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
-from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
+from entangle_cli.data.tokenize import TokenizedRow, tokenize_pair
+from entangle_cli.data.tokenizer import tokenizer_of_model
 from entangle_cli.diagnose.inspection import inspect_rows
+from entangle_cli.diagnose.row_reader import token_settings
 from entangle_cli.records import LoadingSettings, ReadingSettings
 
 
 def inspect_with_model(
-    data: str,
+    data: str | Sequence[str],
     model: str,
     reading: ReadingSettings,
     loading: LoadingSettings,
     limit: int | None,
-    max_length: int | None,
+    max_length: int | Literal["auto"] | None,
+    truncation: str,
 ) -> dict[str, Any]:
     """What `inspect_rows` gives, with tokens.
 
@@ -26,8 +30,9 @@ def inspect_with_model(
         DataError, UsageError: see `inspect_rows`.
     """
     with quiet_libraries():
-        tokenizer, position_limit, num_embeddings = load_tokenizer(model, loading)
-        settings = TokenSettings(max_length, position_limit=position_limit, num_embeddings=num_embeddings)
+        loaded = tokenizer_of_model(model, loading)
+        tokenizer = loaded.tokenizer
+        settings = token_settings(max_length, truncation, loaded.position_limit, loaded.context, loaded.num_embeddings)
 
         def tokenize(pair: PreferencePair) -> TokenizedRow | SkippedRow:
             return tokenize_pair(pair, tokenizer, settings)
@@ -36,4 +41,4 @@ def inspect_with_model(
             # Ranks, a token that is only a space decodes to nothing.
             return str(tokenizer.decode([token]) or tokenizer.convert_ids_to_tokens(token))
 
-        return inspect_rows(data, reading, limit, tokenize, decode)
+        return inspect_rows(data, reading, limit, tokenize, decode, loaded.warnings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -17,7 +17,9 @@ from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TokenizedRow
-from entangle_cli.data.traps import MESSAGES, text_of
+from entangle_cli.data.traps import text_of
+from entangle_cli.diagnose.first_rows import PEEKED_ROWS, refuse_unknown_columns
+from entangle_cli.diagnose.notices import data_notices
 from entangle_cli.records import Notice, ReadingSettings
 
 NUM_PAIRS = 3
@@ -35,10 +37,18 @@ class Inspection:
         reader: finds the pairs in rows.
         tokenize: turns a pair into token ids; None without a model.
         decode: a token id as text; None without a model.
+        checkpoint_warnings: code to sentence on the model's tokenizer.
     """
 
-    def __init__(self, reader: PairReader, tokenize: Tokenize | None, decode: Decode | None) -> None:
+    def __init__(
+        self,
+        reader: PairReader,
+        tokenize: Tokenize | None,
+        decode: Decode | None,
+        checkpoint_warnings: Mapping[str, str] | None = None,
+    ) -> None:
         self._reader = reader
+        self._checkpoint_warnings = checkpoint_warnings or {}
         self._tokenize = tokenize
         self._decode = decode
         self.rows = 0
@@ -51,6 +61,7 @@ class Inspection:
         self._ids = array("q")
         self._unordered_ids = array("q")
         self._traps: Counter[str] = Counter()
+        self._unread: set[str] = set()
 
     def add(self, row: RawRow) -> None:
         """Look at one row."""
@@ -85,6 +96,7 @@ class Inspection:
         self._ids.append(hash(pair.pair_id))
         self._unordered_ids.append(hash(pair.unordered_id))
         self._traps.update(pair.warnings)
+        self._unread.update(pair.unread_columns)
         if tokens is not None:
             self._traps.update(tokens.warnings)
 
@@ -140,9 +152,9 @@ class Inspection:
             np.frombuffer(self._ids, dtype=np.int64), np.frombuffer(self._unordered_ids, dtype=np.int64)
         )
         counts = {**self._traps, "W-DUPLICATE": repeated, "W-CONTRADICTION": contradicted}
-        for code, message in MESSAGES.items():
-            if counts.get(code):
-                yield Notice(code, message, counts[code])
+        yield from data_notices(counts, self._unread)
+        for code, message in self._checkpoint_warnings.items():
+            yield Notice(code, message)
 
 
 def _quantiles(values: array[int]) -> dict[str, float]:
@@ -152,25 +164,27 @@ def _quantiles(values: array[int]) -> dict[str, float]:
 
 
 def inspect_rows(
-    data: str,
+    data: str | Sequence[str],
     reading: ReadingSettings,
     limit: int | None,
     tokenize: Tokenize | None = None,
     decode: Decode | None = None,
+    checkpoint_warnings: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Look at the rows of a data set.
 
     Args:
         limit: only the first rows.
-        tokenize, decode: a model's tokenizer; None to look at the text only.
+        tokenize, decode, checkpoint_warnings: of a model's tokenizer; None to look at the text only.
     Returns:
         What `Inspection.document` gives.
     Raises:
         DataError: the data cannot be read.
-        UsageError: a setting that there is not.
+        UsageError: an unknown setting, or a map with a column that no row has.
     """
     source = open_source(data, reading, limit)
-    inspection = Inspection(PairReader(reading, source.files), tokenize, decode)
+    refuse_unknown_columns(list(islice(source.rows(), PEEKED_ROWS)), reading)
+    inspection = Inspection(PairReader(reading, source.files), tokenize, decode, checkpoint_warnings)
     for row in islice(source.rows(), limit):
         inspection.add(row)
     return inspection.document(source)

@@ -40,8 +40,8 @@ def describe_loss(loss: LossSettings) -> str:
 def with_movements(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -> dict[str, Any]:
     """The columns of a run together with movement, deltas, slack and uncertain under a loss.
 
-    Rows that were not measured get NaN and None. Without reference log-probs the reference is the checkpoint
-    itself, as at the first step of training.
+    Rows that were not measured get NaN and None. The reference of a row without reference log-probs is the checkpoint
+    itself, as at the first step of training. A measured pair without a movement gets the reason `loss_undefined`.
 
     Raises:
         UsageError: an unknown loss, a beta that is not positive, or an option that it does not have.
@@ -55,7 +55,13 @@ def with_movements(columns: Mapping[str, Any], loss: LossSettings, dtype: str) -
     }
     movement = np.full(len(measured), None, dtype=object)
     movement[measured] = movements.movement
-    return {**columns, "movement": movement, **numbers}
+    reason = columns["reason"].copy()
+    reason[measured & (movement == None)] = LOSS_UNDEFINED  # noqa: E711, elementwise
+    return {**columns, "reason": reason, "movement": movement, **numbers}
+
+
+LOSS_UNDEFINED = "loss_undefined"
+"""Reason of a measured pair for which a loss has no finite coefficients, and so no movement."""
 
 
 def weighted_log_ratios(columns: Mapping[str, Any], loss: LossSettings) -> Any:
@@ -110,9 +116,9 @@ def _geometry(columns: Mapping[str, Any], measured: Any) -> Geometry:
 
 
 def _reference(columns: Mapping[str, Any], side: str, measured: Any) -> Any:
-    """Reference log-probs; the policy's own where a run has none at all."""
+    """Reference log-probs; the policy's own in rows that bring none."""
     reference = columns[f"{side}_ref_log_prob"][measured]
-    return columns[f"{side}_log_prob"][measured] if np.isnan(reference).all() else reference
+    return np.where(np.isnan(reference), columns[f"{side}_log_prob"][measured], reference)
 
 
 def _spread(values: Any, measured: Any) -> Any:
@@ -145,16 +151,35 @@ def _finite(value: Any) -> float | None:
 
 
 def run_summary(
-    columns: Mapping[str, Any], loss: LossSettings, layers: Iterable[Mapping[str, Any]] = ()
+    columns: Mapping[str, Any],
+    loss: LossSettings,
+    layers: Iterable[Mapping[str, Any]] = (),
+    sources: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The aggregates of a run under a loss, JSON-able; they name the predictor they speak for.
 
     Args:
         layers: those of the run, part by part; `layers` of the result is empty without.
+        sources: identities of the data sets, where the run has several; `data_sets` of the result says of each what
+            its part of the rows does, and is empty without.
     """
     return {
         "predictor": "pair-sgd",
         "loss": asdict(loss),
         **summarise(columns),
         "layers": layer_profile(layers),
+        "data_sets": _by_data_set(columns, sources),
     }
+
+
+def _by_data_set(columns: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows, measured pairs and movements of each data set of a run, in order."""
+    found = []
+    start = 0
+    for source in sources:
+        rows = (columns["index"] >= start) & (columns["index"] < start + source["rows"])
+        start += source["rows"]
+        of_source = summarise({name: columns[name][rows] for name in ("status", "reason", "movement", "uncertain")})
+        names = ("rows", "pairs", "movements", "reasons")
+        found.append({"name": source["name"], **{name: of_source[name] for name in names}})
+    return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from entangle_cli.analysis.repetition import repetition
-from entangle_cli.data.traps import MESSAGES
-from entangle_cli.records import Notice
+from entangle_cli.data.traps import MESSAGES, question_message
+from entangle_cli.records import Notice, Status
 
 
 def run_notices(manifest: Mapping[str, Any], columns: Mapping[str, Any]) -> list[Notice]:
@@ -23,9 +23,26 @@ def _data_notices(columns: Mapping[str, Any]) -> Iterator[Notice]:
     known = np.flatnonzero(columns["unordered_id"] != None)  # noqa: E711, elementwise
     ids = (np.array([*map(hash, columns[name][known])], dtype=np.int64) for name in ("pair_id", "unordered_id"))
     counts["W-DUPLICATE"], counts["W-CONTRADICTION"] = repetition(*ids)
+    counts["W-REF-MISSING"] = _missing_references(columns)
+    unread = {name for names in columns["unread_columns"] if names is not None for name in names.split()}
+    yield from data_notices(counts, unread)
+
+
+def data_notices(counts: Mapping[str, int], unread: Iterable[str]) -> Iterator[Notice]:
+    """A notice for each code that occurs, in the order of `MESSAGES`.
+
+    Args:
+        unread: columns that hold a prompt and are not read.
+    """
     for code, message in MESSAGES.items():
-        if counts[code]:
-            yield Notice(code, message, counts[code])
+        if counts.get(code):
+            yield Notice(code, question_message(unread) if code == "W-QUESTION-UNUSED" else message, counts[code])
+
+
+def _missing_references(columns: Mapping[str, Any]) -> int:
+    """Measured rows without reference log-probs, where others have them."""
+    absent = np.isnan(columns["chosen_ref_log_prob"][columns["status"] == Status.OK.value])
+    return 0 if absent.all() else int(np.count_nonzero(absent))
 
 
 def _checkpoint_notices(manifest: Mapping[str, Any]) -> Iterator[Notice]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint
+from entangle_cli.data.tokenizer import OTHER_TOKENS
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import ModelError
 from entangle_cli.records import ScanSettings
@@ -62,10 +63,6 @@ def _refuse_other_tokens(name: str, checkpoint: Checkpoint, reference: Checkpoin
             "a reference that reads the checkpoint's tokens",
             "name the checkpoint that training starts from",
         )
-
-
-OTHER_TOKENS = 0.01
-"""Share of the vocabulary in which a checkpoint may differ from its reference, as by special tokens that were added."""
 
 
 def _num_tokens(checkpoint: Checkpoint) -> int:

@@ -6,15 +6,16 @@ import random
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, takewhile
-from typing import Any
+from typing import Any, Literal
 
 from entangle_cli.data.checkpoint import Checkpoint
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
+from entangle_cli.diagnose.first_rows import place_of
 from entangle_cli.diagnose.row_records import PreparedRow
 from entangle_cli.errors import DataError, UsageError
-from entangle_cli.records import ReadingSettings, ScanSettings
+from entangle_cli.records import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings
 
 WINDOW_PAIRS = 512
 """Pairs among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
@@ -38,10 +39,11 @@ class RowReader:
         self._is_strict = settings.strict
         self._selected = selected_rows(source.indices, settings)
         self._seed = settings.seed
-        self._tokens = TokenSettings(
+        self._tokens = token_settings(
             settings.max_length,
-            Truncation(settings.truncation),
+            settings.truncation,
             checkpoint.position_limit,
+            checkpoint.context,
             getattr(checkpoint.model.get_input_embeddings(), "num_embeddings", None),
         )
 
@@ -119,6 +121,24 @@ class RowReader:
             )
 
 
+def token_settings(
+    max_length: int | Literal["auto"] | None,
+    truncation: str,
+    position_limit: int | None,
+    context: int | None,
+    num_embeddings: int | None,
+) -> TokenSettings:
+    """What decides which tokens of a pair are seen, for every command that reads pairs with a model."""
+    return TokenSettings(
+        resolved_length(max_length, context), Truncation(truncation), position_limit, context, num_embeddings
+    )
+
+
+def resolved_length(max_length: int | Literal["auto"] | None, context: int | None) -> int | None:
+    """The limit that `auto` stands for: TRL's, or the model's context where that is shorter."""
+    return max_length if max_length != AUTO_LENGTH else min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
+
+
 def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
     """What finds the pairs in a source's rows.
 
@@ -127,11 +147,6 @@ def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
         DataError: a description beside the file that cannot be used.
     """
     return PairReader(reading, source.files)
-
-
-def place_of(row: SkippedRow, source: RowSource) -> str:
-    """File and line of a row, or its number where the format has no lines."""
-    return f"{row.file or source.location}, " + (f"line {row.line}" if row.line is not None else f"row {row.index}")
 
 
 def selected_rows(indices: Sequence[int], settings: ScanSettings) -> Sequence[int]:

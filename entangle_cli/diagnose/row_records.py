@@ -89,6 +89,7 @@ def of_row(record: PairRecord, row: PreparedRow) -> PairRecord:
         pair_in_row=pair.pair_in_row,
         format=pair.format,
         warnings=" ".join((*pair.warnings, *row.tokens.warnings)) or None,
+        unread_columns=" ".join(pair.unread_columns) or None,
         unordered_id=pair.unordered_id,
         chosen_score=pair.chosen_score,
         rejected_score=pair.rejected_score,

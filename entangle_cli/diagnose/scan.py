@@ -6,7 +6,6 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import islice
 from typing import Any
 
 import torch
@@ -19,23 +18,24 @@ from entangle_cli.data.checkpoint import (
     quiet_libraries,
 )
 from entangle_cli.data.device import choose_device
+from entangle_cli.data.origin import refuse_swapped
 from entangle_cli.data.pairs import PairReader, SkippedRow
 from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.data.rows import RowSource
-from entangle_cli.data.sources import open_source
+from entangle_cli.data.sources import named_data, open_source
 from entangle_cli.data.tokenize import TOKENIZATION
 from entangle_cli.diagnose.budget import batch_tokens, fitting_tokens
 from entangle_cli.diagnose.estimate import estimate
+from entangle_cli.diagnose.first_rows import peeked_formats
 from entangle_cli.diagnose.known_pairs import KnownPairs
 from entangle_cli.diagnose.measurer import Measurer
 from entangle_cli.diagnose.ranks import Ranks
 from entangle_cli.diagnose.reference import Reference, opened_reference
-from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, place_of, selected_rows
+from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, resolved_length, selected_rows
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.groups import parameter_groups
-from entangle_cli.errors import DataError
 from entangle_cli.records import (
     PairRecord,
     ReadingSettings,
@@ -47,9 +47,6 @@ from entangle_cli.records import (
     ScanSettings,
     row_key,
 )
-
-PEEKED_ROWS = 200
-"""Rows looked at before the start, to say what was recognised."""
 
 
 class Scan:
@@ -172,7 +169,9 @@ class Scan:
 
 
 @contextmanager
-def open_scan(model: str, data: str, settings: ScanSettings, ranks: Ranks | None = None) -> Iterator[Scan]:
+def open_scan(
+    model: str, data: str | Sequence[str], settings: ScanSettings, ranks: Ranks | None = None
+) -> Iterator[Scan]:
     """Open the data, load the checkpoint and find the rule of every parameter; nothing is measured yet.
 
     Args:
@@ -183,15 +182,17 @@ def open_scan(model: str, data: str, settings: ScanSettings, ranks: Ranks | None
         UsageError: a setting that does not fit the machine or the model.
     """
     check_dtype(settings.dtype)
+    refuse_swapped(str(model), named_data(data))
     source = open_source(data, settings.reading, settings.limit)
     pairs = pair_reader(source, settings.reading)
-    formats = _peeked_formats(source, pairs)
+    formats = peeked_formats(source, pairs, settings.reading)
     ranks = ranks or Ranks()
     device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
     with quiet_libraries():
         checkpoint = load_checkpoint(model, settings.dtype, device, settings.loading, settings.device_map)
         pattern = settings.parameters or default_parameters(checkpoint)
-        settings = replace(settings, parameters=pattern)
+        max_length = resolved_length(settings.max_length, checkpoint.context)
+        settings = replace(settings, parameters=pattern, max_length=max_length)
         parameters = select_parameters(checkpoint, pattern)
         groups = parameter_groups(checkpoint.model, parameters) if settings.layers else None
         with (
@@ -231,30 +232,10 @@ def _plan(
         dtype=settings.dtype,
         checkpoint_warnings=dict(checkpoint.warnings),
         batch_tokens=ranks.lowest(budget),
+        max_length=None if settings.max_length is None else int(settings.max_length),
+        context=checkpoint.context,
         num_processes=ranks.size,
     )
-
-
-def _peeked_formats(source: RowSource, pairs: PairReader) -> tuple[str, ...]:
-    """Formats of the first rows, in order of appearance."""
-    formats: dict[str, None] = {}
-    first_problem = ""
-    holds_pair = False
-    for row in islice(source.rows(), PEEKED_ROWS):
-        for result in pairs.read(row):
-            if isinstance(result, SkippedRow):
-                first_problem = first_problem or f"{place_of(result, source)}: {result.detail}"
-                holds_pair = holds_pair or result.holds_pair
-            else:
-                formats[result.format] = None
-    if not formats and not holds_pair:
-        raise DataError(
-            f"{source.location}: no preference pair in the first {min(source.num_rows, PEEKED_ROWS)} rows; "
-            f"{first_problem}",
-            'rows with "chosen" and "rejected", and a "prompt" unless the two start with it',
-            "name the columns with --map, such as --map chosen=COLUMN, or convert the data to TRL's preference format",
-        )
-    return tuple(formats)
 
 
 def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
@@ -272,8 +253,15 @@ def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings)
     }
     if settings.loading.attn_implementation:
         further["attn_implementation"] = settings.loading.attn_implementation
-    if settings.until_decided:
-        further["until_decided"] = list(settings.until_decided)
+    if checkpoint.template_date is not None:
+        further["template_date"] = checkpoint.template_date
+    if settings.until_decided is not None:
+        stop = settings.until_decided
+        further["until_decided"] = {
+            "rules": list(stop.rules),
+            "confidence": stop.confidence,
+            "loss": asdict(settings.loss),
+        }
     return {
         "model": dict(checkpoint.identity),
         "data": reader.identity,

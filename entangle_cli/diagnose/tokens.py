@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from math import sqrt
@@ -45,7 +45,7 @@ class TokenReport:
 
 def pair_tokens(
     model: str,
-    data: str,
+    data: str | Sequence[str],
     row: int,
     pair_in_row: int | None,
     settings: ScanSettings,

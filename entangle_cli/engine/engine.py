@@ -85,7 +85,7 @@ class Engine:
     def _results(self, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PassResult]:
         slow = {name: self._parameters[name] for name in self._parameters if name in self.plan.slow}
         if self.plan.whole_model_slow:
-            return [measure_responses(self._model, pairs, slow)]
+            return [measure_responses(self._model, pairs, slow, self._head.weight_VD.device)]
         watched = {id(parameter): name for name, parameter in self._parameters.items() if name not in slow}
         batch = make_batch(pairs, self._head.weight_VD.device)
         try:
@@ -96,7 +96,7 @@ class Engine:
             self.plan = self.plan.with_slow(unrecognised.functions)
             return self._results(pairs, recompute=recompute)
         if slow:
-            results.append(measure_responses(self._model, pairs, slow))
+            results.append(measure_responses(self._model, pairs, slow, self._head.weight_VD.device))
         return results
 
 

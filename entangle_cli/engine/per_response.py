@@ -26,10 +26,12 @@ def response_log_prob(model: nn.Module, response: TokenizedResponse) -> Tensor:
 
 
 def measure_responses(
-    model: nn.Module, pairs: Sequence[TokenizedPair], parameters: Mapping[str, nn.Parameter]
+    model: nn.Module, pairs: Sequence[TokenizedPair], parameters: Mapping[str, nn.Parameter], device: torch.device
 ) -> PassResult:
     """Log-probs and products of `parameters` by autograd, each response alone and unpadded.
 
+    Args:
+        device: where the products meet; the parameters may be spread over several.
     Cost: a forward and a backward a response; memory of two gradients of `parameters`.
     """
     log_probs: list[list[float]] = [[], []]
@@ -42,7 +44,7 @@ def measure_responses(
                 log_probs[side].append(float(log_prob.detach()))
                 gradients.append(_gradients(log_prob, parameters))
             for name in parameters:
-                columns[name].append(_products(gradients[0][name], gradients[1][name]))
+                columns[name].append(_products(gradients[0][name], gradients[1][name]).to(device))
     return PassResult(
         torch.tensor(log_probs[0] + log_probs[1], dtype=torch.float64),
         {name: torch.stack(column, dim=1) for name, column in columns.items()},

@@ -61,6 +61,8 @@ def write_report_markdown(
     if summary["pairs"]:
         _print(stream, _movements(summary))
         _print(stream, _worst(worst))
+    if summary["data_sets"]:
+        _print(stream, _data_sets(summary["data_sets"]))
     if summary["layers"]:
         _print(stream, _layers(summary["layers"]))
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary["reasons"].items())
@@ -82,6 +84,18 @@ def _movements(summary: Mapping[str, Any]) -> Table:
     for name, share in summary["movements"].items():
         interval = "{:.1%} to {:.1%}".format(*share["interval"])
         table.add_row(name, f"{share['count']:,}", f"{share['rate']:.1%}", interval, MEANINGS[name][1])
+    if without := summary["without_movement"]:
+        rate = f"{without / summary['pairs']:.1%}"
+        table.add_row("none", f"{without:,}", rate, "", "the loss has no finite coefficients for these pairs")
+    return table
+
+
+def _data_sets(data_sets: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("data set", "rows", "pairs", *MEANINGS)
+    for found in data_sets:
+        rates = (share["rate"] for share in found["movements"].values())
+        cells = ("-" if rate is None else f"{rate:.1%}" for rate in rates)
+        table.add_row(Text(for_markdown(found["name"])), f"{found['rows']:,}", f"{found['pairs']:,}", *cells)
     return table
 
 

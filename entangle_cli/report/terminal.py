@@ -51,11 +51,20 @@ def plan_lines(plan: ScanPlan, estimate: ScanEstimate | None = None) -> Renderab
     )
     for name, reason in list(plan.slow_parameters.items())[:5]:
         table.add_row("  slow", Text(for_terminal(f"{name}: {reason}")))
+    table.add_row("length", Text(_length_words(plan)))
     dealt = f", dealt out to {plan.num_processes} processes" if plan.num_processes > 1 else ""
     table.add_row("batches", Text(f"up to {plan.batch_tokens:,} tokens, rows sorted by length{dealt}"))
     if estimate is not None:
         _add_estimate(table, plan, estimate)
     return table
+
+
+def _length_words(plan: ScanPlan) -> str:
+    """How long a pair's sequences may be, and why."""
+    if plan.max_length is None:
+        return "no limit (--max-length 0)"
+    words = f"up to {plan.max_length:,} tokens of prompt and answer (--max-length)"
+    return f"{words}, the model's context" if plan.max_length == plan.context else words
 
 
 def _add_estimate(table: Table, plan: ScanPlan, estimate: ScanEstimate) -> None:
@@ -103,6 +112,8 @@ def summary_report(
     if summary["pairs"]:
         parts += [_movement_heading(loss), _movement_table(summary), Text(), _cosine_lines(summary), Text()]
         parts += [_worst_heading(), _worst_table(worst), Text()]
+    if summary.get("data_sets"):
+        parts += [Text("Data sets", style="bold"), _data_set_table(summary["data_sets"]), Text()]
     if summary.get("layers"):
         parts += [_layers_heading(), _layer_table(summary["layers"]), Text()]
     if reasons := _reason_lines(summary, skipped):
@@ -147,11 +158,27 @@ def _movement_table(summary: Mapping[str, Any]) -> Table:
         interval = "" if share["interval"] is None else "{:.1%} to {:.1%}".format(*share["interval"])
         rate = "" if share["rate"] is None else f"{share['rate']:.1%}"
         table.add_row(Text(name, style=style), f"{share['count']:,}", rate, interval, Text(meaning, style="dim"))
+    if without := summary["without_movement"]:
+        meaning = "the loss has no finite coefficients for these pairs"
+        rate = f"{without / summary['pairs']:.1%}"
+        table.add_row(Text("none", style="dim"), f"{without:,}", rate, "", Text(meaning, style="dim"))
     uncertain = summary["uncertain"]
     if uncertain["count"]:
         meaning = "of the above: the sign is within the dtype's error"
         count, rate = f"{uncertain['count']:,}", f"{uncertain['rate']:.1%}"
         table.add_row("uncertain", count, rate, "", Text(meaning, style="dim"))
+    return table
+
+
+def _data_set_table(data_sets: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for heading in ("rows", "pairs", *MEANINGS):
+        table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
+    for found in data_sets:
+        rates = (share["rate"] for share in found["movements"].values())
+        cells = ("-" if rate is None else f"{rate:.1%}" for rate in rates)
+        table.add_row(for_terminal(found["name"]), f"{found['rows']:,}", f"{found['pairs']:,}", *cells)
     return table
 
 
@@ -255,10 +282,12 @@ def verdict_sentence(summary: Mapping[str, Any], loss: str) -> str:
     ]
     harms = " and ".join(f"{share:,} ({share / pairs:.1%}) {what}" for share, what in bad if share)
     basis = f"under {loss}, by pair-sgd (each pair alone, one small step)"
+    without = summary["without_movement"]
+    unknown = f"; for {without:,} the loss has no finite coefficients" if without else ""
     if not harms:
         still = f" ({count['still']:,} do not move)" if count["still"] else ""
-        return f"Verdict {basis}: none of {pairs:,} pairs pushes both probabilities the same way{still}."
-    return f"Verdict {basis}: of {pairs:,} pairs {harms}."
+        return f"Verdict {basis}: none of {pairs:,} pairs pushes both probabilities the same way{still}{unknown}."
+    return f"Verdict {basis}: of {pairs:,} pairs {harms}{unknown}."
 
 
 def verdict_lines(verdict: Any) -> RenderableType:

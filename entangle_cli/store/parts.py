@@ -24,6 +24,7 @@ TEXT_FIELDS = {
     "format",
     "file",
     "warnings",
+    "unread_columns",
     "unordered_id",
     "prompt_text",
     "chosen_text",

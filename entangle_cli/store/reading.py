@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 
 from entangle_cli.errors import RunError
-from entangle_cli.records import SCHEMA, PairRecord, Run
+from entangle_cli.records import SCHEMA, PairRecord, Run, Status
 from entangle_cli.store.files import damaged_file
 from entangle_cli.store.parts import (
     LAYER_NUMBERS,
@@ -28,29 +28,64 @@ from entangle_cli.store.parts import (
 RUNS_FOLDER = Path("entangle-runs")
 
 
-def newest_run(base: Path = RUNS_FOLDER) -> Path:
-    """The folder below `base` whose manifest was written last.
+def newest_run(base: Path = RUNS_FOLDER) -> tuple[Path, list[Path]]:
+    """The folder below `base` whose manifest was written last, of those that hold a measured pair.
 
+    Returns:
+        That folder, and the newer runs that were passed over because they hold none.
     Raises:
         RunError: there is none.
     """
-    manifests = sorted(base.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    if not manifests:
-        raise RunError(f"no run below {base}", "a run written by entangle scan", "scan first, or name the run's folder")
-    return manifests[-1].parent
+    found = _runs(base)
+    for place, folder in enumerate(found):
+        if _holds_pair(folder):
+            return folder, found[:place]
+    empty = f"; {len(found)} without a measured pair" if found else ""
+    raise RunError(
+        f"no run below {base}{empty}", "a run written by entangle scan", "scan first, or name the run's folder"
+    )
+
+
+def _runs(base: Path) -> list[Path]:
+    """The runs below a folder, the newest first."""
+    manifests = sorted(base.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in manifests]
+
+
+def _holds_pair(folder: Path) -> bool:
+    """Whether a run that can be read has a measured pair; a damaged one is the caller's to complain of."""
+    try:
+        parts = read_manifest(folder)["parts"]
+        tables = (read_part(folder / "pairs" / part["file"], ["status"]) for part in parts)
+        return any(Status.OK.value in table["status"].to_pylist() for table in tables)
+    except (RunError, OSError, pyarrow.ArrowException):
+        return True
+
+
+NUM_NAMED = 5
+
+
+def _not_a_run(folder: Path) -> RunError:
+    """What is said of a folder or a file that is no run, with those that are."""
+    known = [str(path) for path in _runs(RUNS_FOLDER)[:NUM_NAMED]]
+    remedy = f"name one of {', '.join(known)}" if known else "scan first: entangle scan MODEL DATA"
+    if folder.is_file():
+        return RunError(f"{folder}: a file, not a run", "a folder written by entangle scan", remedy)
+    what = "no manifest.json" if folder.is_dir() else "no such folder"
+    return RunError(f"{folder}: {what}", "a folder written by entangle scan", remedy)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run.
 
     Raises:
-        RunError: there is none, or it is none that this version reads.
+        RunError: no run there, or one that this version does not read.
     """
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: no manifest.json", "a folder written by entangle scan", "check the path") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _not_a_run(folder) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: {error}", "a manifest written by entangle scan", "scan again") from error
     version = str(manifest.get("schema_version", "")) if isinstance(manifest, dict) else ""

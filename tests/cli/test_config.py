@@ -24,7 +24,7 @@ def test_what_goes_before_what(entangle: Entangle, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("ENTANGLE_MAX_LENGTH", "200")
     assert entangle(*SCAN, "three").code == 0
     assert entangle(*SCAN, "four", "--max-length", "100").code == 0
-    assert [settings(run)["max_length"] for run in ("one", "two", "three", "four")] == [1024, 300, 200, 100]
+    assert [settings(run)["max_length"] for run in ("one", "two", "three", "four")] == [512, 300, 200, 100]
     assert settings("two")["seed"] == 5
 
 

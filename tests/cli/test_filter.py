@@ -109,7 +109,11 @@ def test_the_expected_shares_are_those_of_the_kept_rows(entangle: Entangle, tmp_
 def test_rows_that_a_run_did_not_see_are_told(entangle: Entangle, tmp_path: Path) -> None:
     WRITERS["a.jsonl"](tmp_path / "a.jsonl", ROWS)
     scanned(entangle, "a.jsonl", "--limit", "4")
-    outcome = entangle("filter", "run", "a.jsonl", "-o", "b.jsonl", *DROP)
+    refused = entangle("filter", "run", "a.jsonl", "-o", "b.jsonl", *DROP)
+    assert (refused.code, Path("b.jsonl").exists()) == (2, False)
+    assert "measured 4 of 8 rows" in refused.err
+    assert "--keep-unmeasured or --drop-unmeasured" in refused.err
+    outcome = entangle("filter", "run", "a.jsonl", "-o", "b.jsonl", *DROP, "--keep-unmeasured")
     assert "4 rows are not in the run" in outcome.out
     assert values("b.jsonl")[-4:] == ROWS[4:]
     assert entangle("filter", "run", "a.jsonl", "-o", "c.jsonl", *DROP, "--drop-unmeasured").code == 0

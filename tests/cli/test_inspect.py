@@ -99,7 +99,7 @@ def test_what_cannot_be_inspected(entangle: Entangle, rows_file: Write) -> None:
     assert entangle("inspect", LONG, "--data-format", "orcaa").code == 2
     outcome = entangle("inspect", rows_file([{"text": "a"}]))
     assert outcome.code == 5
-    assert "no chosen and no rejected; columns: text" in outcome.out
+    assert "no column 'chosen' and no column 'rejected'; columns: text" in outcome.out
 
 
 def test_a_narrow_terminal_is_kept_to(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:

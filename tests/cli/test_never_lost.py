@@ -209,11 +209,11 @@ def test_reference_log_probs_of_a_known_pair_are_those_of_its_row(
 
 
 def test_runs_of_other_settings_are_not_known(entangle: Entangle) -> None:
-    assert entangle("scan", MODEL, LONG, "--limit", "3", "-q", "-o", "old", "--max-length", "512").code == 0
+    assert entangle("scan", MODEL, LONG, "--limit", "3", "-q", "-o", "old", "--max-length", "256").code == 0
     for words, message in (
         ((), "measured with another max_length"),
-        (("--max-length", "512", "--dtype", "float64"), "measured with another dtype"),
-        (("--max-length", "512", "--layers"), "measured with another layers"),
+        (("--max-length", "256", "--dtype", "float64"), "measured with another dtype"),
+        (("--max-length", "256", "--layers"), "measured with another layers"),
     ):
         outcome = entangle("scan", MODEL, LONG, "--known", "old", "-o", "new", *words)
         assert outcome.code == 2

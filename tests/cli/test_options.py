@@ -6,45 +6,49 @@ import typer.main
 
 from entangle_cli.cli.app import app
 
+READS_PAIRS = {
+    "MODEL", "DATA...", "--split", "--config-name", "--data-revision", "--data-format", "--map", "--ranked",
+    "--max-length", "--truncation", "--tokenizer", "--chat-template", "--template-date", "--model-revision",
+    "--base-model", "--attn-implementation", "--trust-remote-code", "--pickled-weights",
+}  # fmt: skip
+"""Of all commands that read pairs: a pair is the same tokens in each."""
+
 COMMON = {"--debug", "--help", "-h"}
 SURFACE = {
     "scan": {
-        "MODEL", "DATA", "--output", "-o", "--json", "--dtype", "--device", "--max-length", "--truncation", "--limit",
-        "--sample", "--seed", "--split", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
-        "--quiet", "-q", "--base-model", "--dry-run",
+        *READS_PAIRS, "--output", "-o", "--json", "--dtype", "--device", "--limit",
+        "--sample", "--seed", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
+        "--quiet", "-q", "--dry-run",
         "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
-        "--ref-model", "--unshared-cosine", "--data-format", "--map", "--ranked", "--config-name", "--data-revision",
-        "--checkpoints", "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights",
+        "--ref-model", "--unshared-cosine",
+        "--checkpoints",
         "--layers", "--include-text", "--known", "--deadline",
-        "--shard", "--until-decided", "--confidence", "--attn-implementation",
+        "--shard", "--until-decided", "--confidence",
     },
     "schema": set(),
     "merge": {"RUN ...", "--output", "-o"},
     "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
     "tokens": {
-        "MODEL", "DATA", "--pair", "--pair-in-row", "--format", "--json", "--npy", "--loss", "--beta", "--gamma",
-        "--loss-option", "--dtype", "--device", "--max-length", "--split", "--config-name", "--data-revision",
-        "--data-format", "--map", "--ranked", "--parameters", "--model-revision", "--base-model", "--chat-template",
-        "--trust-remote-code", "--pickled-weights", "--attn-implementation",
+        *READS_PAIRS, "--pair", "--pair-in-row", "--format", "--json", "--npy", "--loss", "--beta", "--gamma",
+        "--loss-option", "--dtype", "--device",
+        "--parameters",
     },
     "report": {"[RUN]", "--format", "--fail-if", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
     "forecast": {
-        "MODEL", "DATA", "--eval-data", "--eval-split", "--data-format", "--optimizer", "--lr", "--weight-decay",
+        *READS_PAIRS, "--eval-data", "--eval-split", "--optimizer", "--lr", "--weight-decay",
         "--state", "--max-grad-norm", "--batch-size", "--accumulate", "--verify", "--steps", "--ref-model",
         "--loss", "--beta", "--gamma", "--loss-option", "--json", "--dtype", "--device",
-         "--max-length", "--limit", "--sample", "--seed", "--split",
-        "--parameters", "--base-model", "--quiet", "-q", "--map", "--ranked", "--config-name", "--data-revision",
-        "--model-revision", "--chat-template", "--trust-remote-code", "--pickled-weights", "--attn-implementation",
+         "--limit", "--sample", "--seed",
+        "--parameters", "--quiet", "-q",
     },
     "inspect": {
-        "DATA", "--model", "--data-format", "--max-length", "--limit", "--split", "--json", "--map", "--ranked",
-        "--config-name", "--data-revision", "--model-revision", "--base-model", "--chat-template",
-        "--trust-remote-code", "--max-skipped",
+        *(READS_PAIRS - {"MODEL"}), "--model", "--limit", "--json",
+        "--max-skipped",
     },
     "filter": {
         "RUN", "DATA", "--output", "-o", "--drop", "--keep", "--keep-lowest", "--keep-highest", "--by",
-        "--drop-uncertain", "--drop-unmeasured", "--write-dropped", "--annotate", "--json", "--loss", "--beta",
-        "--gamma", "--loss-option",
+        "--drop-uncertain", "--drop-unmeasured", "--keep-unmeasured", "--write-dropped", "--annotate", "--json",
+        "--loss", "--beta", "--gamma", "--loss-option",
     },
     "gate": {
         "[RUN]", "--fail-if", "--baseline", "--only-new", "--ignore-file", "--min-pairs",

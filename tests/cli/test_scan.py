@@ -280,11 +280,13 @@ def test_bad_rows_are_counted_and_listed_with_their_lines(entangle: Entangle, ro
     outcome = entangle("scan", MODEL, rows_file(ROWS), "--max-length", "64", "-o", "run", "--json", "run.json")
     assert outcome.code == 0
     pairs = json.loads(Path("run.json").read_text())["pairs"]
-    reasons = [None, "malformed", "null", "empty", "identical", "prompt_too_long", "malformed"]
+    reasons = [None, "malformed", "null", None, "identical", "prompt_too_long", "malformed"]
     assert [pair["reason"] for pair in pairs] == reasons
     assert [pair["line"] for pair in pairs] == list(range(1, 8))
     assert "line 2: malformed: broken JSON" in outcome.out
-    assert all(pair["cosine"] is None and pair["chosen_tokens"] is None for pair in pairs[1:])
+    assert all(pair["cosine"] is None and pair["chosen_tokens"] is None for pair in pairs if pair["reason"])
+    # An empty answer is its end-of-sequence token alone, as in TRL.
+    assert (pairs[3]["warnings"], pairs[3]["status"]) == ("W-EMPTY-ANSWER", "ok")
 
 
 def test_strict_ends_at_the_first_bad_row(entangle: Entangle, rows_file: RowsFile) -> None:
@@ -353,8 +355,14 @@ def test_settings_that_cannot_be_used(entangle: Entangle, words: tuple[str, ...]
 
 
 def test_usage_errors_of_the_parser_exit_with_2(entangle: Entangle) -> None:
-    for words in ((), ("scan",), ("scan", MODEL, LONG, "--dtype", "float16"), ("unknown",)):
+    for words in (("scan",), ("scan", MODEL, LONG, "--dtype", "float16"), ("unknown",)):
         assert entangle(*words).code == 2
+
+
+def test_without_a_word_there_is_help(entangle: Entangle) -> None:
+    outcome = entangle()
+    assert outcome.code == 0
+    assert outcome.out.startswith("Usage: entangle ")
 
 
 def test_the_default_folder_is_found_again(entangle: Entangle) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from entangle_cli.analysis import sequential
 from entangle_cli.analysis.sequential import decide
-from entangle_cli.cli import until_decided
+from entangle_cli.diagnose import until_decided
 from entangle_cli.diagnose.measurer import Measurer
 from tests.cli.conftest import LONG, MODEL, Entangle
 

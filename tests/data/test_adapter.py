@@ -166,3 +166,68 @@ def test_prompt_tuning_is_refused_by_its_kind(base: Path, tmp_path: Path) -> Non
     adapted.save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match="adds tokens instead of layers"):
         load(tmp_path / "adapter", base_model=str(base))
+
+
+def with_more_tokens(base: Path, folder: Path, *, saves_embeddings: bool) -> Path:
+    """An adapter trained with two tokens more than its base has, saved with their tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens(["<extra>", "<more>"])
+    with quiet_libraries():
+        model = load_checkpoint(str(base), "float32", torch.device("cpu")).model
+        model.resize_token_embeddings(len(tokenizer))
+    saved = ["embed_tokens", "lm_head"] if saves_embeddings else None
+    config = peft.LoraConfig(r=3, task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=saved)
+    adapted = peft.get_peft_model(model, config)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(base)}))
+    return folder
+
+
+@pytest.mark.parametrize("saves_embeddings", [True, False])
+def test_a_resized_vocabulary_is_the_adapters_tokenizers(saves_embeddings: bool, base: Path, tmp_path: Path) -> None:
+    folder = with_more_tokens(base, tmp_path / "adapter", saves_embeddings=saves_embeddings)
+    with quiet_libraries():
+        checkpoint = load_checkpoint(str(folder), "float32", torch.device("cpu"))
+        theirs = peft.AutoPeftModelForCausalLM.from_pretrained(str(folder)).eval()
+    assert checkpoint.model.get_input_embeddings().weight.shape[0] == len(checkpoint.tokenizer)
+    # Rows that the adapter does not hold are made up, and that is said.
+    assert ("W-RESIZED" in checkpoint.warnings) == (not saves_embeddings)
+    if saves_embeddings:
+        ids = torch.tensor([[1, 5, len(checkpoint.tokenizer) - 1, 7]])
+        with torch.no_grad():
+            logits = checkpoint.model(input_ids=ids).logits
+            assert torch.allclose(logits, theirs(input_ids=ids).logits, atol=1e-5)
+
+
+def test_made_up_rows_are_the_same_in_every_scan(base: Path, tmp_path: Path) -> None:
+    folder = with_more_tokens(base, tmp_path / "adapter", saves_embeddings=False)
+    with quiet_libraries():
+        tables = [
+            load_checkpoint(str(folder), "float32", torch.device("cpu")).model.get_output_embeddings().weight
+            for _ in range(2)
+        ]
+    assert torch.equal(*tables)
+
+
+def test_weights_that_no_layer_takes_are_said(base: Path, tmp_path: Path) -> None:
+    folder = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    with quiet_libraries():
+        assert "W-IGNORED-WEIGHTS" not in load_checkpoint(str(folder), "float32", torch.device("cpu")).warnings
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = next(iter(weights))
+    weights[name.replace("layers.0", "layers.7")] = weights[name].clone()
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with quiet_libraries():
+        warnings = load_checkpoint(str(folder), "float32", torch.device("cpu")).warnings
+    assert warnings["W-IGNORED-WEIGHTS"].startswith("1 weight in the files is not used by the model")
+
+
+def test_a_base_that_was_moved_is_named_with_the_option(base: Path, tmp_path: Path) -> None:
+    folder = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/gone/base"}))
+    with pytest.raises(ModelError, match=r"its base /gone/base was not found[\s\S]*--base-model FOLDER"):
+        load_checkpoint(str(folder), "float32", torch.device("cpu"))

@@ -138,7 +138,7 @@ def test_a_hub_name_is_asked_for_and_its_absence_explained() -> None:
 
 
 def test_a_file_is_no_checkpoint(saved: Path) -> None:
-    assert refusal(saved / "config.json").endswith("config.json: no such folder")
+    assert refusal(saved / "config.json").endswith("config.json: a file, not a checkpoint folder")
 
 
 def test_a_folder_without_a_config_is_refused(copied: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_folder_without_a_config_is_refused(copied: Path) -> None:
 @pytest.mark.parametrize("content", ["{broken", "{}", "[]", '{"model_type": "no-such-type"}'])
 def test_a_config_that_says_nothing_is_refused(content: str, copied: Path) -> None:
     (copied / "config.json").write_text(content)
-    assert f"{copied}: the checkpoint cannot be loaded: " in refusal(copied)
+    assert f"{copied}: the config cannot be loaded: " in refusal(copied)
 
 
 def test_code_of_the_checkpoint_is_not_run(
@@ -194,12 +194,12 @@ def test_an_encoder_decoder_is_refused_without_its_architecture(tmp_path: Path) 
 
 def test_a_missing_weight_is_refused_by_name(copied: Path) -> None:
     change_weights(copied, lambda weights: weights.pop(WEIGHT))
-    assert refusal(copied) == f"{copied}: 1 weights are missing or of another shape, the first {WEIGHT}"
+    assert refusal(copied) == f"{copied}: missing or of another shape: 1 weight, the first {WEIGHT}"
 
 
 def test_a_weight_of_another_shape_is_refused_by_name(copied: Path) -> None:
     change_weights(copied, lambda weights: weights.update({WEIGHT: weights[WEIGHT][:5].contiguous()}))
-    assert refusal(copied) == f"{copied}: 1 weights are missing or of another shape, the first {WEIGHT}"
+    assert refusal(copied) == f"{copied}: missing or of another shape: 1 weight, the first {WEIGHT}"
 
 
 def test_a_tied_head_is_not_missing(tmp_path: Path) -> None:
@@ -335,8 +335,9 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(content: str | None, copied
     if content is None:
         (copied / "tokenizer.json").unlink()
         (copied / "tokenizer_config.json").unlink()
-    else:
-        (copied / "tokenizer.json").write_text(content)
+        assert f"{copied}: no tokenizer files" in refusal(copied)
+        return
+    (copied / "tokenizer.json").write_text(content)
     assert f"{copied}: the tokenizer cannot be loaded: " in refusal(copied)
 
 

@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from entangle_cli.data import hub
-from entangle_cli.data.checkpoint import load_tokenizer
 from entangle_cli.data.sources import open_source
+from entangle_cli.data.tokenizer import tokenizer_of_model
 from entangle_cli.errors import DataError, ModelError
 from tests.data.fake_hub import COMMIT, fake_hub
 
@@ -183,4 +183,4 @@ def test_what_looks_like_a_path_is_never_asked_for(name: str, monkeypatch: pytes
         open_source(name)
     if not name.startswith("team/a."):
         with pytest.raises(ModelError, match="no such folder"):
-            load_tokenizer(name)
+            tokenizer_of_model(name)

@@ -187,20 +187,17 @@ CHAT: Row = SIGNATURES["conversational"][0]
 
 MIXED = "; all must be strings, or all lists of messages"
 
-HINT = "--map says which is which"
-
 SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
     "null chosen": ({**STANDARD, "chosen": None}, "null", '"chosen" is null', True),
     "null rejected": ({**CHAT, "rejected": None}, "null", '"rejected" is null', True),
     "both null": ({"chosen": None, "rejected": None}, "null", '"chosen" is null', True),
-    "empty string": ({**STANDARD, "chosen": ""}, "empty", '"chosen" is empty', True),
-    "empty string, implicit": ({"chosen": "a", "rejected": ""}, "empty", '"rejected" is empty', True),
-    "no messages": ({**CHAT, "rejected": []}, "empty", '"rejected" is empty', True),
-    "empty content": ({**CHAT, "chosen": [assistant("")]}, "empty", '"chosen" is empty', True),
-    "null content": ({**CHAT, "chosen": [assistant(None)]}, "empty", '"chosen" is empty', True),
-    "no content": ({**CHAT, "chosen": [{"role": "assistant"}]}, "empty", '"chosen" is empty', True),
-    "no blocks": ({**CHAT, "chosen": [assistant([])]}, "empty", '"chosen" is empty', True),
-    "no calls": ({**CHAT, "chosen": [{**CALL, "tool_calls": []}]}, "empty", '"chosen" is empty', True),
+    "empty string, implicit": (
+        {"chosen": "a", "rejected": ""},
+        "empty",
+        '"rejected" is empty, and TRL does not take it',
+        True,
+    ),
+    "no messages": ({**CHAT, "rejected": []}, "empty", '"rejected" is empty, and TRL does not take it', True),
     "identical": ({**STANDARD, "chosen": "5"}, "identical", "the two answers are the same", True),
     "identical, implicit": ({"chosen": "ab", "rejected": "ab"}, "identical", "the two answers are the same", True),
     "identical messages": (
@@ -214,17 +211,17 @@ SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
     "null": (None, "malformed", "a null where an object was expected", False),
     "a number": (1.5, "malformed", "a number where an object was expected", False),
     "a boolean": (True, "malformed", "a boolean where an object was expected", False),
-    "no columns": ({}, "malformed", f"no chosen and no rejected; columns: none; {HINT}", False),
+    "no columns": ({}, "malformed", "no column 'chosen' and no column 'rejected'; columns: none", False),
     "no rejected": (
         {"chosen": "a", "question": "q"},
         "malformed",
-        "no rejected; columns: chosen, question; --map says which is which",
+        "no column 'rejected'; columns: chosen, question",
         False,
     ),
     "other names": (
         {"accepted": "a"},
         "malformed",
-        "no chosen and no rejected; columns: accepted; --map says which is which",
+        "no column 'chosen' and no column 'rejected'; columns: accepted",
         False,
     ),
     "KTO": (
@@ -261,22 +258,16 @@ SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
         True,
     ),
     "numbers": ({"chosen": 4, "rejected": 5.0}, "malformed", f'"chosen" a number, "rejected" a number{MIXED}', True),
-    "single messages": (
-        {"prompt": [user("q")], "chosen": assistant("a"), "rejected": assistant("b")},
+    "one conversation": (
+        {"messages": [user("q"), assistant("a")]},
         "malformed",
-        f'"prompt" is a list, "chosen" a object, "rejected" a object{MIXED}',
-        True,
+        "one conversation and no rejected answer: supervised training data, not pairs",
+        False,
     ),
     "strings for messages": (
         {**CHAT, "chosen": ["4"]},
         "malformed",
-        '"chosen" holds something that is no message with a role',
-        True,
-    ),
-    "sharegpt messages": (
-        {**CHAT, "prompt": [{"from": "human", "value": "q"}]},
-        "malformed",
-        '"prompt" holds something that is no message with a role',
+        "a list of texts where messages were expected; --map takes one by COLUMN.0",
         True,
     ),
     "a role that is no text": (
@@ -319,6 +310,21 @@ SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
         True,
     ),
 }
+
+
+EMPTY: dict[str, Row] = {
+    "string": {**STANDARD, "chosen": ""},
+    "content": {**CHAT, "chosen": [assistant("")]},
+    "null content": {**CHAT, "chosen": [assistant(None)]},
+    "no content": {**CHAT, "chosen": [{"role": "assistant"}]},
+    "no blocks": {**CHAT, "chosen": [assistant([])]},
+    "no calls": {**CHAT, "chosen": [{**CALL, "tool_calls": []}]},
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_answer_is_a_pair_as_in_trl_and_is_said(name: str) -> None:
+    assert pair_of(EMPTY[name]).warnings == ("W-EMPTY-ANSWER",)
 
 
 @pytest.mark.parametrize("name", SKIPPED)

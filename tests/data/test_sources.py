@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entangle_cli.data import text_files
+from entangle_cli.data import json_text
 from entangle_cli.data.pairs import PairReader
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
@@ -99,7 +99,7 @@ KINDS = {
     "a.jsonl": "JSON lines",
     "a.NDJSON": "JSON lines",
     "a.json": "JSON array",
-    "wrapped.json": "JSON array",
+    "wrapped.json": "JSON, wrapped",
     "lines.json": "JSON lines",
     "a.csv": "CSV",
     "a.tsv": "CSV",
@@ -108,7 +108,7 @@ KINDS = {
     "stream.arrow": "Arrow",
     "a.jsonl.gz": "JSON lines",
     "a.json.bz2": "JSON array",
-    "wrapped.json.gz": "JSON array",
+    "wrapped.json.gz": "JSON, wrapped",
     "a.JSONL.xz": "JSON lines",
     "a.jsonl.zst": "JSON lines",
     "saved": "saved data set",
@@ -373,7 +373,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "two arrays": ("a.json", b"[{}] [{}]", "more behind the array"),
     "no comma": ("a.json", b'[{"a": 1}\n{"a": 2}]', "line 2: ',' was expected"),
     "open quote": ("a.csv", b'chosen,rejected\na,b\n"c,d\ne,f\n', "unexpected end of data"),
-    "two lists": ("a.json", b'{\n"train": [{}],\n"test": [{}]}', "one JSON object with the keys train, test"),
+    "two lists": ("a.json", b'{\n"train": [{}],\n"test": [{}]}', "several splits and none chosen"),
     "no arrow": ("a.arrow", b"ARROW1 nothing of the kind", "Arrow"),
 }
 
@@ -541,8 +541,8 @@ def test_an_array_is_read_the_same_in_pieces_of_any_size(
 ) -> None:
     rows = [{"a": "x" * 30, "b": [1.5, -12, 1e30, None, "]"]}, 1234567, "é🙂", {"c": {}}, [[]], -3.25]
     (tmp_path / "a.json").write_text(f" \n{json.dumps(rows, ensure_ascii=False)}\n ")
-    monkeypatch.setattr(text_files, "READ_BYTES", size)
-    assert [value for _, value in text_files.array_elements((tmp_path / "a.json").open())] == rows
+    monkeypatch.setattr(json_text, "READ_BYTES", size)
+    assert [element.value for element in json_text.array_elements((tmp_path / "a.json").open())] == rows
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.parquet", "a.arrow"])

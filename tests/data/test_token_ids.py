@@ -63,7 +63,7 @@ def test_they_are_cut_as_texts_are() -> None:
     assert kept.pair.rejected == TokenizedResponse((5, 6, 7, 9, 10), 3, truncated=True)
     end = tokenized(BY_PROMPT, max_length=5, truncation=Truncation.KEEP_END)
     assert isinstance(end, TokenizedRow)
-    assert end.pair.rejected == TokenizedResponse((6, 7, 9, 10, 2), 2, truncated=True)
+    assert end.pair.rejected == TokenizedResponse((6, 7, 9, 10, 2), 2, truncated=False)
     too_long = tokenized(BY_PROMPT, max_length=3)
     assert isinstance(too_long, SkippedRow)
     assert too_long.reason == "prompt_too_long"

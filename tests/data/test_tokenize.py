@@ -166,7 +166,23 @@ def test_keep_end_cuts_the_start_of_each_response_on_its_own(limit: int) -> None
     assert (pair.chosen.first_scored, pair.rejected.first_scored) == starts[limit]
     assert pair.chosen.ids == whole.chosen.ids[-limit:]
     assert pair.rejected.ids == whole.rejected.ids[-limit:]
-    assert (pair.chosen.truncated, pair.rejected.truncated) == (limit < 6, limit < 8)
+    # An answer is truncated where one of its own tokens is not scored, not where the prompt alone was cut.
+    assert (pair.chosen.truncated, pair.rejected.truncated) == (limit < 3, limit < 5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "prompt_tokens", "warnings"),
+    [
+        (4, 0, ("W-TRUNCATED", "W-PROMPT-TRUNCATED")),
+        (5, 1, ("W-PROMPT-TRUNCATED",)),
+        (7, 3, ("W-PROMPT-TRUNCATED",)),
+        (8, 4, ()),
+    ],
+)
+def test_keep_end_says_what_is_scored(limit: int, prompt_tokens: int, warnings: tuple[str, ...]) -> None:
+    """A prompt of 4 tokens, answers of 2 and 4: the longer sequence decides how much of the prompt both keep."""
+    found = tokenized(texts(words(4), " sky", " is the is"), TokenSettings(limit, Truncation.KEEP_END))
+    assert (found.prompt_tokens, found.warnings) == (prompt_tokens, warnings)
 
 
 def test_keep_end_drops_no_long_prompt() -> None:
@@ -305,5 +321,9 @@ def test_cuts_keep_what_they_promise(
         assert list(full.ids) == ids
         kept = ids if limit is None else ids[:limit] if truncation is Truncation.KEEP_START else ids[-limit:]
         assert list(response.ids) == kept
-        assert response.truncated == (len(kept) < len(ids))
+        scored = len(ids) - full.first_scored
+        assert response.truncated == (response.num_scored < scored)
+        assert response.num_scored == min(scored, len(kept) - 1 if truncation is Truncation.KEEP_END else scored) or (
+            truncation is Truncation.KEEP_START and response.num_scored == len(kept) - response.first_scored
+        )
         assert 1 <= response.first_scored < len(kept)

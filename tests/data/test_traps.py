@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
 from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
+from entangle_cli.data.traps import question_message
 from tests.data.reading import only_pair
 from tests.data.tokenizers import small_tokenizer
 
@@ -88,3 +90,69 @@ def test_rows_that_are_identical_without_a_cut_are_not_blamed_on_it() -> None:
     found = only_pair(RawRow(0, {**PAIR, "rejected": PAIR["chosen"]}))
     assert isinstance(found, SkippedRow)
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({**PAIR, "chosen": ""}, ("W-EMPTY-ANSWER",)),
+        ({**PAIR, "chosen": " \n"}, ("W-BLANK-ANSWER",)),
+        ({**PAIR, "prompt": "The owl is awake", "chosen": "The owl is awake now", "rejected": "The owl is awake no"},
+         ("W-PROMPT-REPEATED",)),
+        ({**PAIR, "prompt": "Hi", "chosen": "Hi there", "rejected": "Hi you"}, ()),
+        ({**CHAT, "chosen": CHAT["prompt"] + CHAT["chosen"], "rejected": CHAT["prompt"] + CHAT["rejected"]},
+         ("W-PROMPT-REPEATED",)),
+        # The answer's own first message explains what the template writes before it.
+        ({**CHAT, "rejected": [{"role": "user", "content": "No."}]}, ("W-ANSWER-ROLE",)),
+        ({**PAIR, "prompt": "<s>The owl is"}, ()),
+        ({**PAIR, "chosen": " awake<|im_end|>\n"}, ("W-EOS-DOUBLED",)),
+        ({**PAIR, "chosen": "[{'role': 'assistant', 'content': 'Yes'}]"}, ("W-MESSAGES-AS-TEXT",)),
+        ({**PAIR, "chosen": json.dumps([{"role": "assistant", "content": "Yes"}])}, ("W-MESSAGES-AS-TEXT",)),
+        ({"trajectory": [{"from": "user", "value": "2+2?"}], "chosen": "4", "rejected": "5"},
+         ("W-QUESTION-UNUSED", "W-PROMPT-EMPTY")),
+        ({**PAIR, "initial_reason_steps": "Step 1:"}, ("W-QUESTION-UNUSED",)),
+        ({"messages": CHAT["prompt"], "chosen": "Same 4", "rejected": "Same 5"}, ("W-QUESTION-UNUSED",)),
+    ],
+)  # fmt: skip
+def test_what_users_meet_again_and_again(row: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert codes(row) == expected
+
+
+def test_a_tokenizer_that_adds_its_own_tokens_doubles_them() -> None:
+    pair = only_pair(RawRow(0, {**PAIR, "prompt": "<s>The owl is"}, 1))
+    assert isinstance(pair, PreferencePair)
+    tokens = tokenize_pair(pair, small_tokenizer(with_bos=True), TokenSettings(None))
+    assert isinstance(tokens, TokenizedRow)
+    assert tokens.pair.chosen.ids[0] == tokens.pair.chosen.ids[1]
+    assert "W-BOS-DOUBLED" in tokens.warnings
+
+
+def test_the_unread_column_is_named_with_what_reads_it() -> None:
+    pair = only_pair(RawRow(0, {"messages": CHAT["prompt"], "chosen": "4", "rejected": "5"}, 1))
+    assert isinstance(pair, PreferencePair)
+    assert pair.unread_columns == ("messages",)
+    assert question_message(["messages"]).endswith("messages; --data-format turns reads it")
+    assert question_message(["instruction", "input"]).endswith("input, instruction; --data-format alpaca reads it")
+    assert question_message(["query"]).endswith("query; --map prompt=COLUMN with the other two reads it")
+
+
+def test_sequences_beyond_the_context_are_said() -> None:
+    pair = only_pair(RawRow(0, PAIR, 1))
+    assert isinstance(pair, PreferencePair)
+    lengths = tokenize_pair(pair, small_tokenizer(), TokenSettings(None))
+    assert isinstance(lengths, TokenizedRow)
+    longest = max(len(side.ids) for side in (lengths.pair.chosen, lengths.pair.rejected))
+    for context, expected in ((longest, ()), (longest - 1, ("W-CONTEXT",))):
+        found = tokenize_pair(pair, small_tokenizer(), TokenSettings(None, context=context))
+        assert isinstance(found, TokenizedRow)
+        assert found.warnings == expected
+
+
+def test_half_an_emoji_is_called_so() -> None:
+    for row in ({**PAIR, "chosen": " hi \ud83d"}, {**CHAT, "chosen": [{"role": "assistant", "content": "hi \ud83d"}]}):
+        pair = only_pair(RawRow(0, row, 1))
+        assert isinstance(pair, PreferencePair)
+        found = tokenize_pair(pair, small_tokenizer(), TokenSettings(None))
+        assert isinstance(found, SkippedRow)
+        assert "half an emoji" in found.detail
+        assert "\\ud83d alone is no text" in found.detail

@@ -271,8 +271,12 @@ def test_the_same_tokens_are_scored_with_the_same_log_probs(compared: Compared) 
         pair = compared.trl.pairs[record.index]
         assert record.chosen_tokens == pair.chosen.num_scored
         assert record.rejected_tokens == pair.rejected.num_scored
-        assert record.chosen_truncated == (len(pair.chosen.ids) < len(pair.prompt_ids) + len(pair.chosen_ids))
-        assert record.rejected_truncated == (len(pair.rejected.ids) < len(pair.prompt_ids) + len(pair.rejected_ids))
+        # Without a prompt nothing predicts the first token, whether it is cut or not.
+        unscored = 0 if pair.prompt_ids else 1
+        assert record.chosen_truncated == (pair.chosen.num_scored < len(pair.chosen_ids) - unscored)
+        assert record.rejected_truncated == (pair.rejected.num_scored < len(pair.rejected_ids) - unscored)
+        kept = [len(side.ids) - side.num_scored for side in (pair.chosen, pair.rejected)]
+        assert record.prompt_tokens == min(kept) or (record.prompt_tokens, min(kept)) == (0, 1)
         assert record.chosen_log_prob == pytest.approx(pair.chosen.log_prob, rel=1e-5, abs=1e-5)
         assert record.rejected_log_prob == pytest.approx(pair.rejected.log_prob, rel=1e-5, abs=1e-5)
 

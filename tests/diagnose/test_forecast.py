@@ -308,13 +308,14 @@ def test_pairs_that_the_loss_does_not_weigh_are_named_and_take_no_part(tmp_path:
     path = tmp_path / "rows.jsonl"
     known = {"ref_chosen_logps": -20.0, "ref_rejected_logps": -21.0}
     far = {"ref_chosen_logps": 1000.0, "ref_rejected_logps": -21.0}
+    # A row without reference log-probs has this checkpoint as its reference, and takes part.
     rows = [{**ROWS[0], **known}, ROWS[1], {**ROWS[2], **known}, {**ROWS[3], **far}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = replace(SETTINGS, loss=LossSettings("forward_kl"))
     with TrueFloat64(), open_forecast(str(MODEL), path, None, settings, STEP) as ready:
         result = ready.run(lambda _: None)
-    assert [record.index for record in result.training.pairs.records] == [0, 2]
-    assert [(record.index, record.reason) for record in result.unused] == [(1, "loss_undefined"), (3, "loss_undefined")]
+    assert [record.index for record in result.training.pairs.records] == [0, 1, 2]
+    assert [(record.index, record.reason) for record in result.unused] == [(3, "loss_undefined")]
     assert np.isfinite(result.training.changes["optimizer"]).all()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_stored_rows_are_plain_parquet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_until_files_are_whole(number: signal.Signals) -> None:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    before = {kind: signal.signal(kind, signal.default_int_handler) for kind in (signal.SIGTERM, signal.SIGINT)}
     reached = []
 
     def write() -> None:
@@ -118,7 +120,8 @@ def test_a_signal_waits_until_files_are_whole(number: signal.Signals) -> None:
         assert reached
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @pytest.mark.parametrize("second", [[1], [2, 2]])
@@ -163,5 +166,14 @@ def test_the_newest_run_is_the_one_written_last(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run below"):
         newest_run(tmp_path)
     for name in ("b", "a"):
-        RunWriter.open(tmp_path / name, IDENTITY, ABOUT)
-    assert newest_run(tmp_path).name == "a"
+        with RunWriter.open(tmp_path / name, IDENTITY, ABOUT) as writer:
+            writer.add([record(0)])
+    assert newest_run(tmp_path) == (tmp_path / "a", [])
+    # A run that measured nothing, such as one under a wrong --map, is nobody's newest one.
+    with RunWriter.open(tmp_path / "c", IDENTITY, ABOUT) as writer:
+        writer.add([replace(record(0), status="skipped")])
+    assert newest_run(tmp_path) == (tmp_path / "a", [tmp_path / "c"])
+    with RunWriter.open(tmp_path / "alone" / "c", IDENTITY, ABOUT) as writer:
+        writer.add([replace(record(0), status="skipped")])
+    with pytest.raises(RunError, match="1 without a measured pair"):
+        newest_run(tmp_path / "alone")

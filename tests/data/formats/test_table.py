@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entangle_cli.data.formats import FORMATS, recognised
+from entangle_cli.data.formats.table import FORMATS, recognised
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
 from entangle_cli.errors import UsageError
@@ -17,6 +17,9 @@ from tests.data.reading import only_pair
 USER, GOOD, BAD = (
     {"role": role, "content": text} for role, text in (("user", "2+2?"), ("assistant", "4"), ("assistant", "5"))
 )
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}]}
 
 ROWS: dict[str, tuple[dict[str, Any], tuple[Any, Any, Any]]] = {
     "ultrafeedback": (
@@ -121,6 +124,105 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[Any, Any, Any]]] = {
 }
 
 
+ROWS |= {
+    "ms-swift, a rejected response": (
+        {"messages": [SYSTEM, USER, GOOD], "rejected_response": "5"},
+        ([SYSTEM, USER], [GOOD], [BAD]),
+    ),
+    "ms-swift, rejected messages": (
+        {"messages": [USER, GOOD], "rejected_messages": [USER, BAD], "system": "Be brief."},
+        ([SYSTEM, USER], [GOOD], [BAD]),
+    ),
+    "ms-swift, tool calls are answered too": (
+        {"messages": [USER, CALL, {"role": "tool", "content": "4"}, GOOD], "rejected_response": [BAD]},
+        ([USER], [CALL, {"role": "tool", "content": "4"}, GOOD], [BAD]),
+    ),
+    "ms-swift, a query": (
+        {"query": "2+2?", "response": "4", "rejected_response": "5", "system": "Be brief.", "history": [["Hi", "Hey"]]},
+        (
+            [SYSTEM, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hey"}, USER],
+            [GOOD],
+            [BAD],
+        ),
+    ),
+    "ms-swift, an instruction": (
+        {"instruction": "Add.", "input": "2+2", "output": "4", "rejected_response": "5"},
+        ([{"role": "user", "content": "Add.\n2+2"}], [GOOD], [BAD]),
+    ),
+    "oumi": ({"messages": [USER], "chosen": [GOOD], "rejected": [BAD]}, ([USER], [GOOD], [BAD])),
+    "OpenRLHF, a list and texts": ({"prompt": [USER], "chosen": "4", "rejected": "5"}, ([USER], [GOOD], [BAD])),
+    "a text and objects": ({"prompt": "2+2?", "chosen": GOOD, "rejected": BAD}, ([USER], [GOOD], [BAD])),
+    "ShareGPT's words in TRL's columns": (
+        {
+            "prompt": [{"from": "human", "value": "2+2?"}],
+            "chosen": [{"from": "gpt", "value": "4"}],
+            "rejected": [{"from": "gpt", "value": "5"}],
+        },
+        ([USER], [GOOD], [BAD]),
+    ),
+    "torchtune": (
+        {"chosen_conversations": [USER, GOOD], "rejected_conversations": [USER, BAD]},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "webgpt": (
+        {
+            "question": {"dataset": "d", "id": "1", "full_text": "2+2?"},
+            "answer_0": "5",
+            "answer_1": "4",
+            "score_0": -0.5,
+            "score_1": 0.5,
+        },
+        ("2+2?", "4", "5"),
+    ),
+    "arena": (
+        {
+            "prompt": '["2+2?"]',
+            "response_a": '["5"]',
+            "response_b": '["4"]',
+            "winner_model_a": 0,
+            "winner_model_b": 1,
+            "winner_tie": 0,
+        },
+        ([USER], [GOOD], [BAD]),
+    ),
+    "arena-conversations": (
+        {"conversation_a": [USER, GOOD], "conversation_b": [USER, BAD], "winner": "model_a"},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "stack-exchange": (
+        {
+            "qid": 1,
+            "question": "2+2?",
+            "answers": [
+                {"text": "5", "pm_score": 0, "selected": False},
+                {"text": "4", "pm_score": 3, "selected": True},
+            ],
+        },
+        ("2+2?", "4", "5"),
+    ),
+    "ultrafeedback-raw": (
+        {
+            "instruction": "2+2?",
+            "completions": [
+                {"response": "5", "overall_score": 10.0, "fine-grained_score": 1.0},
+                {"response": "4", "overall_score": 8.0, "fine-grained_score": 4.5},
+            ],
+        },
+        ([USER], [GOOD], [BAD]),
+    ),
+    "ultrafeedback-raw without fine grains": (
+        {"instruction": "2+2?", "completions": [{"response": a, "overall_score": s} for a, s in (("5", 1), ("4", 2))]},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "output-list": ({"instruction": "2+2?", "input": "", "output": ["4", "5"]}, ([USER], [GOOD], [BAD])),
+    "several-rejected": ({"prompt": "2+2?", "chosen": "4", "rejected": ["5", "6"]}, ("2+2?", "4", "5")),
+    "helpsteer2-pointwise": (
+        {"prompt": "2+2?", "scored": [{"answer": "5", "helpfulness": 1}, {"answer": "4", "helpfulness": 4}]},
+        ("2+2?", "4", "5"),
+    ),
+}
+
+
 def read(row: Any) -> PreferencePair | SkippedRow:
     return only_pair(RawRow(index=0, line=1, value=row))
 
@@ -156,6 +258,16 @@ FORCED: dict[str, tuple[str, dict[str, Any], tuple[Any, Any, Any]]] = {
         "orca",
         {"system": "Be brief.", "question": "2+2?", "chosen": "4", "rejected": "5"},
         ([{"role": "system", "content": "Be brief."}, USER], [GOOD], [BAD]),
+    ),
+    "turns": (
+        "turns",
+        {"trajectory": [{"from": "user", "value": "2+2?"}], "chosen": "4", "rejected": "5"},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "step-dpo": (
+        "step-dpo",
+        {"prompt": "2+2?", "initial_reason_steps": "Step 1:", "chosen": " 4", "rejected": " 5"},
+        ("2+2?\nStep 1:", " 4", " 5"),
     ),
     "alpaca": (
         "alpaca",
@@ -243,7 +355,7 @@ def test_what_trl_takes_as_it_is_stays_as_it_is(row: dict[str, Any]) -> None:
         ("helpsteer2", {"preference_strength": 0}, "tie", "preferred alike"),
         ("helpsteer2", {"preference_strength": "two"}, "malformed", "where a number says"),
         ("helpsteer2", {"preference_strength": float("nan")}, "malformed", "where a number says"),
-        ("helpsteer2", {"preference_strength": 10**400}, "malformed", "do not hold what they should"),
+        ("helpsteer2", {"preference_strength": 10**400}, "malformed", "where a number says which answer is preferred"),
         ("helpsteer3", {"overall_preference": 0}, "tie", "preferred alike"),
         ("shp", {"labels": True}, "malformed", "not 0 or 1"),
         ("sharegpt", {"conversations": [{"from": "narrator", "value": "x"}]}, "malformed", "narrator"),
@@ -252,7 +364,6 @@ def test_what_trl_takes_as_it_is_stays_as_it_is(row: dict[str, Any]) -> None:
         ("summarize, posts", {"info": {}}, "malformed", "neither a post nor an article"),
         ("argilla", {"chosen_response": 4}, "malformed", '"chosen" a number'),
         ("pku", {"response_1": "5"}, "identical", "the same"),
-        ("shp", {"human_ref_A": ""}, "empty", '"chosen" is empty'),
         ("openai", {"images": ["a.png"]}, "malformed", "vision"),
     ],
 )

@@ -56,11 +56,18 @@ def test_what_is_no_ranking_has_a_reason(ranks: tuple[Any, ...]) -> None:
 
 
 def test_one_broken_answer_leaves_the_other_pairs() -> None:
-    row = {"prompt": "q", "answers": [{"answer": text, "rank": rank} for rank, text in enumerate(("a", "", "c"))]}
+    row = {"prompt": "q", "answers": [{"answer": text, "rank": rank} for rank, text in enumerate(("a", None, "c"))]}
     found = PairReader(ReadingSettings(ranked="all")).read(RawRow(0, row))
-    assert answers(found) == ["empty", ("a", "c"), "empty"]
+    assert answers(found) == ["null", ("a", "c"), "null"]
 
 
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(UsageError, match="--ranked worst"):
         PairReader(ReadingSettings(ranked="worst"))
+
+
+def test_rejected_answers_without_an_order_make_no_pair_with_each_other() -> None:
+    row = {"prompt": "q", "chosen": "a", "rejected": ["b", "c"]}
+    every = [("a", "b"), ("a", "c")]
+    for way, expected in (("best-worst", every[:1]), ("adjacent", every), ("all", every)):
+        assert answers(PairReader(ReadingSettings(ranked=way)).read(RawRow(0, row))) == expected

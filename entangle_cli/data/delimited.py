@@ -1,0 +1,154 @@
+"""Rows of CSV and TSV files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from entangle_cli.data.compression import opened_bytes, opened_text
+from entangle_cli.data.rows import FileSource, RawRow
+from entangle_cli.errors import DataError
+
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+OTHER_NAMES = {"\t": "rename it to .tsv", ",": "rename it to .csv"}
+OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row of cells, and the text that it was read from."""
+
+    line: int
+    """On which it begins, from 1."""
+    cells: list[str]
+    text: str
+    """Quotes and line ends as they stand."""
+
+
+class Delimited(FileSource):
+    """A CSV or TSV file with a header; a cell that holds a JSON list of messages is read as that list.
+
+    Attributes:
+        delimiter: between cells.
+    """
+
+    kind = "CSV"
+
+    def __init__(self, path: Path, delimiter: str) -> None:
+        super().__init__(path)
+        self.delimiter = delimiter
+        # The default limit of 128 KiB a cell is shorter than many answers.
+        csv.field_size_limit(sys.maxsize)
+        self._refuse_other_encodings()
+        try:
+            self._refuse_header()
+            self.num_rows = sum(1 for _ in self.rows())
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}: {error}",
+                "UTF-8 text",
+                f"convert it, if it is Latin-1: iconv -f LATIN1 -t UTF-8 {path.name} > utf8{path.suffix}",
+            ) from error
+        except csv.Error as error:
+            raise DataError(
+                f"{path}: {error}",
+                'one header line, and quotes that are closed and doubled within a cell: "he said ""hi"""',
+                "repair the file, or convert it to JSON lines",
+            ) from error
+
+    def _refuse_other_encodings(self) -> None:
+        with opened_bytes(self.path) as file:
+            start = file.read(2)
+        if start in UTF_16_MARKS:
+            raise DataError(
+                f"{self.path}: UTF-16 text, as spreadsheets save it",
+                "UTF-8 text",
+                f"convert it: iconv -f UTF-16 -t UTF-8 {self.path.name} > utf8{self.path.suffix}",
+            )
+
+    def _refuse_header(self) -> None:
+        """Refuse a column that is there twice, and another delimiter than the file's name says."""
+        header = next(self.records(), None)
+        if header is None:
+            return
+        if twice := [name for name, count in Counter(header.cells).items() if count > 1]:
+            raise DataError(
+                f"{self.path}: the column {twice[0]!r} is there twice", "one column of each name", "rename one of them"
+            )
+        if len(header.cells) > 1:
+            return
+        for other, name in OTHER_DELIMITERS.items():
+            if other in header.cells[0]:
+                raise DataError(
+                    f"{self.path}: columns separated by {name}",
+                    f"columns separated by {OTHER_DELIMITERS[self.delimiter]}",
+                    OTHER_NAMES.get(other, "save it with commas, or as JSON lines"),
+                )
+
+    def records(self) -> Iterator[Record]:
+        """The header and all rows; blank lines are no rows.
+
+        Raises:
+            csv.Error, UnicodeDecodeError: no table.
+        """
+        with opened_text(self.path, newline="") as file:
+            lines = _KeptLines(file)
+            reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+            end = 0
+            for cells in reader:
+                start, end = end + 1, reader.line_num
+                text = lines.taken()
+                if cells:
+                    yield Record(start, cells, text)
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows; the line is the one on which the row starts."""
+        records = self.records()
+        header = next(records, Record(1, [], "")).cells
+        for index, record in enumerate(records):
+            yield self._row(index, record.line, header, record.cells)
+
+    @staticmethod
+    def _row(index: int, line: int, header: list[str], cells: list[str]) -> RawRow:
+        if len(cells) > len(header):
+            return RawRow(index, None, line, f"{len(cells) - len(header)} more cells than the header has")
+        if missing := header[len(cells) :]:
+            return RawRow(index, None, line, f"no cell for {', '.join(missing)}")
+        return RawRow(index, {name: _messages_or_text(cell) for name, cell in zip(header, cells, strict=True)}, line)
+
+
+class _KeptLines:
+    """The lines of a file, kept until they are taken."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._lines: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            self._lines.append(line)
+            yield line
+
+    def taken(self) -> str:
+        """What was read since the last call."""
+        text = "".join(self._lines)
+        self._lines.clear()
+        return text
+
+
+def _messages_or_text(cell: str) -> Any:
+    """Only messages are parsed: an answer may be JSON itself."""
+    if not cell.lstrip().startswith("[{"):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    is_messages = all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value)
+    return value if is_messages else cell

@@ -1,0 +1,209 @@
+"""Rows of JSON files, by what a file holds and whatever its name: lines, an array, values, or one document."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from entangle_cli.data.compression import kind_suffix, opened_bytes, opened_text
+from entangle_cli.data.json_layouts import Layout, layout_of
+from entangle_cli.data.json_text import Element, Parser, array_elements, values
+from entangle_cli.data.rows import FileSource, RawRow
+from entangle_cli.errors import DataError
+
+LOOKED_AT_LINES = 20
+"""Lines among which a JSON object of its own tells JSON lines from a broken document."""
+
+LINES_SUFFIXES = (".jsonl", ".ndjson")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def _warnings(*, has_duplicate_key: bool) -> tuple[str, ...]:
+    return ("W-DUPLICATE-KEY",) if has_duplicate_key else ()
+
+
+class JsonLines(FileSource):
+    """One JSON value a line; blank lines are no rows, broken ones are rows with a problem."""
+
+    kind = "JSON lines"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with opened_bytes(path) as file:
+            self.num_rows = sum(bool(line.strip()) for line in file)
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows, one line in memory at a time."""
+        index, parser = 0, Parser()
+        with opened_bytes(self.path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _row_of_line(index, number, line, parser)
+                    index += 1
+
+
+def _row_of_line(index: int, number: int, line: bytes, parser: Parser) -> RawRow:
+    parser.reset()
+    try:
+        value = parser.loads(line.decode("utf-8-sig"))
+        return RawRow(index, value, number, warnings=_warnings(has_duplicate_key=parser.has_duplicate_key))
+    except UnicodeDecodeError as error:
+        return RawRow(index, None, number, f"not UTF-8 at byte {error.start} of the line")
+    except json.JSONDecodeError as error:
+        return RawRow(index, None, number, f"broken JSON at column {error.colno}: {error.msg}")
+    except (ValueError, RecursionError) as error:
+        return RawRow(index, None, number, f"unreadable JSON: {error}")
+
+
+class _Elements(FileSource):
+    """JSON values that are read one by one; a broken one ends the file."""
+
+    expected: ClassVar[str]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.num_rows = 0
+        last_line, self._has_lines = 0, True
+        try:
+            for element in self._elements():
+                self.num_rows += 1
+                # A line that holds several rows tells nobody which one is meant.
+                self._has_lines = self._has_lines and element.line > last_line
+                last_line = element.line
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path}, after row {self.num_rows}: broken JSON: {error}",
+                self.expected,
+                "repair the file, or write JSON lines",
+            ) from error
+
+    @staticmethod
+    @abstractmethod
+    def _read(file: IO[str]) -> Iterator[Element]:
+        """The values of a text."""
+
+    def _elements(self) -> Iterator[Element]:
+        with opened_text(self.path) as file:
+            yield from self._read(file)
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows, one in memory at a time."""
+        for index, element in enumerate(self._elements()):
+            line = element.line if self._has_lines else None
+            yield RawRow(index, element.value, line, warnings=_warnings(has_duplicate_key=element.has_duplicate_key))
+
+
+class JsonArray(_Elements):
+    """A JSON array of rows."""
+
+    kind = "JSON array"
+    expected = "one JSON array of rows"
+    _read = staticmethod(array_elements)
+
+
+class JsonValues(_Elements):
+    """JSON objects one after another, over several lines each."""
+
+    kind = "JSON objects"
+    expected = "JSON objects one after another"
+    _read = staticmethod(values)
+
+
+class JsonDocument(FileSource):
+    """One JSON object that holds the rows; read as a whole.
+
+    Args:
+        layout: where in it they are.
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        super().__init__(path)
+        self.layout = layout
+        self.kind = f"JSON, {layout.title}"
+        self.num_rows = len(layout.rows)
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows."""
+        return (RawRow(index, value) for index, value in enumerate(self.layout.rows))
+
+
+def open_json(path: Path, split: str | None = None) -> FileSource:
+    """A JSON file as what it holds.
+
+    Args:
+        split: the split of a document that holds several; None where there is only one.
+    Raises:
+        DataError: no rows in it, or several splits and none chosen.
+    """
+    lines = _first_lines(path)
+    if len(lines) > 1 and _is_value(lines[0]):
+        return JsonLines(path)
+    start = lines[0][:1] if lines else b""
+    if start == b"[" and not (len(lines) > 1 and _is_object(lines[1])):
+        return JsonArray(path)
+    if start != b"{":
+        return JsonLines(path)
+    try:
+        with opened_text(path) as text:
+            documents = [element.value for element in islice(values(text), 2)]
+    except (ValueError, RecursionError):
+        documents = []
+    if len(documents) == 1 and isinstance(documents[0], dict):
+        return _open_document(path, documents[0], split, is_one_line=len(lines) == 1)
+    if len(lines) == 1 or any(map(_is_object, lines[1:])):
+        return JsonLines(path)
+    return JsonValues(path)
+
+
+def _open_document(path: Path, document: dict[str, Any], split: str | None, *, is_one_line: bool) -> FileSource:
+    found = layout_of(document, split)
+    # One object on one line may be a row of JSON lines as well; there the name tells.
+    is_line = is_one_line and kind_suffix(path) in LINES_SUFFIXES
+    if isinstance(found, Layout) and not (is_line and found.title in ("one row", "wrapped")):
+        return JsonDocument(path, found)
+    if is_line:
+        return JsonLines(path)
+    if isinstance(found, list):
+        _refuse_splits(path, split, found)
+    raise DataError(
+        f"{path}: one JSON object with the keys {', '.join(map(str, document)) or 'none'}",
+        "an array of rows, an object that holds them as pandas writes it or in one list, or an object a line",
+        "write the rows as an array or as JSON lines",
+    )
+
+
+def _refuse_splits(path: Path, split: str | None, splits: Sequence[str]) -> None:
+    raise DataError(
+        f"{path}: " + (f"no split {split!r}" if split else "several splits and none chosen"),
+        f"one of {', '.join(splits)}",
+        f"name it: --split {splits[0]}",
+    )
+
+
+def _first_lines(path: Path) -> list[bytes]:
+    """The first lines that are not blank, without white space around."""
+    found: list[bytes] = []
+    with opened_bytes(path) as file:
+        first = True
+        while len(found) < LOOKED_AT_LINES and (line := file.readline()):
+            line = line.removeprefix(BYTE_ORDER_MARK) if first else line
+            first = False
+            if line.strip():
+                found.append(line.strip())
+    return found
+
+
+def _is_value(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_object(line: bytes) -> bool:
+    return line[:1] == b"{" and _is_value(line)
