@@ -11,11 +11,26 @@ from pathlib import Path
 from typing import IO, cast
 
 from entangle_cli.data.rows import READ_BYTES
+from entangle_cli.errors import DataError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
 DECOMPRESSION_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What reading a damaged file raises."""
+
+
+CONTENT_BY_FIRST_BYTES = {
+    b"\x1f\x8b": ".gz",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"PK\x03\x04": ".zip",
+    b"PAR1": ".parquet",
+    b"ARROW1": ".arrow",
+}
+"""How files begin that are no text, and the suffix under which they are known."""
+
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def kind_suffix(path: Path) -> str:
@@ -65,3 +80,23 @@ def opened_for_writing(path: Path, name: Path) -> IO[bytes]:
 def opened_text(path: Path, *, newline: str | None = None) -> IO[str]:
     """A file's content as UTF-8 text, without a byte order mark."""
     return io.TextIOWrapper(opened_bytes(path), encoding="utf-8-sig", newline=newline)
+
+
+def refuse_other_content(path: Path) -> None:
+    """Refuse a file that is named as text and holds something else.
+
+    Raises:
+        DataError: a compressed or columnar file under a text's name, or text in UTF-16 or UTF-32.
+    """
+    with opened_bytes(path) as file:
+        start = file.read(8)
+    suffix = next((suffix for first, suffix in CONTENT_BY_FIRST_BYTES.items() if start.startswith(first)), None)
+    if suffix == ".zip":
+        raise DataError(f"{path}: a zip archive", "the file itself", f"unzip {path}")
+    if suffix is not None:
+        new = path.with_suffix(suffix) if suffix in (".parquet", ".arrow") else Path(f"{path}{suffix}")
+        raise DataError(f"{path}: holds {suffix} data", "a name that tells what it holds", f"mv {path} {new}")
+    if start.startswith(UTF_16_MARKS) or b"\x00" in start[:4]:
+        raise DataError(
+            f"{path}: text in UTF-16 or UTF-32", "UTF-8", f"iconv -f UTF-16 -t UTF-8 {path} > utf8-{path.name}"
+        )

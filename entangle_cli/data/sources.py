@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from entangle_cli.data.arrow_files import ArrowFile, Parquet, SavedDataset
-from entangle_cli.data.compression import DECOMPRESSION_ERRORS, is_compressed, kind_suffix
+from entangle_cli.data.compression import DECOMPRESSION_ERRORS, is_compressed, kind_suffix, refuse_other_content
 from entangle_cli.data.delimited import Delimited
 from entangle_cli.data.formats.adjacent import AdjacentRows, pairs_take_two_rows
 from entangle_cli.data.hub import HubDataset, is_hub_name
@@ -145,6 +145,8 @@ def _opened_file(path: Path, split: str | None) -> FileSource:
             f"the {suffix} file itself; its format compresses already",
             "decompress it",
         )
+    if suffix in (*JSON, *DELIMITERS):
+        refuse_other_content(path)
     if suffix in JSON:
         source = open_json(path, split)
         if isinstance(source, JsonDocument) and source.layout.place is not None and source.layout.place == split:

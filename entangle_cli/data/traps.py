@@ -51,6 +51,7 @@ MESSAGES = {
     "W-PROMPT-TRUNCATED": "the start of the prompt was cut at --max-length (keep_end)",
     "W-IDENTICAL-TRUNCATED": "the two responses are the same once cut at --max-length, and were skipped",
     "W-CONTEXT": "longer than the context that the model was made for: its log-probs mean little there",
+    "W-SCORE-ORDER": "the chosen answer has a lower score than the rejected one: the two may be exchanged",
     "W-CONTRADICTION": "the same two answers to the same prompt, preferred both ways",
     "W-DUPLICATE": "rows that repeat an earlier pair",
 }
@@ -61,21 +62,44 @@ SHORT_PROMPT = 12
 
 WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from|value)\1\s*:""")
 
+SCORE_COLUMNS = (
+    ("chosen_score", "rejected_score"),
+    ("score_chosen", "score_rejected"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_reward", "rejected_reward"),
+)
+"""Columns that hold the two answers' scores; higher is better in all of them."""
+
 Text = str | list[dict[str, Any]]
 
 
 def unread_columns(row: Mapping[str, Any], *, read_by_trl: bool) -> tuple[str, ...]:
-    """The columns of a row that hold a prompt, or a part of one, that is not read; none where a format reads them."""
+    """The columns of a row that hold a prompt, or a part of one, that is not read."""
     if not read_by_trl:
-        return ()
+        return ("prompt",) if _has_prompt_of_its_own(row) else ()
     columns = PREFILL_COLUMNS if row.get("prompt") is not None else PROMPT_COLUMNS
     return tuple(name for name in columns if row.get(name))
+
+
+def _has_prompt_of_its_own(row: Mapping[str, Any]) -> bool:
+    """Whether a text prompt stands beside conversations of which none of the user's turns repeats it."""
+    prompt, chosen = row.get("prompt"), row.get("chosen")
+    if not isinstance(prompt, str) or not prompt.strip() or not isinstance(chosen, list):
+        return False
+    turns = [turn for turn in chosen if isinstance(turn, dict)]
+    roles = [turn.get("role", turn.get("from")) for turn in turns]
+    if not roles or roles[0] in ("assistant", "gpt", "bot"):
+        return False
+    return all(prompt.strip() not in content_text(turn.get("content", turn.get("value"))) for turn in turns)
 
 
 def question_message(columns: Iterable[str]) -> str:
     """The sentence on columns that hold a prompt and are not read, with what reads them."""
     formats = {**PROMPT_COLUMNS, **PREFILL_COLUMNS}
     names = sorted(columns)
+    if names == ["prompt"]:
+        return f"{MESSAGES['W-QUESTION-UNUSED']}: prompt, which no turn of the conversations repeats"
     found = dict.fromkeys(filter(None, map(formats.get, names)))
     if "alpaca" in found:
         found.pop("orca", None)  # its `input` goes with the instruction
@@ -100,6 +124,8 @@ def traps_of_row(
         read_by_trl: the row is read as TRL reads it, and no other way.
         is_implicit: TRL found the prompt by comparing the answers, character by character.
     """
+    if _is_scored_the_other_way(row):
+        yield "W-SCORE-ORDER"
     if unread_columns(row, read_by_trl=read_by_trl):
         yield "W-QUESTION-UNUSED"
     if not text_of(prompt).strip():
@@ -121,6 +147,15 @@ def traps_of_row(
         yield "W-TRANSCRIPT"
     if is_implicit and _ends_in_an_answer(prompt, answers, is_transcript):
         yield "W-SHARED-WORDS"
+
+
+def _is_scored_the_other_way(row: Mapping[str, Any]) -> bool:
+    """Whether a row's own scores prefer the answer that it rejects."""
+    for names in SCORE_COLUMNS:
+        chosen, rejected = (row.get(name) for name in names)
+        if isinstance(chosen, int | float) and isinstance(rejected, int | float):
+            return chosen < rejected
+    return False
 
 
 def _repeats(prompt: Text, answer: Text) -> bool:

@@ -12,12 +12,13 @@ from rich.text import Text
 
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.terminal import MEANINGS
+from entangle_cli.report.words import counted
 
 
 def filter_report(result: Mapping[str, Any], loss: str) -> RenderableType:
     """The outcome of `diagnose.filtering.filter_data` for people."""
     rows, kept = result["rows"], result["kept"]
-    heading = Text(for_terminal(f"{result['data']}: kept {kept:,} of {rows:,} rows"), style="bold")
+    heading = Text(for_terminal(f"{result['data']}: kept {kept:,} of {counted(rows, 'row')}"), style="bold")
     heading.append(for_terminal(f"; the {result['written']} ones are in {result['output']}"), style="not bold")
     parts: list[RenderableType] = [heading]
     if result["not_in_run"]:

@@ -21,6 +21,7 @@ from entangle_cli.report import figures
 from entangle_cli.report.comparison import comparison_sentence, differences_sentence
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.terminal import MEANINGS, verdict_sentence
+from entangle_cli.report.words import counted
 
 SHOWN_CHARACTERS = 600
 MOVEMENTS = [movement.value for movement in Movement]
@@ -113,7 +114,8 @@ def write_report_page(
     identity = run.manifest["identity"]
     title = f"{identity['model']['name']} on {identity['data']['name']}"
     status = summary["status"]
-    counts = f"{summary['pairs']:,} pairs measured, {status['skipped']:,} skipped, {status['undefined']:,} undefined"
+    measured = counted(summary["pairs"], "pair")
+    counts = f"{measured} measured, {status['skipped']:,} skipped, {status['undefined']:,} undefined"
     scale = figures.MapScale.of(data.log_ratios, data.cosines)
     values = {
         "heading": title,

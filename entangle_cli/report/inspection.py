@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entangle_cli.report.escape import for_terminal
+from entangle_cli.report.words import counted
 
 SHOWN_CHARACTERS = 400
 SHOWN_TOKENS = 24
@@ -35,14 +36,14 @@ def _overview(document: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    rows = f"{data['rows']:,} rows" + (
+    rows = counted(data["rows"], "row") + (
         "" if data["looked_at"] == data["rows"] else f", {data['looked_at']:,} looked at"
     )
     table.add_row("data", Text(for_terminal(f"{data['name']}: {data['kind']}, {rows}")))
     formats = "; ".join(f"{name}: {count:,}" for name, count in document["formats"].items())
     table.add_row("format", Text(for_terminal(formats or "none recognised")))
     table.add_row("columns", Text(for_terminal(", ".join(document["columns"]))))
-    table.add_row("usable", Text(f"{usable:,} pairs in {data['looked_at']:,} rows"))
+    table.add_row("usable", Text(f"{counted(usable, 'pair')} in {counted(data['looked_at'], 'row')}"))
     return table
 
 

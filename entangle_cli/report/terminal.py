@@ -14,6 +14,7 @@ from rich.text import Text
 
 from entangle_cli.records import Notice, Run, ScanEstimate, ScanPlan
 from entangle_cli.report.escape import for_terminal
+from entangle_cli.report.words import counted
 
 PLAIN_WIDTH = 120
 SHOWN_GROUPS = 20
@@ -36,17 +37,17 @@ def console_for(stream: IO[str]) -> Console:
 
 def plan_lines(plan: ScanPlan, estimate: ScanEstimate | None = None) -> RenderableType:
     """What a scan recognised and will do, and what it will take where that was measured."""
-    selected = f"{plan.num_selected:,} of {plan.num_rows:,} rows" if plan.num_selected != plan.num_rows else ""
+    selected = f"{plan.num_selected:,} of {counted(plan.num_rows, 'row')}" if plan.num_selected != plan.num_rows else ""
     rules = ", ".join(f"{rule} {count:,}" for rule, count in plan.numel_by_rule.items())
     table = _two_columns()
-    table.add_row("data", Text(for_terminal(f"{plan.data}: {plan.data_kind}, {plan.num_rows:,} rows")))
+    table.add_row("data", Text(for_terminal(f"{plan.data}: {plan.data_kind}, {counted(plan.num_rows, 'row')}")))
     table.add_row("", Text(for_terminal("; ".join(plan.formats) + (f"; {selected}" if selected else ""))))
     table.add_row("model", Text(for_terminal(f"{plan.model}: {plan.dtype} on {plan.device}")))
     table.add_row(
         "parameters",
         Text(
             f"{plan.num_parameters:,} of {plan.num_model_parameters:,}, "
-            f"{len(plan.numel_by_rule)} rules: {rules}; checked against autograd"
+            f"{counted(len(plan.numel_by_rule), 'rule')}: {rules}; checked against autograd"
         ),
     )
     for name, reason in list(plan.slow_parameters.items())[:5]:
@@ -81,7 +82,7 @@ def _add_estimate(table: Table, plan: ScanPlan, estimate: ScanEstimate) -> None:
     speed = plan.num_processes / estimate.pair_seconds
     table.add_row(
         "time",
-        Text(f"about {duration} for {plan.num_selected:,} rows, {speed:.3g} pairs/s; loading not counted"),
+        Text(f"about {duration} for {counted(plan.num_selected, 'row')}, {speed:.3g} pairs/s; loading not counted"),
     )
 
 
@@ -127,7 +128,7 @@ def summary_report(
 def _headline(run: Run, summary: Mapping[str, Any]) -> Text:
     identity = run.manifest["identity"]
     status = summary["status"]
-    counts = f"{summary['pairs']:,} pairs measured"
+    counts = f"{counted(summary['pairs'], 'pair')} measured"
     counts += "".join(f", {status.get(name, 0):,} {name}" for name in ("skipped", "undefined"))
     text = Text(for_terminal(f"{identity['model']['name']} on {identity['data']['name']}"), style="bold")
     if run.status != "complete":
@@ -287,7 +288,7 @@ def verdict_sentence(summary: Mapping[str, Any], loss: str) -> str:
     if not harms:
         still = f" ({count['still']:,} do not move)" if count["still"] else ""
         return f"Verdict {basis}: none of {pairs:,} pairs pushes both probabilities the same way{still}{unknown}."
-    return f"Verdict {basis}: of {pairs:,} pairs {harms}{unknown}."
+    return f"Verdict {basis}: of {counted(pairs, 'pair')} {harms}{unknown}."
 
 
 def verdict_lines(verdict: Any) -> RenderableType:
@@ -315,6 +316,6 @@ def decision_lines(decision: Any, confidence: str) -> RenderableType:
         words += f"{found.rule.operator} {found.rule.threshold!r}."
         lines.append(Text(f"{outcome.replace('_', ' '):13}", style=styles[outcome]).append(words, style="default"))
     outcome = decision.outcome.value
-    rows = f"decided after {decision.num_measured:,} of {decision.num_rows:,} rows, {confidence}"
+    rows = f"decided after {decision.num_measured:,} of {counted(decision.num_rows, 'row')}, {confidence}"
     lines.append(Text(f"gate {outcome.replace('_', ' ')}: {rows}.", style=f"bold {styles[outcome]}"))
     return Group(*lines)

@@ -655,3 +655,24 @@ def test_lines_of_a_json_file_are_read_one_by_one(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "chosen": "x" * 2000, "rejected": str(row)} for row in range(4000)]
     WRITERS["lines.json"](tmp_path / "a.json", rows)
     assert peak_of_reading(tmp_path / "a.json") < 4 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ('{"a": 1}'.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), "iconv -f UTF-16 -t UTF-8"),
+        (gzip.compress(b"{}"), "pairs{suffix}.gz"),
+        (b"PAR1", "pairs.parquet"),
+        (b"PK\x03\x04", "unzip"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_text_file_that_holds_something_else_is_refused(
+    content: bytes, remedy: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"pairs{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as refused:
+        open_source(str(path))
+    assert remedy.format(suffix=suffix) in refused.value.remedy

@@ -20,6 +20,7 @@ CHAT = {
     "chosen": [{"role": "assistant", "content": "Yes."}],
     "rejected": [{"role": "assistant", "content": "No."}],
 }
+USER_TURN = {"role": "user", "content": "Is it?"}
 TURNS = "\n\nHuman: hi\n\nAssistant:"
 THINKING = (
     "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
@@ -38,7 +39,15 @@ def codes(row: dict[str, Any], max_length: int | None = None, template: str | No
 
 
 @pytest.mark.parametrize(
-    "row", [PAIR, CHAT, {"chosen": "A b c", "rejected": "A b d"}], ids=["text", "chat", "implicit"]
+    "row",
+    [
+        PAIR,
+        CHAT,
+        {"chosen": "A b c", "rejected": "A b d"},
+        {"prompt": "Is it?", "chosen": [USER_TURN, *CHAT["chosen"]], "rejected": [USER_TURN, *CHAT["rejected"]]},
+        {**PAIR, "score_chosen": 3, "score_rejected": 3},
+    ],
+    ids=["text", "chat", "implicit", "repeated prompt", "equal scores"],
 )
 def test_a_clean_row_has_none(row: dict[str, Any]) -> None:
     assert codes(row) == ()
@@ -54,6 +63,11 @@ def test_a_clean_row_has_none(row: dict[str, Any]) -> None:
         ("W-TRANSCRIPT", {"chosen": TURNS + " Hey", "rejected": TURNS + " Go"}),
         ("W-SHARED-WORDS", {"chosen": TURNS + " Well, yes", "rejected": TURNS + " Well, no"}),
         ("W-SHARED-WORDS", {"chosen": "It is Hello", "rejected": "It is Help"}),
+        ("W-SCORE-ORDER", {**PAIR, "score_chosen": 2.0, "score_rejected": 3.5}),
+        (
+            "W-QUESTION-UNUSED",
+            {"prompt": "Why?", "chosen": [USER_TURN, *CHAT["chosen"]], "rejected": [USER_TURN, *CHAT["rejected"]]},
+        ),
         ("W-BOUNDARY", {**PAIR, "prompt": "The owl is awa", "chosen": "ke", "rejected": "re"}),
     ],
 )

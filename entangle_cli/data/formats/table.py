@@ -12,7 +12,7 @@ from entangle_cli.errors import UsageError
 FORMATS = (
     Format(
         "ultrafeedback",
-        "UltraFeedback, the prompt repeated in both conversations",
+        "a text prompt beside lists of messages, which may repeat it (UltraFeedback)",
         conversations.is_ultrafeedback,
         conversations.ultrafeedback,
     ),
