@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from entangle_cli.data.compression import opened_bytes, opened_text
+from entangle_cli.data.compression import opened_text
 from entangle_cli.data.rows import FileSource, RawRow
 from entangle_cli.errors import DataError
 
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 OTHER_NAMES = {"\t": "rename it to .tsv", ",": "rename it to .csv"}
 OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
@@ -45,7 +44,6 @@ class Delimited(FileSource):
         self.delimiter = delimiter
         # The default limit of 128 KiB a cell is shorter than many answers.
         csv.field_size_limit(sys.maxsize)
-        self._refuse_other_encodings()
         try:
             self._refuse_header()
             self.num_rows = sum(1 for _ in self.rows())
@@ -61,16 +59,6 @@ class Delimited(FileSource):
                 'one header line, and quotes that are closed and doubled within a cell: "he said ""hi"""',
                 "repair the file, or convert it to JSON lines",
             ) from error
-
-    def _refuse_other_encodings(self) -> None:
-        with opened_bytes(self.path) as file:
-            start = file.read(2)
-        if start in UTF_16_MARKS:
-            raise DataError(
-                f"{self.path}: UTF-16 text, as spreadsheets save it",
-                "UTF-8 text",
-                f"convert it: iconv -f UTF-16 -t UTF-8 {self.path.name} > utf8{self.path.suffix}",
-            )
 
     def _refuse_header(self) -> None:
         """Refuse a column that is there twice, and another delimiter than the file's name says."""

@@ -32,6 +32,12 @@ from entangle_cli.data.trl_rows import (
 from entangle_cli.errors import UsageError
 from entangle_cli.records import ReadingSettings, TokenizedPair
 
+SCORE_COLUMNS = (
+    ("chosen_score", "score_chosen", "chosen-rating", "chosen_rating"),
+    ("rejected_score", "score_rejected", "rejected-rating", "rejected_rating"),
+)
+"""Names of the columns with the score of the chosen and of the rejected answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
@@ -230,10 +236,13 @@ def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> Pre
             raise Unusable("malformed", "the two conversations share no first message", holds_pair=True)
     assert prompt is not None
     tools, kwargs = template_arguments(value)
+    chosen_names, rejected_names = SCORE_COLUMNS
+    scores = (_number(value, *chosen_names), _number(value, *rejected_names))
     traps = traps_of_row(
         row.value,
         prompt,
         (chosen, rejected),
+        scores,
         read_by_trl=rewritten_from is None,
         is_transcript=rewritten_from is None and pair_format is PairFormat.TRANSCRIPT,
         is_implicit=is_implicit,
@@ -253,8 +262,8 @@ def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> Pre
         unordered_id=pair_id(prompt, first, second, tools, kwargs),
         warnings=tuple(traps),
         unread_columns=unread_columns(row.value, read_by_trl=rewritten_from is None),
-        chosen_score=_number(value, "chosen_score", "score_chosen", "chosen-rating", "chosen_rating"),
-        rejected_score=_number(value, "rejected_score", "score_rejected", "rejected-rating", "rejected_rating"),
+        chosen_score=scores[0],
+        rejected_score=scores[1],
         preference_strength=_number(value, "preference_strength", "margin"),
         file=row.file,
     )

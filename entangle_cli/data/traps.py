@@ -62,15 +62,6 @@ SHORT_PROMPT = 12
 
 WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from|value)\1\s*:""")
 
-SCORE_COLUMNS = (
-    ("chosen_score", "rejected_score"),
-    ("score_chosen", "score_rejected"),
-    ("chosen_rating", "rejected_rating"),
-    ("chosen-rating", "rejected-rating"),
-    ("chosen_reward", "rejected_reward"),
-)
-"""Columns that hold the two answers' scores; higher is better in all of them."""
-
 Text = str | list[dict[str, Any]]
 
 
@@ -112,6 +103,7 @@ def traps_of_row(
     row: Mapping[str, Any],
     prompt: Text,
     answers: tuple[Text, Text],
+    scores: tuple[float | None, float | None],
     *,
     read_by_trl: bool,
     is_transcript: bool,
@@ -121,10 +113,11 @@ def traps_of_row(
 
     Args:
         prompt, answers: as they were read.
+        scores: what the data set says of the two answers; higher is better.
         read_by_trl: the row is read as TRL reads it, and no other way.
         is_implicit: TRL found the prompt by comparing the answers, character by character.
     """
-    if _is_scored_the_other_way(row):
+    if scores[0] is not None and scores[1] is not None and scores[0] < scores[1]:
         yield "W-SCORE-ORDER"
     if unread_columns(row, read_by_trl=read_by_trl):
         yield "W-QUESTION-UNUSED"
@@ -147,15 +140,6 @@ def traps_of_row(
         yield "W-TRANSCRIPT"
     if is_implicit and _ends_in_an_answer(prompt, answers, is_transcript):
         yield "W-SHARED-WORDS"
-
-
-def _is_scored_the_other_way(row: Mapping[str, Any]) -> bool:
-    """Whether a row's own scores prefer the answer that it rejects."""
-    for names in SCORE_COLUMNS:
-        chosen, rejected = (row.get(name) for name in names)
-        if isinstance(chosen, int | float) and isinstance(rejected, int | float):
-            return chosen < rejected
-    return False
 
 
 def _repeats(prompt: Text, answer: Text) -> bool:
