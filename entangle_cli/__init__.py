@@ -3,7 +3,12 @@
 `scan` is the command's measurement as a function: it prints nothing and returns the records.
 """
 
-from __future__ import annotations
+import sys
+
+# `python -m entangle_cli` puts the working directory in front, where a stranger's dataclasses.py would be imported.
+# While Python looks for the package argv[0] is "-m". No import may stand before this, not even that of __future__.
+if sys.argv[:1] == ["-m"] and "entangle_cli" in sys.orig_argv and not sys.flags.safe_path:
+    del sys.path[0]
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +91,7 @@ def scan(
 
 
 def _measure(
-    ready: Scan,
+    ready: "Scan",
     settings: ScanSettings,
     done: frozenset[RowKey],
     take: Callable[[RecordBatch], None],
@@ -97,6 +102,10 @@ def _measure(
 
     if settings.until_decided is not None:
         measure_until_decided(ready, settings.until_decided, settings, done, take, columns_so_far)
+        ready.reader.refuse_changed()
         return
+    rows = {key if isinstance(key, int) else key[0] for key in done}
     for batch in ready.records(done):
+        rows |= {record.index for record in batch.pairs}
         take(batch)
+    ready.refuse_other_data(len(rows))

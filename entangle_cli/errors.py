@@ -41,8 +41,8 @@ def _one_line(part: str) -> str:
     return part.replace("\r", "\\r").replace("\n", "\\n")
 
 
-def unexpected(error: Exception) -> tuple[str, str, str]:
-    """The three parts of a message on an error that nobody foresaw."""
+def unexpected(error: BaseException) -> tuple[str, str, str]:
+    """The three parts of a message on an error that no code expects."""
     return (
         f"unexpected {type(error).__name__}: {error}".strip().splitlines()[0],
         "no such thing; this is a defect of entangle or of a library",
@@ -78,6 +78,24 @@ class UnfinishedError(EntangleError):
     """The scan did not finish; what it measured is kept."""
 
     exit_code = ExitCode.UNFINISHED
+
+
+OUT_OF_MEMORY = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "can't start new thread")
+"""Words of libraries for which the process may not have more memory, as under `ulimit -v`."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a library says that there is no memory left."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def out_of_memory() -> UnfinishedError:
+    """What is said where this machine has no memory left."""
+    return UnfinishedError(
+        "out of memory on this machine",
+        "memory for the model and one batch",
+        "close other programs, raise ulimit -v, or choose --dtype bfloat16 or a smaller --batch-tokens",
+    )
 
 
 class NothingToJudgeError(EntangleError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
 
 from entangle_cli.analysis.observation import observe
-from entangle_cli.analysis.rules import OPERATORS, Rule
+from entangle_cli.analysis.rules import COMMAND_LINE, OPERATORS, Rule
 from entangle_cli.analysis.statistics import Column
 from entangle_cli.records import Status
 
@@ -33,6 +33,53 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Reduction:
+    """What left rows or pairs of the data out."""
+
+    option: str
+    """Without dashes, such as `limit`."""
+    value: str
+    """Its value, or what it left out, in words."""
+    origin: str | None = None
+    """Where it was set: a file's path or a variable's name; None for the command line."""
+
+    @property
+    def words(self) -> str:
+        """As a user would write it, and where it was set."""
+        where = "" if self.origin is None else f" ({self.origin})"
+        return f"--{self.option} {self.value}".rstrip() + where
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which part of the data a verdict is on."""
+
+    rows_in_data: int | None
+    """None where nobody counted them."""
+    rows_read: int
+    """Of which the run holds pairs or reasons."""
+    reductions: tuple[Reduction, ...] = ()
+    set_elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Further options that decide the verdict and were not on a command line, to where they were set."""
+
+    @property
+    def rows_unread(self) -> int | None:
+        """Rows that were never looked at."""
+        return None if self.rows_in_data is None else max(0, self.rows_in_data - self.rows_read)
+
+    @property
+    def sentence(self) -> str:
+        """How much was judged, what left out the rest, and what was set elsewhere."""
+        whole = "an unknown number of" if self.rows_in_data is None else f"{self.rows_in_data:,}"
+        words = f"{self.rows_read:,} of {whole} rows of the data"
+        if self.reductions:
+            words += "; " + ", ".join(reduction.words for reduction in self.reductions)
+        if self.set_elsewhere:
+            words += "; set elsewhere: " + ", ".join(f"{name} ({at})" for name, at in self.set_elsewhere.items())
+        return f"{words}."
+
+
+@dataclass(frozen=True, slots=True)
 class RuleResult:
     """What one rule came to."""
 
@@ -53,6 +100,8 @@ class Verdict:
     """Why, in words."""
     results: tuple[RuleResult, ...]
     """In the order of the rules."""
+    scope: Scope | None = None
+    """None where the whole is not known."""
 
 
 def judge(
@@ -60,6 +109,7 @@ def judge(
     columns: Mapping[str, Column],
     baseline: Mapping[str, Column] | None = None,
     limits: Limits | None = None,
+    scope: Scope | None = None,
 ) -> Verdict:
     """The verdict of the rules on a run.
 
@@ -71,14 +121,16 @@ def judge(
         rules: from `rules.parse_rule`.
         columns: field name of `PairRecord` to column, as in `statistics`; `status` is needed.
         baseline: the columns of the run that increases are over.
+        scope: which part of the data the columns are; rows that were never read count as not measured.
     Returns:
         The verdict with a result for every rule.
     Cost: one sort for every rule on a quantile.
     """
     measured = columns["status"] == Status.OK.value
     results = tuple(_judge_rule(rule, columns, baseline) for rule in rules)
-    outcome, sentence = _overall(results, int(np.count_nonzero(measured)), len(measured), limits or Limits())
-    return Verdict(outcome, sentence, results)
+    unread = 0 if scope is None else scope.rows_unread
+    outcome, sentence = _overall(results, int(np.count_nonzero(measured)), len(measured), unread, limits or Limits())
+    return Verdict(outcome, sentence, results, scope)
 
 
 def _judge_rule(rule: Rule, columns: Mapping[str, Column], baseline: Mapping[str, Column] | None) -> RuleResult:
@@ -90,23 +142,29 @@ def _judge_rule(rule: Rule, columns: Mapping[str, Column], baseline: Mapping[str
     broken = OPERATORS[rule.operator](value, rule.threshold)
     # repr, not a rounded number: 0.1000001 > 0.1 must not read as 0.1 > 0.1.
     interval = observation.interval
+    where = "" if rule.origin == COMMAND_LINE else f" ({rule.origin})"
     within = "" if interval is None else f", 95 % interval {interval.low:.4f} to {interval.high:.4f}"
     sentence = (
         f"{rule.metric} is {value!r} ({observation.basis}){within}; "
-        f"the rule fails where it is {rule.operator} {rule.threshold!r}."
+        f"the rule fails where it is {rule.operator} {rule.threshold!r}{where}."
     )
     return RuleResult(rule, value, Outcome.FAILED if broken else Outcome.PASSED, sentence)
 
 
-def _overall(results: tuple[RuleResult, ...], pairs: int, rows: int, limits: Limits) -> tuple[Outcome, str]:
+def _overall(
+    results: tuple[RuleResult, ...], pairs: int, rows: int, unread: int | None, limits: Limits
+) -> tuple[Outcome, str]:
     failed = sum(result.outcome is Outcome.FAILED for result in results)
     unjudged = sum(result.outcome is Outcome.CANNOT_JUDGE for result in results)
     # A breach on too few pairs is no breach, as little as a pass on them is one.
     if 0 < pairs < limits.min_pairs:
         sentence = f"Only {pairs} pairs were measured in {rows} rows; {limits.min_pairs} are needed."
         return Outcome.CANNOT_JUDGE, sentence
-    if pairs and (rows - pairs) / rows > limits.max_skipped:
-        sentence = f"{rows - pairs} of {rows} rows were not measured, more than a share of {limits.max_skipped!r}."
+    if pairs and unread is None and limits.max_skipped < 1.0:
+        return Outcome.CANNOT_JUDGE, "The number of rows in the data is unknown, and with it the share not measured."
+    whole = rows + (unread or 0)
+    if pairs and (whole - pairs) / whole > limits.max_skipped:
+        sentence = f"{whole - pairs} of {whole} rows were not measured, more than a share of {limits.max_skipped!r}."
         return Outcome.CANNOT_JUDGE, sentence
     of_rules = "of 1 rule" if len(results) == 1 else f"of {len(results)} rules"
     if failed:

@@ -65,6 +65,9 @@ ENDS = ("_low", "_high")
 INCREASE = "_increase"
 EXAMPLE = '"both_fall_rate > 0.1"'
 
+COMMAND_LINE = "the command line"
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _RULE = re.compile(r"\s*(?P<metric>\w+)\s*(?P<operator>[<>=!]+)\s*(?P<threshold>\S+)\s*", re.ASCII)
 _STATISTIC = re.compile(r"mean|min|max|median|p(?!00)\d\d", re.ASCII)
 
@@ -81,18 +84,21 @@ class Rule:
     """A key of `OPERATORS`."""
     threshold: float
     """In the metric's unit; compared unrounded."""
+    origin: str = COMMAND_LINE
+    """Where the user wrote it: the command line, a file's path or a variable's name."""
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str, origin: str = COMMAND_LINE) -> Rule:
     """The rule that a text such as `both_fall_rate > 0.1` states.
 
     Args:
         text: metric, operator, number; blanks between them do not matter.
+        origin: where the user wrote it.
     Returns:
         The rule.
     Raises:
-        UsageError: the text is not of that form, the metric is unknown, the number is not finite,
-            or a rate is compared with a number outside [0, 1].
+        UsageError: the text is not of that form, the metric is unknown, the number is no finite decimal number in ASCII
+            digits, or the condition can never be true.
     """
     match = _RULE.fullmatch(text)
     if match is None or match["operator"] not in OPERATORS:
@@ -103,7 +109,8 @@ def parse_rule(text: str) -> Rule:
         )
     _check_metric(text, match["metric"])
     threshold = _threshold(text, match["metric"], match["threshold"])
-    return Rule(text.strip(), match["metric"], match["operator"], threshold)
+    _refuse_unreachable(text, match["metric"], match["operator"], threshold)
+    return Rule(text.strip(), match["metric"], match["operator"], threshold, origin)
 
 
 def is_relative(rule: Rule) -> bool:
@@ -135,19 +142,76 @@ def _check_metric(text: str, metric: str) -> None:
 
 
 def _threshold(text: str, metric: str, number: str) -> float:
-    try:
-        threshold = float(number)
-    except ValueError:
-        threshold = math.nan
+    threshold = float(number) if _NUMBER.fullmatch(number) else math.nan
     if not math.isfinite(threshold):
-        raise UsageError(f"{number!r} in rule {text!r}", "a finite number", f"write it like {EXAMPLE}.")
-    base = metric.removesuffix(INCREASE)
-    is_share = base in RATES or (base.endswith(ENDS) and base.rpartition("_")[0] in RATES)
-    lowest = -1.0 if base != metric else 0.0
-    if is_share and not lowest <= threshold <= 1.0:
+        raise UsageError(
+            f"{number!r} in rule {text!r}", "a finite number in the digits 0 to 9", f"write it like {EXAMPLE}."
+        )
+    low, high = _range(metric)
+    if _is_share(metric) and not low <= threshold <= high:
         raise UsageError(
             f"{number} in rule {text!r}",
-            f"a number from {lowest:g} to 1, as {metric} is a share",
+            f"a number from {low:g} to {high:g}, as {metric} is a share",
             "write 10 % as 0.1.",
         )
     return threshold
+
+
+def _is_share(metric: str) -> bool:
+    base = metric.removesuffix(INCREASE)
+    return base in RATES or (base.endswith(ENDS) and base.rpartition("_")[0] in RATES)
+
+
+RANGES = {
+    "cosine": (-1.0, 1.0),
+    "unshared_cosine": (-1.0, 1.0),
+    **{f"{side}_{kind}log_prob": (-math.inf, 0.0) for side in ("chosen", "rejected") for kind in ("", "ref_")},
+    **dict.fromkeys(
+        (
+            "norm_ratio",
+            "chosen_grad_norm",
+            "rejected_grad_norm",
+            "chosen_tokens",
+            "rejected_tokens",
+            "prompt_tokens",
+            "edit_distance",
+            "shared_prefix_tokens",
+            "shared_suffix_tokens",
+        ),
+        (0.0, math.inf),
+    ),
+}
+"""What the values of a field, and so their statistics, lie between."""
+
+
+def _range(metric: str) -> tuple[float, float]:
+    """The least and the largest value that a metric can have."""
+    base = metric.removesuffix(INCREASE)
+    if _is_share(base):
+        low, high = 0.0, 1.0
+    elif base == "pairs":
+        low, high = 0.0, math.inf
+    else:
+        low, high = RANGES.get(base.rpartition("_")[0], (-math.inf, math.inf))
+    if base == metric:
+        return low, high
+    return (low - high, high - low) if math.isfinite(high - low) else (-math.inf, math.inf)
+
+
+def _refuse_unreachable(text: str, metric: str, comparison: str, threshold: float) -> None:
+    """Refuse a rule that is never true, which would be a gate that always passes."""
+    low, high = _range(metric)
+    can_be_true = {
+        "<": low < threshold,
+        "<=": low <= threshold,
+        ">": high > threshold,
+        ">=": high >= threshold,
+        "==": low <= threshold <= high and (metric != "pairs" or threshold.is_integer()),
+        "!=": True,
+    }
+    if not can_be_true[comparison]:
+        raise UsageError(
+            f"rule {text!r} is never true: {metric} is from {low:g} to {high:g}",
+            "a condition that a run can meet; the gate fails where it is true",
+            "move the threshold inside that range, or turn the comparison round",
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from io import TextIOWrapper
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ import typer
 
 from entangle_cli import __version__
 from entangle_cli.cli.compare import compare
-from entangle_cli.cli.config import Option, configured_defaults
+from entangle_cli.cli.config import ConfiguredCommand, Option, read_configuration
 from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
@@ -26,9 +25,17 @@ from entangle_cli.cli.pair_options import with_option_groups
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.cli.schema import schema
+from entangle_cli.cli.streams import CANNOT_WRITE, flush_streams, prepare_streams
 from entangle_cli.cli.tokens import tokens
 from entangle_cli.cli.usage_errors import TyperUsageError, usage_error
-from entangle_cli.errors import EntangleError, ExitCode, unexpected
+from entangle_cli.errors import (
+    EntangleError,
+    ExitCode,
+    UnfinishedError,
+    is_out_of_memory,
+    out_of_memory,
+    unexpected,
+)
 
 app = typer.Typer(
     name="entangle",
@@ -37,16 +44,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(with_option_groups(scan))
-app.command()(report)
-app.command()(gate)
-app.command()(with_option_groups(forecast))
-app.command()(with_option_groups(inspect))
-app.command("filter")(filter_rows)
-app.command()(compare)
-app.command()(with_option_groups(tokens))
-app.command()(merge)
-app.command()(schema)
+for command in (scan, report, gate, forecast, inspect, filter_rows, compare, tokens, merge, schema):
+    name = "filter" if command is filter_rows else command.__name__
+    app.command(name, cls=ConfiguredCommand)(with_option_groups(command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,10 +71,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
+        configuration = read_configuration(_options(), _working_directory(), os.environ, words)
         code = app(
             words,
             prog_name="entangle",
-            default_map=configured_defaults(_options(), Path.cwd(), os.environ),
+            default_map=configuration.defaults,
+            obj=configuration,
             standalone_mode=False,
         )
         return int(code or ExitCode.DONE)
@@ -88,18 +90,31 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except EntangleError as error:
-        _show(f"error: {error}", words)
-        return error.exit_code
+        return _failed(error, words)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             return _unexpected(error, words)
-        _show(
-            f"error: standard output: {error.strerror}\n  expected: room for what is printed\n  to do: make room", words
+        return _failed(
+            UnfinishedError(
+                f"standard output or standard error: {error.strerror}",
+                "room for what is printed",
+                "make room, or send it elsewhere",
+            ),
+            words,
         )
-        return ExitCode.UNFINISHED
-    except Exception as error:
+    except MemoryError:
+        return _failed(out_of_memory(), words)
+    except BaseException as error:  # a panic in a library's Rust is no Exception
         return _unexpected(error, words)
     return ExitCode.DONE
+
+
+def _working_directory() -> Path | None:
+    """None where it was deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def _options() -> dict[str, dict[str, Option]]:
@@ -116,20 +131,25 @@ def _options() -> dict[str, dict[str, Option]]:
     }
 
 
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+def _unexpected(error: BaseException, words: Sequence[str]) -> ExitCode:
+    if is_out_of_memory(error):
+        return _failed(out_of_memory(), words)
+    return _failed(EntangleError(*unexpected(error)), words)
 
 
-def _unexpected(error: Exception, words: Sequence[str]) -> ExitCode:
-    _show(f"error: {EntangleError(*unexpected(error))}", words)
-    return ExitCode.UNFINISHED
+def _failed(error: EntangleError, words: Sequence[str]) -> ExitCode:
+    _show(f"error: {error}", words)
+    return error.exit_code
 
 
 def _show(message: str, words: Sequence[str]) -> None:
+    """Print an error, if there is anywhere to print it: its exit code stands in any case."""
     from entangle_cli.report.escape import for_terminal
 
-    if "--debug" in words:
-        traceback.print_exc()
-    print("\n".join(for_terminal(line) for line in message.split("\n")), file=sys.stderr)
+    with suppress(OSError, ValueError):
+        if "--debug" in words:
+            traceback.print_exc()
+        print("\n".join(for_terminal(line) for line in message.split("\n")), file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -143,9 +163,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no bar of a histogram ends a report
+    prepare_streams()
     # Nothing is told to anyone: read by the hub's libraries when they are loaded.
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
     if hasattr(signal, "SIGPIPE"):
@@ -159,4 +177,6 @@ def main() -> None:
         code = ExitCode.INTERRUPTED
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done; a late one would only spoil the exit code
+    if not flush_streams() and code == ExitCode.DONE:
+        code = ExitCode.UNFINISHED
     sys.exit(code)

@@ -27,6 +27,7 @@ from entangle_cli.cli.options import (
     loss_settings,
 )
 from entangle_cli.cli.pair_options import PairOptions
+from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
 from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
 
@@ -160,13 +161,8 @@ def _forecast(
             console_for(sys.stderr).print(plan_lines(ready.scan.plan))
         try:
             with progress(ready.scan.plan.num_selected, 0, quiet=quiet) as advance:
-                result = ready.run(advance, (lambda _: None) if quiet else _tell)
+                result = ready.run(advance, (lambda _: None) if quiet else tell)
         except KeyboardInterrupt:
-            print("interrupted: a forecast keeps nothing; the same command starts anew", file=sys.stderr)
+            tell("a forecast keeps nothing; the same command starts anew", prefix="interrupted: ")
             raise
         return forecast_document(ready, result, settings.loss)
-
-
-def _tell(text: str) -> None:
-    """What comes next, as a status line beside the results."""
-    print(f"entangle: {text}", file=sys.stderr, flush=True)

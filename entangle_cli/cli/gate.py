@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from enum import Enum
 from functools import partial
@@ -14,9 +15,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from entangle_cli import __version__
-from entangle_cli.cli.ignore_file import Ignored, read_ignore_file
+from entangle_cli.cli.config import origins_of
+from entangle_cli.cli.ignore_file import read_ignore_file
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
+from entangle_cli.cli.tell import tell
 from entangle_cli.errors import NothingToJudgeError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class GateFormat(str, Enum):
 
 
 def gate(
+    context: typer.Context,
     run: RunFolder = None,
     fail_if: FailIf = None,
     baseline: Annotated[
@@ -63,13 +67,17 @@ def gate(
     debug: Debug = False,
 ) -> None:
     """Judge a run by rules: exit 0 where all pass, 1 where one fails, 5 where there is nothing to judge."""
-    from entangle_cli.analysis.gate import Limits, judge
+    from entangle_cli.analysis.gate import Limits, Reduction, judge
     from entangle_cli.analysis.rules import is_relative
-    from entangle_cli.cli.judged import gate_code, parse_rules, read_judged
     from entangle_cli.cli.judged import only_new as new_rows
+    from entangle_cli.cli.judged import parse_rules, read_judged
+    from entangle_cli.cli.verdict import CODES, keeping
+    from entangle_cli.diagnose.same_measurement import refuse_baseline
+    from entangle_cli.diagnose.whole_run import scope_of
 
-    rules = parse_rules(fail_if)
-    files = [_format_and_file(text) for text in write or []]
+    origins = origins_of(context)
+    rules = parse_rules(fail_if, origins)
+    files = [_format_and_file(text, ignore_file) for text in write or []]
     if not rules:
         raise UsageError(
             "gate without a rule", 'at least one --fail-if "METRIC OP VALUE"', 'add --fail-if "both_fall_rate > 0.1"'
@@ -80,34 +88,50 @@ def gate(
             "a run to compare with",
             "give --baseline RUN",
         )
+    is_loss_named = any(value is not None for value in (loss, beta, gamma, loss_option))
     ignored = None if ignore_file is None else read_ignore_file(ignore_file, date.today())
     judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
     _refuse_partial(judged)
     before = None
     columns = judged.columns
+    left_out = []
     if baseline is not None:
-        other = read_judged(baseline, lambda _: judged.loss)
+        other = read_judged(baseline, lambda own: judged.loss if is_loss_named else own)
         _refuse_partial(other)
+        refuse_baseline(judged.run, other.run, same_loss=is_loss_named)
         before = other.columns
-        columns = new_rows(columns, before) if only_new else columns
+    if before is not None and only_new:
+        num_rows, columns = len(columns["index"]), new_rows(columns, before)
+        words = f"left out {num_rows - len(columns['index']):,} pairs that {baseline} measured"
+        left_out.append(Reduction("only-new", words, origins.taken.get("only-new")))
     if ignored is not None:
-        num_rows = len(columns["index"])
-        columns = ignored.left(columns)
-        _tell_ignored(num_rows - len(columns["index"]), ignored)
-    verdict = judge(rules, columns, before, Limits(min_pairs, max_skipped))
+        num_rows, columns = len(columns["index"]), ignored.left(columns)
+        words = f"{ignore_file} left out {num_rows - len(columns['index']):,} pairs{ignored.expired_words}"
+        left_out.append(Reduction("ignore-file", words, origins.taken.get("ignore-file")))
+    scope = scope_of(judged.run, tuple(left_out), origins.taken)
+    verdict = judge(rules, columns, before, Limits(min_pairs, max_skipped), scope)
     about = _about(judged, columns)
-    _write(sys.stdout, output_format, verdict, about)
-    for kind, file in files:
-        write_file(file, partial(_write, kind=kind, verdict=verdict, about=about), "--write")
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+    code = CODES[verdict.outcome]
+    with keeping(code):
+        _write(sys.stdout, output_format, verdict, about)
+        sys.stdout.flush()
+        for kind, file in files:
+            write_file(file, partial(_write, kind=kind, verdict=verdict, about=about), "--write")
+        _add_to_step_summary(partial(_write, kind=GateFormat.MARKDOWN, verdict=verdict, about=about))
+    raise typer.Exit(code)
+
+
+def _add_to_step_summary(write: Callable[[IO[str]], None]) -> None:
+    """Add to what GitHub shows of a step. It names the file itself, so that a missing one is no fault of the run."""
+    if not (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
+        return
+    try:
+        if Path(summary).exists() and not Path(summary).is_file():
+            raise OSError(errno.EINVAL, "not a regular file")
         with Path(summary).open("a", encoding="utf-8") as stream:
-            _write(stream, GateFormat.MARKDOWN, verdict, about)
-    raise typer.Exit(gate_code(verdict))
-
-
-def _tell_ignored(num_rows: int, ignored: Ignored) -> None:
-    expired = f"; {ignored.expired:,} entries have expired, their pairs are judged" if ignored.expired else ""
-    print(f"ignored: {num_rows:,} pairs by {len(ignored.pairs):,} entries{expired}", file=sys.stderr)
+            write(stream)
+    except OSError as error:
+        tell(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}; nothing is added to the step's summary")
 
 
 def _refuse_partial(judged: JudgedRun) -> None:
@@ -125,13 +149,13 @@ def _refuse_partial(judged: JudgedRun) -> None:
         )
 
 
-def _format_and_file(text: str) -> tuple[GateFormat, Path]:
+def _format_and_file(text: str, *inputs: Path | None) -> tuple[GateFormat, Path]:
     kind, _, file = text.partition("=")
     if kind not in list(GateFormat) or not file:
         raise UsageError(
             f"--write {text!r}", f"FORMAT=FILE with a format of {', '.join(GateFormat)}", "write it like junit=gate.xml"
         )
-    refuse_unwritable(Path(file), option="--write")
+    refuse_unwritable(Path(file), *inputs, option="--write")
     return GateFormat(kind), Path(file)
 
 

@@ -8,6 +8,7 @@ expires = 2027-01-31
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -29,6 +30,11 @@ class Ignored:
     expired: int
     """Entries whose day has passed; their pairs are judged again."""
 
+    @property
+    def expired_words(self) -> str:
+        """What is said of entries that have expired; nothing without any."""
+        return f"; {self.expired:,} entries have expired, their pairs are judged" if self.expired else ""
+
     def left(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """The rows of a run that are judged."""
         kept = np.array([pair_id not in self.pairs for pair_id in columns["pair_id"]], dtype=bool)
@@ -42,17 +48,19 @@ def read_ignore_file(path: Path, today: date) -> Ignored:
         UsageError: not there, not TOML, or an entry without a pair, a reason or a day.
     """
     try:
+        if not path.is_file():  # a pipe might never end
+            raise OSError(errno.ENOENT, "no such file")
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"--ignore-file {path}: {error}", "a TOML file with [[ignore]] entries", "correct it"
+            f"--ignore-file {path}: {error}", "a TOML file with [[ignore]] entries", "repair the file"
         ) from error
     entries = document.get("ignore")
-    if not isinstance(entries, list) or document.keys() != {"ignore"}:
+    if not isinstance(entries, list) or document.keys() != {"ignore"} or not all(isinstance(e, dict) for e in entries):
         raise UsageError(
             f"--ignore-file {path}: {', '.join(document) or 'nothing'}",
             "[[ignore]] entries and nothing else",
-            "correct it",
+            "write each entry under a line [[ignore]]",
         )
     for number, entry in enumerate(entries, start=1):
         _check(path, number, entry)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from entangle_cli.analysis.gate import Outcome, Verdict, judge
+from entangle_cli.analysis.gate import judge
 from entangle_cli.analysis.rules import Rule, is_relative, parse_rule
-from entangle_cli.analysis.sequential import Decision
+from entangle_cli.cli.config import Origins
+from entangle_cli.cli.tell import tell
 from entangle_cli.diagnose.movements import describe_loss, losses_compared, run_summary, with_movements
 from entangle_cli.diagnose.notices import run_notices
-from entangle_cli.errors import ExitCode, UsageError
+from entangle_cli.diagnose.whole_run import refuse_missing_rows
+from entangle_cli.errors import UsageError
 from entangle_cli.records import LossSettings, Notice, Run, Status
-from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.rows import rows
-from entangle_cli.report.terminal import decision_lines, summary_report, verdict_lines
+from entangle_cli.report.terminal import summary_report
 from entangle_cli.store.reading import newest_run, read_layers, read_run
 
 NUM_WORST = 5
@@ -96,6 +96,7 @@ def read_judged(
         with_layers: whether the summary has the run's layers.
     """
     run = read_run(folder or _newest())
+    refuse_missing_rows(run)
     loss = choose_loss(LossSettings(**run.manifest["loss"]))
     columns = with_movements(run.columns, loss, run.manifest["identity"]["settings"]["dtype"])
     notices = run_notices(run.manifest, columns)
@@ -107,8 +108,7 @@ def read_judged(
 def _newest() -> Path:
     """The newest run that holds a pair, named on standard error: nobody else says which run is meant."""
     folder, empty = newest_run()
-    over = "".join(f"; newer, but without a measured pair: {path}" for path in empty)
-    print(f"entangle: run {for_terminal(str(folder))}{for_terminal(over)}", file=sys.stderr)
+    tell(f"run {folder}" + "".join(f"; newer, but without a measured pair: {path}" for path in empty))
     return folder
 
 
@@ -133,46 +133,16 @@ def _taken(columns: Mapping[str, Any], places: Any) -> dict[str, Any]:
 
 
 def only_new(columns: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of a run whose pairs a baseline does not have; rows without a pair are new."""
-    known = {pair_id for pair_id in baseline["pair_id"] if pair_id is not None}
+    """The rows of a run whose pairs a baseline did not measure; rows without a pair are new."""
+    measured = baseline["status"] == Status.OK.value
+    known = {pair_id for pair_id in baseline["pair_id"][measured] if pair_id is not None}
     return _taken(columns, np.array([pair_id not in known for pair_id in columns["pair_id"]], dtype=bool))
 
 
-def parse_rules(texts: Sequence[str] | None) -> list[Rule]:
+def parse_rules(texts: Sequence[str] | None, origins: Origins | None = None) -> list[Rule]:
     """The rules of `--fail-if`, refused before anything is computed."""
-    return [parse_rule(text) for text in texts or []]
-
-
-CODES = {
-    Outcome.PASSED: ExitCode.DONE,
-    Outcome.FAILED: ExitCode.GATE_FAILED,
-    Outcome.CANNOT_JUDGE: ExitCode.NOTHING_TO_JUDGE,
-}
-"""Exit codes of verdicts."""
-
-
-def gate_code(verdict: Verdict) -> ExitCode:
-    """A verdict's exit code."""
-    return CODES[verdict.outcome]
-
-
-def show_gate(console: Console, judged: JudgedRun, rules: Sequence[Rule]) -> ExitCode:
-    """Judge by rules that need no baseline, print a line a rule, return the exit code.
-
-    Raises:
-        UsageError: a rule over a baseline.
-    """
-    refuse_relative(rules)
-    verdict = judge(rules, judged.columns)
-    console.print(verdict_lines(verdict))
-    return gate_code(verdict)
-
-
-def show_decision(console: Console, decision: Decision, confidence: str) -> ExitCode:
-    """Print what was decided before all rows were measured, a line a rule, and return the exit code."""
-    console.print(decision_lines(decision, confidence))
-    assert decision.outcome is not None
-    return CODES[decision.outcome]
+    where = (origins or Origins()).of("fail-if")
+    return [parse_rule(text, where) for text in texts or []]
 
 
 def refuse_relative(rules: Sequence[Rule]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from entangle_cli.analysis.sequential import Decision
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import progress
+from entangle_cli.cli.tell import tell
 from entangle_cli.diagnose.ranks import Further, Ranks
 from entangle_cli.diagnose.scan import Scan, open_scan
 from entangle_cli.diagnose.until_decided import measure_until_decided, rounds
@@ -35,18 +36,23 @@ def scan_into_run(
     known: Path | None,
     deadline: Deadline,
     ranks: Ranks,
+    about: Mapping[str, Any],
     *,
     quiet: bool,
 ) -> tuple[Path, Decision | None]:
-    """Measure what the run does not hold yet; the run's folder, and what was decided where that ends the scan."""
+    """Measure what the run does not hold yet; the run's folder, and what was decided where that ends the scan.
+
+    Args:
+        about: further entries of the manifest.
+    """
     with open_scan(model, data, settings, ranks) as ready:
         _agree(ready, known)
         if not quiet:
             console_for(sys.stderr).print(plan_lines(ready.plan))
-        writer = open_run(output, ready.identity, ready.about)
+        writer = open_run(output, ready.identity, {**ready.about, **about})
         if not quiet:
             again = f", goes on after {len(writer.done):,} pairs" if writer.done else ""
-            print(f"run         {writer.folder}{again}", file=sys.stderr)
+            tell(f"{writer.folder}{again}", prefix="run         ")
         return writer.folder, _measure_all(ready, writer, settings, deadline, quiet=quiet)
 
 
@@ -69,16 +75,19 @@ def _measure_all(
 
             done = frozenset(writer.done)
             if settings.until_decided is not None:
-                return measure_until_decided(ready, settings.until_decided, settings, done, take, columns_so_far)
+                decision = measure_until_decided(ready, settings.until_decided, settings, done, take, columns_so_far)
+                ready.reader.refuse_changed()
+                return decision
             for batch in ready.ranks.gather(ready.records(done)):
                 take(batch)
             ready.ranks.end_round(is_last=True)
+            ready.refuse_other_data(writer.num_done_rows)
     except KeyboardInterrupt:
         with uninterrupted():
-            print(
-                f"interrupted: {len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "
+            tell(
+                f"{len(writer.done):,} pairs of {ready.plan.num_selected:,} rows are in {writer.folder}; "
                 "the same command goes on from there",
-                file=sys.stderr,
+                prefix="interrupted: ",
             )
         raise
     return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
+from entangle_cli.cli.tell import tell
 from entangle_cli.diagnose.launch import Launch, launched
 from entangle_cli.diagnose.mailbox import LostProcessError
 from entangle_cli.errors import EntangleError, unexpected
@@ -25,7 +25,7 @@ def scan_processes(*, debug: bool) -> Iterator[Launch]:
         typer.Exit: an earlier start ended for good.
         LostProcessError: another process, or torchrun, is gone.
     """
-    with launched(lambda sentence: print(f"entangle: {sentence}", file=sys.stderr, flush=True)) as launch:
+    with launched(tell) as launch:
         if launch.ended_with is not None:
             raise typer.Exit(launch.ended_with)
         try:

@@ -11,6 +11,7 @@ from typing import Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from entangle_cli.cli.tell import tell
 from entangle_cli.report.terminal import console_for
 
 PLAIN_LINE_SECONDS = 30.0
@@ -63,8 +64,4 @@ class _PlainLines:
             self._last = now
             speed = (self._done - self._done_before) / (now - self._start)
             left = f", {(self._total - self._done) / speed:,.0f} s left" if speed else ""
-            print(
-                f"entangle: {self._done:,} of {self._total:,} rows, {speed:.3g} rows/s{left}",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"{self._done:,} of {self._total:,} rows, {speed:.3g} rows/s{left}")

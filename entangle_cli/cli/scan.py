@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from entangle_cli.cli.config import Origins, origins_of
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.options import (
@@ -47,6 +48,7 @@ class Dtype(str, Enum):
 
 
 def scan(
+    context: typer.Context,
     model: Model,
     data: Data,
     pairs: PairOptions,
@@ -122,9 +124,17 @@ def scan(
     from entangle_cli.diagnose.movements import check_loss
     from entangle_cli.diagnose.ranks import Further
     from entangle_cli.diagnose.until_decided import check_until_decided
+    from entangle_cli.report.escape import for_terminal
 
     with scan_processes(debug=debug) as launch:
-        rules = parse_rules(fail_if)
+        origins = origins_of(context)
+        rules = parse_rules(fail_if, origins)
+        if dry_run and rules:
+            raise UsageError(
+                f"--dry-run with --fail-if ({origins.of('fail-if')}): nothing is measured, so nothing can be judged",
+                "one of the two",
+                "leave --dry-run out",
+            )
         refuse_relative(rules)
         time_left = Deadline(deadline, launch.seconds_before)
         stop = UntilDecided(tuple(rule.text for rule in rules), confidence) if until_decided else None
@@ -167,10 +177,11 @@ def scan(
                 measure_for_first(each, data, settings, known, ranks)
                 continue
             folder = output if output is None or len(models) == 1 else output / Path(each).name
-            folder, decision = scan_into_run(each, data, settings, folder, known, time_left, ranks, quiet=quiet)
+            about = {"configuration": {"options": dict(origins.taken)}}
+            folder, decision = scan_into_run(each, data, settings, folder, known, time_left, ranks, about, quiet=quiet)
             if len(models) > 1 and quiet and rules:
-                print(each)
-            codes.append(_show_result(folder, settings, json_file, rules, decision, quiet=quiet))
+                print(for_terminal(each))
+            codes.append(_show_result(folder, settings, json_file, rules, decision, origins, quiet=quiet))
         raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
 
 
@@ -196,31 +207,43 @@ def _show_result(
     json_file: Path | None,
     rules: Sequence[Rule],
     decision: Decision | None,
+    origins: Origins,
     *,
     quiet: bool,
 ) -> ExitCode:
-    from entangle_cli.cli.judged import read_judged, show_decision, show_gate
-    from entangle_cli.report.terminal import console_for
+    from entangle_cli.analysis.gate import judge
+    from entangle_cli.cli.judged import read_judged
+    from entangle_cli.cli.verdict import CODES, keeping
+    from entangle_cli.diagnose.whole_run import scope_of
+    from entangle_cli.report.rows import write_document
+    from entangle_cli.report.terminal import console_for, decision_lines, verdict_lines
     from entangle_cli.store.writing import write_summary
 
     judged = read_judged(folder, lambda _: settings.loss, with_layers=True)
-    write_summary(folder, judged.summary)
-    console = console_for(sys.stdout)
-    if not quiet:
-        console.print(judged.report())
-    if json_file is not None:
-        from entangle_cli.report.rows import write_document
-
-        write_file(json_file, lambda stream: write_document(stream, judged.run, judged.columns, judged.summary))
+    verdict, code = None, ExitCode.DONE
     if decision is not None:
-        assert settings.until_decided is not None
-        return show_decision(console, decision, f"confidence {settings.until_decided.confidence:g}")
-    if rules:
-        return show_gate(console, judged, rules)
-    if not judged.summary["pairs"]:
+        assert decision.outcome is not None
+        code = CODES[decision.outcome]
+    elif rules:
+        verdict = judge(rules, judged.columns, scope=scope_of(judged.run, elsewhere=origins.taken))
+        code = CODES[verdict.outcome]
+    with keeping(code):
+        write_summary(folder, judged.summary)
+        console = console_for(sys.stdout)
+        if not quiet:
+            console.print(judged.report())
+        if json_file is not None:
+            write_file(json_file, lambda stream: write_document(stream, judged.run, judged.columns, judged.summary))
+        if decision is not None:
+            assert settings.until_decided is not None
+            console.print(decision_lines(decision, f"confidence {settings.until_decided.confidence:g}"))
+        elif verdict is not None:
+            console.print(verdict_lines(verdict))
+        sys.stdout.flush()
+    if decision is None and verdict is None and not judged.summary["pairs"]:
         raise NothingToJudgeError(
             f"{folder}: none of {judged.summary['rows']:,} rows could be measured",
             "at least one pair that fits the model and --max-length",
             "see the reasons above, or entangle report",
         )
-    return ExitCode.DONE
+    return code

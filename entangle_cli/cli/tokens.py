@@ -23,6 +23,7 @@ from entangle_cli.cli.options import (
     loss_settings,
 )
 from entangle_cli.cli.pair_options import PairOptions
+from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
 from entangle_cli.records import LossSettings, ScanSettings
 
@@ -88,7 +89,7 @@ def tokens(
         loss=weighing,
         device=device,
     )
-    found = pair_tokens(model, data, pair, pair_in_row, settings, lambda words: print(words, file=sys.stderr))
+    found = pair_tokens(model, data, pair, pair_in_row, settings, tell)
     if output_format is TokensFormat.HTML:
         write_tokens_page(sys.stdout, found.document, found.cosines)
     else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from entangle_cli.data.rows import FileSource, RawRow, RowSource, file_sha256
+from entangle_cli.data.dataset_folder import saved_files
+from entangle_cli.data.fingerprint import Fingerprint, fingerprint
+from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.errors import DataError
 
 BATCH_ROWS = 1024
@@ -133,7 +135,11 @@ class SavedDataset(RowSource):
 
         self.location = str(path)
         self.name = path.name
-        files = sorted(file for file in path.glob("*.arrow") if not file.name.startswith("cache-"))
+        files = saved_files(path)
+        # What stands beside the rows decides how they are decoded.
+        described = [file for file in (path / "state.json", path / "dataset_info.json") if file.is_file()]
+        self._fingerprints = [fingerprint(file) for file in (*files, *described)]
+        self.files = files
         for file in files:
             ArrowFile(file).refuse_damaged()
         try:
@@ -144,9 +150,14 @@ class SavedDataset(RowSource):
             ) from error
         self.num_rows = len(self.dataset)
         digest = hashlib.sha256()
-        for file in files:
-            digest.update(file_sha256(file).encode())
+        for each in self._fingerprints:
+            digest.update(each.sha256.encode())
         self.sha256 = digest.hexdigest()
+
+    @property
+    def fingerprints(self) -> Sequence[Fingerprint]:
+        """Of the Arrow files, and of what describes them."""
+        return self._fingerprints
 
     @property
     def identity(self) -> Mapping[str, Any]:

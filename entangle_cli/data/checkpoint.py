@@ -104,7 +104,7 @@ def load_checkpoint(
     loading = loading or LoadingSettings()
     origin = find_origin(name, loading)
     if origin.folder is not None and is_adapter(origin.folder):
-        return _load_adapter(name, origin.folder, dtype, device, loading, device_map)
+        return _load_adapter(origin, origin.folder, dtype, device, loading, device_map)
     if loading.base_model is not None:
         raise UsageError(
             f"--base-model {loading.base_model}: {name} is a whole checkpoint",
@@ -133,11 +133,10 @@ def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> P
 
 
 def _load_adapter(
-    name: str, adapter: Path, dtype: str, device: torch.device, loading: LoadingSettings, device_map: str | None
+    own: Origin, adapter: Path, dtype: str, device: torch.device, loading: LoadingSettings, device_map: str | None
 ) -> Checkpoint:
     base = base_origin(adapter, loading)
     plain, config, noted = _load_model(base, dtype, loading, device_map)
-    own = Origin(name, adapter)
     tokenizer = load_tokenizer(own if has_tokenizer(adapter) else base, loading)
     if has_tokenizer(adapter):
         noted |= resized_to(plain, len(tokenizer.tokenizer), adapter)
@@ -148,7 +147,7 @@ def _load_adapter(
         for parameter_name, parameter in model.named_parameters():
             if parameter_name in loaded.parameters:
                 parameter.data = parameter.data.to(DTYPES[dtype])
-    refuse_not_finite(name, model)
+    refuse_not_finite(own.name, model)
     if loaded.ignored:
         noted["W-IGNORED-WEIGHTS"] = ignored_weights(loaded.ignored)
     return Checkpoint(

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import IO, cast
 
-from entangle_cli.data.rows import READ_BYTES
+from entangle_cli.data.fingerprint import READ_BYTES
 from entangle_cli.errors import DataError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")

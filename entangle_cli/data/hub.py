@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from entangle_cli.data.arrow_files import ArrowFile
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.errors import DataError, ModelError
 from entangle_cli.records import ReadingSettings
@@ -127,6 +128,8 @@ class HubDataset(RowSource):
             commit = None
         with _translated(name), offline(commit is None):
             self.dataset, split = _loaded(name, split, reading, commit, limit)
+        for cached in getattr(self.dataset, "cache_files", None) or ():
+            ArrowFile(Path(cached["filename"])).refuse_damaged()
         self.num_rows = len(self.dataset) if limit is None else _rows_within(self.dataset, limit)
         self._limit = limit
         self._identity = {

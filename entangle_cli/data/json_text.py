@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from entangle_cli.data.rows import READ_BYTES
+from entangle_cli.data.fingerprint import READ_BYTES
 
 
 class Parser:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from entangle_cli.data.adapter import base_of, is_adapter
+from entangle_cli.data.checkpoint_files import checkpoint_files
 from entangle_cli.data.compression import kind_suffix
+from entangle_cli.data.fingerprint import Stamp, fingerprint, refuse_changed, stamp_of
 from entangle_cli.data.hub import adapter_folder, cached_commit, is_hub_name, is_only_cached
 from entangle_cli.data.paths import expanded, is_folder, is_there
-from entangle_cli.data.rows import file_sha256
 from entangle_cli.data.series import last_checkpoint, step_of
 from entangle_cli.errors import ModelError, UsageError
 from entangle_cli.records import LoadingSettings
 
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-
-IDENTITY_SUFFIXES = {".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py"}
-"""Files whose content decides what a checkpoint computes, or how its tokenizer reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,8 @@ class Origin:
     revision: str | None = None
     local_only: bool = False
     """The hub does not answer."""
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
+    """Of the folder's files when they were found, by name: what is loaded must be what is hashed."""
 
     @property
     def source(self) -> str:
@@ -82,14 +82,25 @@ def find_origin(name: str, loading: LoadingSettings, what: str = "checkpoint") -
     if folder is None:
         local_only = is_only_cached(name, loading.revision)
         adapter = adapter_folder(name, loading.revision, local_only=local_only)
-        return Origin(name, adapter, None if adapter is not None else loading.revision, local_only)
+        if adapter is not None:
+            return origin_of(name, adapter)
+        return Origin(name, None, loading.revision, local_only)
     if loading.revision is not None:
         raise UsageError(
             f"--model-revision {loading.revision}: {name} is a folder",
             "a name on the hub",
             "leave --model-revision out",
         )
-    return Origin(name, folder)
+    return origin_of(name, folder)
+
+
+def origin_of(name: str, folder: Path) -> Origin:
+    """A folder, with the stamps of its files.
+
+    Raises:
+        ModelError: a file in it that is no regular one, or a name that leads out of it.
+    """
+    return Origin(name, folder, stamps={file: stamp_of(path) for file, path in checkpoint_files(folder).items()})
 
 
 def base_origin(adapter: Path, loading: LoadingSettings) -> Origin:
@@ -154,5 +165,14 @@ def identity_of(origin: Origin) -> dict[str, Any]:
         name = f"{folder.parent.name}/{folder.name}"  # checkpoint-500 alone would say nothing
     else:
         name = folder.name
-    files = sorted(path for path in folder.iterdir() if path.suffix in IDENTITY_SUFFIXES and path.is_file())
-    return {"name": name, "files": {path.name: file_sha256(path) for path in files}}
+    files = {file: fingerprint(path) for file, path in checkpoint_files(origin.folder).items()}
+    changed = [file for file in files.keys() | origin.stamps.keys() if file not in files or file not in origin.stamps]
+    changed += [file for file, found in files.items() if found.stamp != origin.stamps.get(file, found.stamp)]
+    if changed:
+        raise ModelError(
+            f"{origin.folder / min(changed)}: changed while the checkpoint was loaded",
+            "the bytes whose hash the run holds",
+            "give the command again when nothing else writes to the folder",
+        )
+    refuse_changed(files.values(), ModelError)
+    return {"name": name, "files": {file: found.sha256 for file, found in files.items()}}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-READ_BYTES = 2**20
+from entangle_cli.data.fingerprint import Fingerprint, fingerprint, refuse_changed
+from entangle_cli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,19 @@ class RowSource(ABC):
         """What two data sets with the same rows have in common; JSON-able."""
 
     @property
+    def fingerprints(self) -> Sequence[Fingerprint]:
+        """The files that were hashed for the identity; none where a library holds them."""
+        return ()
+
+    def refuse_changed(self) -> None:
+        """Refuse data that changed since they were hashed, when all rows were read.
+
+        Raises:
+            DataError: they did.
+        """
+        refuse_changed(self.fingerprints, DataError)
+
+    @property
     def indices(self) -> Sequence[int]:
         """The index of every row, in order."""
         return range(self.num_rows)
@@ -74,18 +87,15 @@ class FileSource(RowSource):
         self.location = str(path)
         self.name = path.name
         self.files = [path]
-        self.sha256 = file_sha256(path)
+        self._fingerprint = fingerprint(path)
+        self.sha256 = self._fingerprint.sha256
+
+    @property
+    def fingerprints(self) -> Sequence[Fingerprint]:
+        """Of the file."""
+        return (self._fingerprint,)
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """Name, hash and number of rows."""
         return {"name": self.name, "sha256": self.sha256, "rows": self.num_rows}
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes, read a piece at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +12,13 @@ from typing import Any
 
 from entangle_cli.data.arrow_files import ArrowFile, Parquet, SavedDataset
 from entangle_cli.data.compression import DECOMPRESSION_ERRORS, is_compressed, kind_suffix, refuse_other_content
+from entangle_cli.data.dataset_folder import refuse_leading_out, saved_splits
 from entangle_cli.data.delimited import Delimited
+from entangle_cli.data.fingerprint import Fingerprint
 from entangle_cli.data.formats.adjacent import AdjacentRows, pairs_take_two_rows
 from entangle_cli.data.hub import HubDataset, is_hub_name
 from entangle_cli.data.json_files import JsonDocument, open_json
-from entangle_cli.data.paths import expanded, is_folder, is_there
+from entangle_cli.data.paths import expanded, is_folder, is_there, refuse_irregular
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
 from entangle_cli.errors import DataError
@@ -130,6 +131,7 @@ def _refuse_hub_options(data: str, reading: ReadingSettings) -> None:
 
 
 def _open_file(path: Path, split: str | None = None) -> FileSource:
+    refuse_irregular(path, DataError)
     try:
         return _opened_file(path, split)
     except DECOMPRESSION_ERRORS as error:
@@ -171,7 +173,7 @@ def _open_folder(path: Path, split: str | None, reading: ReadingSettings) -> Row
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         _refuse_hub_options(str(path), reading)
     if (path / "dataset_dict.json").exists():
-        return SavedDataset(path / _chosen_split(path, split, _saved_splits(path)))
+        return SavedDataset(path / _chosen_split(path, split, saved_splits(path)))
     if (path / "state.json").exists():
         if split not in (None, "train"):
             raise DataError(f"{path}: --split {split}, but it has no splits", "a folder with splits", "leave it out")
@@ -180,20 +182,11 @@ def _open_folder(path: Path, split: str | None, reading: ReadingSettings) -> Row
     return SeveralFiles(str(path), path.name, files[_chosen_split(path, split, list(files))])
 
 
-def _saved_splits(path: Path) -> list[str]:
-    try:
-        splits: list[str] = json.loads((path / "dataset_dict.json").read_text())["splits"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: dataset_dict.json names no splits", "a folder written by datasets' save_to_disk", "write it again"
-        ) from error
-    return splits
-
-
 def _files_by_split(path: Path, config_name: str | None) -> dict[str, list[Path]]:
     """The files of a plain folder by split, as `datasets` finds them by their names or in its README."""
     import datasets
 
+    refuse_leading_out(path)
     try:
         builder = datasets.load_dataset_builder(str(path), config_name)
         found = builder.config.data_files or {}
@@ -202,9 +195,20 @@ def _files_by_split(path: Path, config_name: str | None) -> dict[str, list[Path]
         raise DataError(
             f"{path}: a folder without a data set: {reason}", KNOWN, "name one of its files instead"
         ) from error
-    by_split = {str(split): [Path(file) for file in files] for split, files in found.items()}
+    by_split = {str(split): [_file_inside(path, str(file)) for file in files] for split, files in found.items()}
     _refuse_left_out(path, {file.resolve() for files in by_split.values() for file in files}, config_name)
     return by_split
+
+
+def _file_inside(folder: Path, file: str) -> Path:
+    """A file that a library found for a folder."""
+    if "://" in file or not Path(file).is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{folder}: its description leads to {file}",
+            "data inside the folder, which is hashed",
+            "copy the data into the folder, or name the files themselves",
+        )
+    return Path(file)
 
 
 def _refuse_left_out(path: Path, taken: set[Path], config_name: str | None) -> None:
@@ -264,6 +268,11 @@ class SeveralFiles(RowSource):
         return {"name": self.name, "sha256": digest.hexdigest(), "rows": self.num_rows}
 
     @property
+    def fingerprints(self) -> Sequence[Fingerprint]:
+        """Of the files, in order."""
+        return [file for source in self._sources for file in source.fingerprints]
+
+    @property
     def parts(self) -> list[tuple[FileSource, Path]]:
         """The files in order, each with its path below the folder that holds them all."""
         folder = Path(self.location).absolute()
@@ -301,6 +310,11 @@ class JoinedSources(RowSource):
     def identity(self) -> Mapping[str, Any]:
         """Those of the data sets, in order."""
         return {"name": self.name, "sources": [dict(source.identity) for source in self.sources], "rows": self.num_rows}
+
+    @property
+    def fingerprints(self) -> Sequence[Fingerprint]:
+        """Of all data sets."""
+        return [file for source in self.sources for file in source.fingerprints]
 
     def rows(self) -> Iterator[RawRow]:
         """All rows, counted through; each says which data set it is of."""
@@ -342,6 +356,11 @@ class Slice(RowSource):
     def identity(self) -> Mapping[str, Any]:
         """That of the whole, and which part."""
         return {**self.whole.identity, "slice": self._spec}
+
+    @property
+    def fingerprints(self) -> Sequence[Fingerprint]:
+        """Of the whole."""
+        return self.whole.fingerprints
 
     @property
     def indices(self) -> Sequence[int]:

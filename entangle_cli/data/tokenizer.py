@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from entangle_cli.data.adapter import is_adapter
 from entangle_cli.data.chat_template import parse_date, set_date, template_from, uses_date
+from entangle_cli.data.fingerprint import fingerprint
 from entangle_cli.data.hub import offline
 from entangle_cli.data.model_config import context_of, load_config, position_limit, translated
 from entangle_cli.data.origin import Origin, base_origin, find_origin, has_tokenizer, identity_of
-from entangle_cli.data.rows import file_sha256
 from entangle_cli.errors import ModelError
 from entangle_cli.records import LoadingSettings
 
@@ -50,7 +50,7 @@ def load_tokenizer(origin: Origin, loading: LoadingSettings) -> LoadedTokenizer:
         warnings |= _other_tokens(tokenizer, _loaded(own, loading))
     if loading.chat_template is not None:
         tokenizer.chat_template = template_from(loading.chat_template)
-        identity["chat_template"] = file_sha256(loading.chat_template)
+        identity["chat_template"] = fingerprint(loading.chat_template).sha256
     given = None if loading.template_date is None else parse_date(loading.template_date)
     if not uses_date(tokenizer):
         return LoadedTokenizer(tokenizer, identity, None, warnings)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from entangle_cli.diagnose.row_records import PreparedRow, of_row, with_references
+from entangle_cli.diagnose.same_measurement import measurement_differences
 from entangle_cli.errors import UsageError
 from entangle_cli.records import COUNT_FIELDS, PairRecord, Run, Status
 
-DATA_SETTINGS = frozenset({"limit", "sample", "seed", "shard", "until_decided", "split", "config_name", "revision"})
-"""Settings that say which rows are measured, not how."""
 FLAGS = frozenset({"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"})
 
 
@@ -29,7 +28,7 @@ class KnownPairs:
     """
 
     def __init__(self, run: Run, identity: Mapping[str, Any]) -> None:
-        different = _differences(run.manifest["identity"], identity)
+        different = measurement_differences(run.manifest["identity"], identity)
         if different:
             raise UsageError(
                 f"--known {run.folder}: measured with another {', '.join(different)}",
@@ -68,12 +67,3 @@ class KnownPairs:
         if name in FLAGS:
             return bool(value)
         return int(value) if name in COUNT_FIELDS else float(value)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    found = [name for name in ("model", "tokenization", "reference") if before.get(name) != now.get(name)]
-    old, new = (
-        {name: value for name, value in identity["settings"].items() if name not in DATA_SETTINGS}
-        for identity in (before, now)
-    )
-    return found + sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

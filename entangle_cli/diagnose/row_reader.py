@@ -14,7 +14,8 @@ from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
 from entangle_cli.diagnose.first_rows import place_of
 from entangle_cli.diagnose.row_records import PreparedRow
-from entangle_cli.errors import DataError, UsageError
+from entangle_cli.diagnose.selected_rows import selected_rows
+from entangle_cli.errors import DataError
 from entangle_cli.records import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings
 
 WINDOW_PAIRS = 512
@@ -37,7 +38,7 @@ class RowReader:
         self._pairs = pairs
         self._tokenizer = checkpoint.tokenizer
         self._is_strict = settings.strict
-        self._selected = selected_rows(source.indices, settings)
+        self._selected = selected_rows(source.indices, settings.limit, settings.sample, settings.seed, settings.shard)
         self._seed = settings.seed
         self._tokens = token_settings(
             settings.max_length,
@@ -46,6 +47,11 @@ class RowReader:
             checkpoint.context,
             getattr(checkpoint.model.get_input_embeddings(), "num_embeddings", None),
         )
+
+    @property
+    def num_selected(self) -> int:
+        """Rows that the settings select."""
+        return len(self._selected)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -73,6 +79,14 @@ class RowReader:
                 for row in window:
                     self._refuse_if_strict(row)
                 yield window
+
+    def refuse_changed(self) -> None:
+        """Refuse a data set that is no longer the one that was hashed.
+
+        Raises:
+            DataError: it changed.
+        """
+        self._source.refuse_changed()
 
     def check(self) -> None:
         """Read the first row, so that a tokenizer that cannot read any is told before a run is begun.
@@ -147,19 +161,3 @@ def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
         DataError: a description beside the file that cannot be used.
     """
     return PairReader(reading, source.files)
-
-
-def selected_rows(indices: Sequence[int], settings: ScanSettings) -> Sequence[int]:
-    """Indices of the rows that count, in their order."""
-    candidates = indices[: settings.limit]
-    if settings.sample is not None and settings.sample < len(candidates):
-        candidates = sorted(random.Random(settings.seed).sample(candidates, settings.sample))
-    number, total = _shard(settings.shard)
-    return candidates[number - 1 :: total]
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    number, _, total = (text or "1/1").partition("/")
-    if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
-        raise UsageError(f"--shard {text}", "I/N with I from 1 to N, such as 2/8", "correct it")
-    return int(number), int(total)

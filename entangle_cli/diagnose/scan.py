@@ -19,7 +19,7 @@ from entangle_cli.data.checkpoint import (
 )
 from entangle_cli.data.device import choose_device
 from entangle_cli.data.origin import refuse_swapped
-from entangle_cli.data.pairs import PairReader, SkippedRow
+from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import named_data, open_source
@@ -31,11 +31,12 @@ from entangle_cli.diagnose.known_pairs import KnownPairs
 from entangle_cli.diagnose.measurer import Measurer
 from entangle_cli.diagnose.ranks import Ranks
 from entangle_cli.diagnose.reference import Reference, opened_reference
-from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, resolved_length, selected_rows
+from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, resolved_length
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.groups import parameter_groups
+from entangle_cli.errors import DataError
 from entangle_cli.records import (
     PairRecord,
     ReadingSettings,
@@ -66,8 +67,7 @@ class Scan:
 
     def __init__(
         self,
-        source: RowSource,
-        pairs: PairReader,
+        reader: RowReader,
         checkpoint: Checkpoint,
         parameters: Mapping[str, torch.nn.Parameter],
         engine: Engine,
@@ -81,7 +81,7 @@ class Scan:
         self._known: KnownPairs | None = None
         self.checkpoint = checkpoint
         self.parameters = parameters
-        self.reader = RowReader(source, pairs, checkpoint, settings)
+        self.reader = reader
         device = torch.device(plan.device)
         self.fitting_tokens = fitting_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
         self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
@@ -136,6 +136,22 @@ class Scan:
                 missing = [row for row in batch if row_key(row.pair) not in done]
                 if missing and self.ranks.takes(len(missing)):
                     yield self.measurer.measure(missing)
+
+    def refuse_other_data(self, num_rows: int) -> None:
+        """See, when all rows were read, that they were those of the data set that was hashed, and all of them.
+
+        Args:
+            num_rows: that pairs or reasons were recorded of.
+        Raises:
+            DataError: the data changed, or have fewer rows than were counted.
+        """
+        self.reader.refuse_changed()
+        if num_rows != self.plan.num_selected:
+            raise DataError(
+                f"{self.plan.data}: {num_rows:,} rows were read of {self.plan.num_selected:,}",
+                "as many rows as were counted",
+                "check that nothing else writes to the data, and give the command again",
+            )
 
     @staticmethod
     def _without_known(window: Window, known: KnownPairs) -> tuple[Window, list[PairRecord]]:
@@ -199,8 +215,9 @@ def open_scan(
             Engine(checkpoint.model, parameters, groups=groups) as engine,
             opened_reference(settings, checkpoint, device) as reference,
         ):
-            plan = _plan(model, source, formats, checkpoint, engine, settings, device, ranks)
-            scan = Scan(source, pairs, checkpoint, parameters, engine, reference, settings, plan, ranks)
+            reader = RowReader(source, pairs, checkpoint, settings)
+            plan = _plan(model, source, formats, checkpoint, engine, settings, device, ranks, reader.num_selected)
+            scan = Scan(reader, checkpoint, parameters, engine, reference, settings, plan, ranks)
             scan.reader.check()
             yield scan
 
@@ -214,6 +231,7 @@ def _plan(
     settings: ScanSettings,
     device: torch.device,
     ranks: Ranks,
+    num_selected: int,
 ) -> ScanPlan:
     budget = settings.batch_tokens or batch_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
     rules = engine.plan.numel_by_rule()
@@ -223,7 +241,7 @@ def _plan(
         data_kind=source.kind,
         formats=formats,
         num_rows=source.num_rows,
-        num_selected=len(selected_rows(source.indices, settings)),
+        num_selected=num_selected,
         num_parameters=sum(rules.values()),
         num_model_parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         numel_by_rule={rule.value: count for rule, count in rules.items()},

@@ -66,6 +66,8 @@ def write_markdown(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> N
     stream.write(f"{for_markdown(str(about['run']))}, {for_markdown(str(about['loss']))}\n\n")
     for result in verdict.results:
         stream.write(f"- **{result.outcome.value.replace('_', ' ')}**: {for_markdown(result.sentence)}\n")
+    if verdict.scope is not None:
+        stream.write(f"- judged: {for_markdown(verdict.scope.sentence)}\n")
     stream.write(f"\n{for_markdown(verdict.sentence)}\n")
 
 
@@ -76,6 +78,8 @@ def write_github(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> Non
             _command(stream, "error", "entangle gate", result.sentence)
     if verdict.outcome.value == "cannot_judge":
         _command(stream, "error", "entangle gate", verdict.sentence)
+    if verdict.scope is not None:
+        _command(stream, "notice", "entangle gate", f"Judged {verdict.scope.sentence}")
     if verdict.outcome.value == "failed":
         for row in about["worst"][:ANNOTATIONS]:
             file = row["file"] or about["data_file"]

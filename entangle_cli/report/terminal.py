@@ -16,6 +16,7 @@ from entangle_cli.records import Notice, Run, ScanEstimate, ScanPlan
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.words import counted
 
+LARGEST_WIDTH = 10_000
 PLAIN_WIDTH = 120
 SHOWN_GROUPS = 20
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -31,7 +32,9 @@ MEANINGS = {
 
 def console_for(stream: IO[str]) -> Console:
     """A console on a stream; what is not a terminal gets plain text of full width."""
-    width = None if stream.isatty() else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    columns = os.environ.get("COLUMNS", "")
+    chosen = int(columns) if columns.isascii() and columns.isdecimal() and 0 < int(columns) <= LARGEST_WIDTH else None
+    width = None if stream.isatty() else chosen or PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -297,9 +300,10 @@ def verdict_lines(verdict: Any) -> RenderableType:
     lines = []
     for result in verdict.results:
         outcome = result.outcome.value
-        lines.append(
-            Text(f"{outcome.replace('_', ' '):13}", style=styles[outcome]).append(result.sentence, style="default")
-        )
+        sentence = for_terminal(result.sentence)
+        lines.append(Text(f"{outcome.replace('_', ' '):13}", style=styles[outcome]).append(sentence, style="default"))
+    if verdict.scope is not None:
+        lines.append(Text(f"{'judged':13}{for_terminal(verdict.scope.sentence)}"))
     outcome = verdict.outcome.value
     lines.append(Text(f"gate {outcome.replace('_', ' ')}: {verdict.sentence}", style=f"bold {styles[outcome]}"))
     return Group(*lines)

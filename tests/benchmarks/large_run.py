@@ -102,9 +102,9 @@ def main() -> None:
                 file.write(
                     json.dumps({"prompt": f"Question {row}", "chosen": " yes " * 20, "rejected": " no " * 20}) + "\n"
                 )
-        from entangle_cli.data.rows import file_sha256
+        from entangle_cli.data.fingerprint import fingerprint
 
-        identity = {**IDENTITY, "data": {"name": data.name, "sha256": file_sha256(data), "rows": pairs}}
+        identity = {**IDENTITY, "data": {"name": data.name, "sha256": fingerprint(data).sha256, "rows": pairs}}
         random = np.random.default_rng(0)
         start = time.perf_counter()
         with RunWriter.open(run, identity, ABOUT) as writer:

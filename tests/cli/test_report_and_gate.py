@@ -59,7 +59,9 @@ SKIPPED = PairRecord(index=4, pair_id=None, status="skipped", reason="malformed"
 
 def write_run(records: list[PairRecord], folder: str = "run") -> Path:
     settings = {"dtype": ScanSettings().dtype}
-    identity = {"model": {"name": "m"}, "data": {"name": HOSTILE}, "settings": settings, "tokenization": "trl-1.16"}
+    is_whole = [record.index for record in records] == list(range(len(records)))
+    data = {"name": HOSTILE, "rows": len(records) if is_whole else None}
+    identity = {"model": {"name": "m"}, "data": data, "settings": settings, "tokenization": "trl-1.16"}
     about: dict[str, Any] = {
         "loss": {"name": "sigmoid", "beta": 0.1},
         "plan": {"slow_parameters": {}},
@@ -163,7 +165,7 @@ def test_all_losses_of_nothing(entangle: Entangle) -> None:
         (["cosine_p95 > 0.95", "skipped_rate > 0.1"], 1),
         (["pairs < 10"], 1),
         (["cosine_mean < 0"], 0),
-        (["separates_rate < 0.6", "cosine_median > 2"], 1),
+        (["separates_rate < 0.6", "cosine_median > 0.99"], 1),
     ],
 )
 def test_the_gate_judges(entangle: Entangle, rules: list[str], code: int) -> None:
@@ -209,14 +211,15 @@ def test_the_gate_over_a_baseline(entangle: Entangle) -> None:
     write_run(PAIRS, "new")
     rule = ("--fail-if", "both_fall_rate_increase > 0.2")
     assert entangle("gate", "new", *rule, "--baseline", "old").code == 1
-    assert entangle("gate", "old", *rule, "--baseline", "old").code == 0
+    assert entangle("gate", "old", *rule, "--baseline", "old").code == 2  # the run itself
     assert entangle("gate", "new", *rule).code == 2
     assert entangle("gate", "new", *rule, "--baseline", "nowhere").code == 3
     fresh = ("--fail-if", "both_fall_rate >= 0.5", "--only-new", "--baseline", "old")
     outcome = entangle("gate", "new", *fresh)
     assert outcome.code == 1
     assert "1 of 2 measured pairs" in outcome.out
-    assert entangle("gate", "old", *fresh).code == 5  # nothing new is nothing to judge
+    write_run(PAIRS[:1] + PAIRS[2:], "part")
+    assert entangle("gate", "part", *fresh[:3], "--baseline", "new").code == 5  # nothing new is nothing to judge
     assert entangle("gate", "new", "--fail-if", "pairs < 1", "--only-new").code == 2
     assert entangle("report", "new", *rule).code == 2
 
@@ -233,7 +236,8 @@ def test_the_verdict_for_machines(entangle: Entangle, tmp_path: Path, monkeypatc
     run = write_run([*PAIRS, SKIPPED])
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     rules = ("--fail-if", "both_fall_rate > 0.2", "--fail-if", "pairs < 1", "--fail-if", "slack_p05_increase > 0")
-    words = ("--baseline", run, "--format", "json", "--write", "junit=gate.xml", "--write", "github=gate.txt")
+    before = write_run(PAIRS, "before")
+    words = ("--baseline", before, "--format", "json", "--write", "junit=gate.xml", "--write", "github=gate.txt")
     outcome = entangle("gate", run, *rules, *words)
     assert outcome.code == 1, outcome.err
     document = json.loads(outcome.out)
@@ -245,9 +249,9 @@ def test_the_verdict_for_machines(entangle: Entangle, tmp_path: Path, monkeypatc
     assert [case.get("name") for case in suite] == ["both_fall_rate > 0.2", "pairs < 1", "slack_p05_increase > 0"]
     lines = Path("gate.txt").read_text().splitlines()
     assert lines[0].startswith("::error title=entangle gate::both_fall_rate is 0.25")
-    assert all(re.match(r"::(error|warning) [^:]*::", line) for line in lines)
+    assert all(re.match(r"::(error|warning|notice) [^:]*::", line) for line in lines)
     assert "### entangle gate: failed" in (tmp_path / "summary.md").read_text()
-    assert "**failed**" in entangle("gate", run, *rules, "--baseline", run, "--format", "markdown").out
+    assert "**failed**" in entangle("gate", run, *rules, "--baseline", before, "--format", "markdown").out
     for wrong in ("junit", "junit=", "xml=a.xml", "junit=no/such/a.xml"):
         assert entangle("gate", run, "--fail-if", "pairs < 1", "--write", wrong).code == 2
 
@@ -305,4 +309,4 @@ def test_annotations_stand_at_the_datas_lines(entangle: Entangle) -> None:
     records = [replace(PAIRS[1], file="a%,b:c.jsonl\n::error::x")]
     out = entangle("gate", write_run(records), "--fail-if", "pairs < 2", "--format", "github").out
     assert "file=a%25%2Cb%3Ac.jsonl\\u000a%3A%3Aerror%3A%3Ax,line=2,title=entangle pair::" in out
-    assert len(out.splitlines()) == 2
+    assert [line.split()[0] for line in out.splitlines()] == ["::error", "::notice", "::warning"]

@@ -394,7 +394,7 @@ def test_a_series_of_checkpoints_is_a_run_each(entangle: Entangle, tmp_path: Pat
     for step in (2, 10):
         shutil.copytree(MODEL, tmp_path / f"out/checkpoint-{step}")
     words = ("scan", "out", LONG, "--limit", "3", "--checkpoints", "all", "-o", "runs")
-    outcome = entangle(*words, "--fail-if", "both_fall_rate > 1")
+    outcome = entangle(*words, "--fail-if", "both_fall_rate >= 1")
     assert outcome.code == 0, outcome.err
     for step in (2, 10):
         manifest = json.loads(Path(f"runs/checkpoint-{step}/manifest.json").read_text())

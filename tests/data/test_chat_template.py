@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from entangle_cli.data.chat_template import DIRECTIVES, set_date, uses_date
-from entangle_cli.data.origin import Origin
+from entangle_cli.data.origin import origin_of
 from entangle_cli.data.tokenizer import load_tokenizer
 from entangle_cli.errors import UsageError
 from entangle_cli.records import LoadingSettings
@@ -45,16 +45,16 @@ def test_only_templates_that_ask_for_it_have_a_date(tmp_path: Path) -> None:
     tokenizer = small_tokenizer()
     assert not uses_date(tokenizer)
     tokenizer.save_pretrained(tmp_path)
-    assert load_tokenizer(Origin("x", tmp_path), LoadingSettings(template_date="2001-02-03")).template_date is None
+    assert load_tokenizer(origin_of("x", tmp_path), LoadingSettings(template_date="2001-02-03")).template_date is None
     tokenizer.chat_template = DATED
     tokenizer.save_pretrained(tmp_path)
-    loaded = load_tokenizer(Origin("x", tmp_path), LoadingSettings(template_date="2001-02-03"))
+    loaded = load_tokenizer(origin_of("x", tmp_path), LoadingSettings(template_date="2001-02-03"))
     assert loaded.template_date == "2001-02-03"
     assert "2001-02-03 was used" in loaded.warnings["W-TEMPLATE-DATE"]
-    assert load_tokenizer(Origin("x", tmp_path), LoadingSettings()).template_date == date.today().isoformat()
+    assert load_tokenizer(origin_of("x", tmp_path), LoadingSettings()).template_date == date.today().isoformat()
 
 
 def test_what_is_no_date_is_refused(tmp_path: Path) -> None:
     small_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="YYYY-MM-DD"):
-        load_tokenizer(Origin("x", tmp_path), LoadingSettings(template_date="tomorrow"))
+        load_tokenizer(origin_of("x", tmp_path), LoadingSettings(template_date="tomorrow"))

@@ -149,7 +149,7 @@ def test_a_folder_without_a_config_is_refused(copied: Path) -> None:
 @pytest.mark.parametrize("content", ["{broken", "{}", "[]", '{"model_type": "no-such-type"}'])
 def test_a_config_that_says_nothing_is_refused(content: str, copied: Path) -> None:
     (copied / "config.json").write_text(content)
-    assert f"{copied}: the config cannot be loaded: " in refusal(copied)
+    assert refusal(copied).startswith((f"{copied}: the config cannot be loaded: ", f"{copied}/config.json: "))
 
 
 def test_code_of_the_checkpoint_is_not_run(

@@ -666,6 +666,7 @@ def test_lines_of_a_json_file_are_read_one_by_one(tmp_path: Path) -> None:
         (b"PAR1", "pairs.parquet"),
         (b"PK\x03\x04", "unzip"),
     ],
+    ids=["utf-16", "utf-16 without a mark", "gzip", "parquet", "zip"],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
 def test_a_text_file_that_holds_something_else_is_refused(

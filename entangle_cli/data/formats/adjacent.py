@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from entangle_cli.data.fingerprint import Fingerprint
 from entangle_cli.data.formats.format import finite_number
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.records import ReadingSettings
@@ -45,6 +46,11 @@ class AdjacentRows(RowSource):
     def identity(self) -> Mapping[str, Any]:
         """That of the whole, and that rows were joined."""
         return {**self.whole.identity, "joined": POINTWISE}
+
+    @property
+    def fingerprints(self) -> Sequence[Fingerprint]:
+        """Of the rows as they stand."""
+        return self.whole.fingerprints
 
     @property
     def indices(self) -> Sequence[int]:
