@@ -15,9 +15,9 @@ def refuse_unwritable(path: Path | None, *inputs: Path | None, option: str = "--
     """Refuse a file that cannot be one, before anything is computed.
 
     Args:
-        inputs: files that are read, which it must not replace.
+        inputs: files and folders that are read, which it must not change.
     Raises:
-        UsageError: no such folder, a folder itself, or one of the inputs.
+        UsageError: no such folder, a folder itself, one of the inputs or inside one, or a file of a run.
     """
     if path is None:
         return
@@ -26,8 +26,31 @@ def refuse_unwritable(path: Path | None, *inputs: Path | None, option: str = "--
         raise UsageError(
             f"{option} {path}: {found}", "a file in a folder that exists", "name a file, or make its folder"
         )
-    if any(given is not None and given.exists() and path.exists() and path.samefile(given) for given in inputs):
-        raise UsageError(f"{option} {path} would replace the data", "another file", "name another file")
+    for given in inputs:
+        if given is not None and given.exists() and _is_or_is_in(path, given):
+            raise UsageError(
+                f"{option} {path} would change what is read: {given}", "a file elsewhere", "name another file"
+            )
+    if _is_runs_own(path.resolve()):
+        raise UsageError(f"{option} {path}: a run's own file", "a file that no run consists of", "name another file")
+
+
+def _is_or_is_in(path: Path, given: Path) -> bool:
+    """Whether a file to write is one that is read, or would change a folder that is."""
+    if path.exists() and path.samefile(given):
+        return True
+    return given.is_dir() and path.resolve().parent == given.resolve()
+
+
+RUNS_OWN = {"manifest.json", "summary.json", ".lock"}
+RUNS_FOLDERS = {"pairs", "layers"}
+
+
+def _is_runs_own(path: Path) -> bool:
+    """Whether a path is one of the files that a run consists of."""
+    folder = path.parent.parent if path.parent.name in RUNS_FOLDERS else path.parent
+    is_own = path.parent.name in RUNS_FOLDERS or path.name in RUNS_OWN
+    return is_own and (folder / "manifest.json").exists()
 
 
 def write_bytes(path: Path, content: bytes, option: str) -> None:

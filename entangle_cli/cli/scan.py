@@ -141,7 +141,7 @@ def scan(
         weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
         check_loss(weighing)
         if launch.ranks.rank == 0:
-            refuse_unwritable(json_file, *map(Path, data))
+            refuse_unwritable(json_file, Path(model), *map(Path, data))
         settings = ScanSettings(
             dtype=dtype.value,
             max_length=pairs.length(),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import safetensors
 import torch
 from transformers import PreTrainedModel
 
+from entangle_cli.data.checkpoint_files import read_object
 from entangle_cli.errors import ModelError
 
 
@@ -26,13 +27,7 @@ def base_of(folder: Path) -> str:
     Raises:
         ModelError: the adapter does not say.
     """
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = config.get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{folder}/adapter_config.json cannot be read: {error}", "a PEFT adapter's config", "restore the file"
-        ) from error
+    base = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(
             f"{folder}/adapter_config.json names no base checkpoint",
@@ -69,6 +64,7 @@ def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
             "the package peft",
             "pip install 'entangle-cli[peft]', or merge the adapter into its base",
         ) from error
+    _refuse_acting(folder, read_object(folder / "adapter_config.json"))
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder}: no {WEIGHTS}", "adapter weights in safetensors", "save the adapter again")
     adapted: Any = _loaded(peft, base, folder)
@@ -81,14 +77,51 @@ def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
     return LoadedAdapter(whole, parameters, sorted(_weight_names(folder) - taken.keys()))
 
 
-def _weight_names(folder: Path) -> set[str]:
+MEGATRON = "megatron.core"
+
+
+def _refuse_acting(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config that makes PEFT import a module by its name, or allocate what its weights do not hold.
+
+    Raises:
+        ModelError: a `megatron_core` of its own, or a rank that no weight has.
+    """
+    if config.get("megatron_core") not in (None, MEGATRON):
+        raise ModelError(
+            f"{folder}/adapter_config.json: megatron_core {str(config['megatron_core'])!r} names code to import",
+            f"no megatron_core, or {MEGATRON}",
+            "take the entry out if you trust the rest of the adapter",
+        )
+    pattern = config.get("rank_pattern")
+    ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
+    largest = max((rank for rank in ranks if isinstance(rank, int)), default=0)
+    if (folder / WEIGHTS).is_file() and largest > (found := _largest_dimension(folder)):
+        raise ModelError(
+            f"{folder}/adapter_config.json: rank {largest:,}, and no dimension of {WEIGHTS} is above {found:,}",
+            "the rank that the adapter was trained with",
+            "restore adapter_config.json",
+        )
+
+
+def _largest_dimension(folder: Path) -> int:
+    with _opened_weights(folder) as file:
+        return max((size for name in file.keys() for size in file.get_slice(name).get_shape()), default=0)  # noqa: SIM118
+
+
+@contextmanager
+def _opened_weights(folder: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
-            return set(file.keys())
+            yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(
             f"{folder / WEIGHTS}: {error}", "adapter weights in safetensors", "save the adapter again"
         ) from error
+
+
+def _weight_names(folder: Path) -> set[str]:
+    with _opened_weights(folder) as file:
+        return set(file.keys())
 
 
 def resized_to(base: PreTrainedModel, num_tokens: int, folder: Path) -> dict[str, str]:
@@ -127,7 +160,9 @@ def _loaded(peft: Any, base: PreTrainedModel, folder: Path) -> Any:
         try:
             _refuse_prompts(folder, peft.PeftConfig.from_pretrained(str(folder)))
             adapted = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
-        except (ValueError, KeyError, TypeError, RuntimeError, OSError, ImportError) as error:
+        except Exception as error:  # PEFT and the weights' reader raise whatever they like
+            if isinstance(error, ModelError | torch.OutOfMemoryError):
+                raise
             raise ModelError(
                 f"{folder}: the adapter does not fit its base: {_first_cause(error)}",
                 "an adapter of this base checkpoint",

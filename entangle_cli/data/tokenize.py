@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -189,11 +190,24 @@ def _three_tokenisations(
     )
 
 
-def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+@contextmanager
+def _refusing(sentence: str, text: str) -> Iterator[None]:
+    """What tokenizers and templates raise as the reason why a row is skipped.
+
+    Templates are programs and raise whatever they like. A panic in the tokenizers library's Rust is no Exception.
+    """
     try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise _TemplateError(_half_an_emoji(text) or f"{sentence}: {reason}") from error
+
+
+def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    with _refusing("the tokenizer refuses the text", text):
         return list(tokenizer(text=text)["input_ids"])
-    except TypeError as error:
-        raise _TemplateError(_half_an_emoji(text) or f"the tokenizer refuses the text: {error}") from error
 
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -217,11 +231,8 @@ def _conversation_ids(
     settings: dict[str, Any] = {"tools": pair.tools, **pair.chat_template_kwargs}
     if add_generation_prompt:
         settings["add_generation_prompt"] = True
-    try:
+    with _refusing("the chat template refuses the conversation", text_of(messages)):
         encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **settings)
-    except Exception as error:  # templates are programs: they raise whatever they like
-        half = _half_an_emoji(text_of(messages))
-        raise _TemplateError(half or f"the chat template refuses the conversation: {error}") from error
     ids = list(encoded["input_ids"])
     if not all(isinstance(token, int) for token in ids):
         raise _TemplateError("the chat template arguments change the form of the token ids")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ import pyarrow
 from entangle_cli.errors import RunError
 from entangle_cli.records import SCHEMA, PairRecord, Run, Status
 from entangle_cli.store.files import damaged_file
+from entangle_cli.store.manifest import first_wrong
 from entangle_cli.store.parts import (
     LAYER_NUMBERS,
     SCHEMA_OF_LAYERS,
+    SCHEMA_OF_PARTS,
     STORED_FIELDS,
     TEXT_FIELDS,
     numbers,
@@ -82,12 +83,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunError: no run there, or one that this version does not read.
     """
     path = folder / "manifest.json"
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path}: no regular file", "a manifest written by entangle scan", "scan again")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_a_run(folder) from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: {error}", "a manifest written by entangle scan", "scan again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise RunError(f"{path}: {reason}", "a manifest written by entangle scan", "scan again") from error
     version = str(manifest.get("schema_version", "")) if isinstance(manifest, dict) else ""
     if not version.startswith("1.") or manifest.get("schema") != SCHEMA:
         raise RunError(
@@ -95,26 +99,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "entangle.run 1.x",
             "read it with the version that wrote it",
         )
-    if (missing := NEEDED - manifest.keys()) or not all(map(_is_part, manifest["parts"])):
-        raise RunError(
-            f"{path}: " + (f"no {', '.join(sorted(missing))}" if missing else "a part that is none"),
-            "a manifest written by entangle scan",
-            "scan again",
-        )
+    if (wrong := first_wrong(manifest)) is not None:
+        raise RunError(f"{path}: {wrong}", "a manifest written by entangle scan", "scan again")
     return dict(manifest)
-
-
-NEEDED = frozenset({"status", "started", "identity", "loss", "seconds", "parts"})
-
-
-def _is_part(part: Any) -> bool:
-    """Whether an entry names a file of the run, and none elsewhere."""
-    return (
-        isinstance(part, dict)
-        and re.fullmatch(r"part-\d{6,}\.parquet", str(part.get("file"))) is not None
-        and isinstance(part.get("rows"), int)
-        and isinstance(part.get("sha256"), str)
-    )
 
 
 def read_run(folder: Path) -> Run:
@@ -131,8 +118,40 @@ def read_run(folder: Path) -> Run:
                 "the bytes whose hash the manifest holds",
                 "give the scan command again; it measures the missing rows anew",
             )
-    tables = (read_part(folder / "pairs" / part["file"]) for part in manifest["parts"])
+    tables = (checked_part(folder, part) for part in manifest["parts"])
     return Run(folder, manifest, _columns(tables, sum(part["rows"] for part in manifest["parts"])))
+
+
+def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
+    """The rows of a part, of the columns and types that are stored.
+
+    Raises:
+        RunError: unreadable, another number of rows than the manifest says, or columns of other types.
+    """
+    path = folder / "pairs" / part["file"]
+    table = _read(path)
+    if table.num_rows != part["rows"]:
+        raise RunError(f"{path}: {table.num_rows:,} rows", f"{part['rows']:,}, as the manifest says", "scan again")
+    if missing := {"index", "status", "pair_id"} - set(table.column_names):
+        raise RunError(f"{path}: no {', '.join(sorted(missing))}", "a part written by entangle scan", "scan again")
+    try:
+        for name in set(table.column_names) & set(STORED_FIELDS):
+            wanted = SCHEMA_OF_PARTS.field(name).type
+            if pyarrow.types.is_string(wanted) and not pyarrow.types.is_string(table[name].type):
+                raise pyarrow.ArrowInvalid(f"{name} is {table[name].type}")
+            table[name].cast(wanted)
+        if table["index"].null_count or table["status"].null_count:
+            raise pyarrow.ArrowInvalid("a row without index or status")
+    except pyarrow.ArrowException as error:
+        raise RunError(f"{path}: {error}", "a part written by entangle scan", "scan again") from error
+    return table
+
+
+def _read(path: Path) -> pyarrow.Table:
+    try:
+        return read_part(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RunError(f"{path}: {error}", "a part written by entangle scan", "scan again") from error
 
 
 def read_layers(run: Run) -> Iterator[dict[str, Any]]:
@@ -145,7 +164,7 @@ def read_layers(run: Run) -> Iterator[dict[str, Any]]:
     """
     for part in run.manifest["parts"]:
         if "layers_sha256" in part:
-            table = read_part(run.folder / "layers" / part["file"])
+            table = _read(run.folder / "layers" / part["file"])
             if missing := set(SCHEMA_OF_LAYERS.names) - set(table.column_names):
                 raise RunError(
                     f"{run.folder / 'layers' / part['file']}: no {', '.join(sorted(missing))}",

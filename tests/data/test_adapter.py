@@ -156,7 +156,7 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> N
 def test_a_broken_config_is_refused(base: Path, tmp_path: Path) -> None:
     folder = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
     (folder / "adapter_config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"adapter_config\.json cannot be read"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json: Expecting property name"):
         load(folder)
 
 
@@ -231,3 +231,21 @@ def test_a_base_that_was_moved_is_named_with_the_option(base: Path, tmp_path: Pa
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/gone/base"}))
     with pytest.raises(ModelError, match=r"its base /gone/base was not found[\s\S]*--base-model FOLDER"):
         load_checkpoint(str(folder), "float32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"megatron_core": "os", "megatron_config": {}}, "names code to import"),
+        ({"r": 10**6}, "rank 1,000,000"),
+        ({"rank_pattern": {"q_proj": 10**6}}, "rank 1,000,000"),
+    ],
+)
+def test_a_config_that_acts_or_claims_too_much_is_refused(
+    base: Path, tmp_path: Path, entry: dict[str, object], words: str
+) -> None:
+    folder = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **entry}))
+    with pytest.raises(ModelError, match=words):
+        load(folder)
