@@ -42,6 +42,10 @@ class LossSettings:
     """The loss's other numbers by the names of its table row; what is not given takes its default."""
 
 
+LARGEST_ROW = 32 * 2**20
+"""Bytes; the longest contexts of today's models are a few million characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadingSettings:
     """Which part of a data set is meant, and how its rows are read."""
@@ -58,6 +62,8 @@ class ReadingSettings:
     """Role to column, for rows of no known format."""
     ranked: str = "best-worst"
     """Which pairs are made of a row with more than two answers: `best-worst`, `adjacent` or `all`."""
+    max_row_bytes: int = LARGEST_ROW
+    """Bytes of the longest row that is read of a text file; a longer one is skipped, or ends a JSON array or a CSV."""
 
 
 @dataclass(frozen=True, slots=True)

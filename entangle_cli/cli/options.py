@@ -58,6 +58,9 @@ ColumnMap = Annotated[
         "meta.answer or output.0 works too. May be given repeatedly.",
     ),
 ]
+MaxRowBytes = Annotated[
+    int, typer.Option(min=1, help="Bytes of the longest row that is read of a text file; longer ones are skipped.")
+]
 Ranked = Annotated[str, typer.Option(help="Pairs of a row with more than two answers: best-worst, adjacent or all.")]
 DataFormat = Annotated[
     str | None,

@@ -16,6 +16,7 @@ from entangle_cli.cli.options import (
     DataFormat,
     DataRevision,
     MaxLength,
+    MaxRowBytes,
     ModelRevision,
     PickledWeights,
     Ranked,
@@ -27,7 +28,7 @@ from entangle_cli.cli.options import (
     TrustRemoteCode,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records import AUTO_LENGTH, LoadingSettings, ReadingSettings
+from entangle_cli.records import AUTO_LENGTH, LARGEST_ROW, LoadingSettings, ReadingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class PairOptions:
     data_format: DataFormat = None
     column_map: ColumnMap = None
     ranked: Ranked = "best-worst"
+    max_row_bytes: MaxRowBytes = LARGEST_ROW
     max_length: MaxLength = None
     truncation: TruncationMode = TruncationOption.KEEP_START
     tokenizer: Tokenizer = None
@@ -65,7 +67,15 @@ class PairOptions:
                     f"--map {text!r}", "ROLE=COLUMN, each role once", "write for example --map chosen=answer_a"
                 )
             columns[role] = column
-        return ReadingSettings(self.split, self.config_name, self.data_revision, self.data_format, columns, self.ranked)
+        return ReadingSettings(
+            self.split,
+            self.config_name,
+            self.data_revision,
+            self.data_format,
+            columns,
+            self.ranked,
+            self.max_row_bytes,
+        )
 
     def loading(self) -> LoadingSettings:
         """How a checkpoint is loaded."""

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -75,6 +76,16 @@ def opened_for_writing(path: Path, name: Path) -> IO[bytes]:
 
         return cast("IO[bytes]", pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), "zstd"))
     return path.open("wb")
+
+
+def lines_within(file: IO[bytes], limit: int) -> Iterator[tuple[bytes, bool]]:
+    """The lines of a file, and whether each is whole: of one with more than `limit` bytes the first ones are given."""
+    while line := file.readline(limit + 1):
+        is_whole = len(line) <= limit or line.endswith(b"\n")
+        yield line, is_whole
+        rest = b"" if is_whole else line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(READ_BYTES)
 
 
 def opened_text(path: Path, *, newline: str | None = None) -> IO[str]:

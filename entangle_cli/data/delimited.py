@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import IO, Any
 from entangle_cli.data.compression import opened_text
 from entangle_cli.data.rows import FileSource, RawRow
 from entangle_cli.errors import DataError
+from entangle_cli.records import LARGEST_ROW
 
 OTHER_NAMES = {"\t": "rename it to .tsv", ",": "rename it to .csv"}
 OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
@@ -39,11 +39,12 @@ class Delimited(FileSource):
 
     kind = "CSV"
 
-    def __init__(self, path: Path, delimiter: str) -> None:
+    def __init__(self, path: Path, delimiter: str, max_row_bytes: int = LARGEST_ROW) -> None:
         super().__init__(path)
         self.delimiter = delimiter
+        self._limit = max_row_bytes
         # The default limit of 128 KiB a cell is shorter than many answers.
-        csv.field_size_limit(sys.maxsize)
+        csv.field_size_limit(max_row_bytes)
         try:
             self._refuse_header()
             self.num_rows = sum(1 for _ in self.rows())
@@ -86,7 +87,7 @@ class Delimited(FileSource):
             csv.Error, UnicodeDecodeError: no table.
         """
         with opened_text(self.path, newline="") as file:
-            lines = _KeptLines(file)
+            lines = _KeptLines(file, self._limit)
             reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
             end = 0
             for cells in reader:
@@ -114,12 +115,15 @@ class Delimited(FileSource):
 class _KeptLines:
     """The lines of a file, kept until they are taken."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[str], limit: int) -> None:
         self._file = file
+        self._limit = limit
         self._lines: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._file:
+        while line := self._file.readline(self._limit + 1):
+            if len(line) > self._limit and not line.endswith("\n"):
+                raise csv.Error(f"a line of more than {self._limit:,} characters; --max-row-bytes raises the limit")
             self._lines.append(line)
             yield line
 

@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from entangle_cli.data.compression import kind_suffix, opened_bytes, opened_text
+from entangle_cli.data.compression import kind_suffix, lines_within, opened_bytes, opened_text
 from entangle_cli.data.json_layouts import Layout, layout_of
 from entangle_cli.data.json_text import Element, Parser, array_elements, values
 from entangle_cli.data.rows import FileSource, RawRow
 from entangle_cli.errors import DataError
+from entangle_cli.records import LARGEST_ROW
 
 LOOKED_AT_LINES = 20
 """Lines among which a JSON object of its own tells JSON lines from a broken document."""
@@ -31,19 +32,28 @@ class JsonLines(FileSource):
 
     kind = "JSON lines"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_row_bytes: int = LARGEST_ROW) -> None:
         super().__init__(path)
+        self._limit = max_row_bytes
         with opened_bytes(path) as file:
-            self.num_rows = sum(bool(line.strip()) for line in file)
+            self.num_rows = sum(
+                bool(line.strip()) or not is_whole for line, is_whole in lines_within(file, self._limit)
+            )
 
     def rows(self) -> Iterator[RawRow]:
         """All rows, one line in memory at a time."""
         index, parser = 0, Parser()
         with opened_bytes(self.path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
+            for number, (line, is_whole) in enumerate(lines_within(file, self._limit), start=1):
+                if not is_whole:
+                    yield RawRow(
+                        index, None, number, f"more than {self._limit:,} bytes; --max-row-bytes raises the limit"
+                    )
+                elif line.strip():
                     yield _row_of_line(index, number, line, parser)
-                    index += 1
+                else:
+                    continue
+                index += 1
 
 
 def _row_of_line(index: int, number: int, line: bytes, parser: Parser) -> RawRow:
@@ -64,8 +74,9 @@ class _Elements(FileSource):
 
     expected: ClassVar[str]
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_row_bytes: int = LARGEST_ROW) -> None:
         super().__init__(path)
+        self._limit = max_row_bytes
         self.num_rows = 0
         last_line, self._has_lines = 0, True
         try:
@@ -83,12 +94,12 @@ class _Elements(FileSource):
 
     @staticmethod
     @abstractmethod
-    def _read(file: IO[str]) -> Iterator[Element]:
+    def _read(file: IO[str], limit: int) -> Iterator[Element]:
         """The values of a text."""
 
     def _elements(self) -> Iterator[Element]:
         with opened_text(self.path) as file:
-            yield from self._read(file)
+            yield from self._read(file, self._limit)
 
     def rows(self) -> Iterator[RawRow]:
         """All rows, one in memory at a time."""
@@ -131,42 +142,49 @@ class JsonDocument(FileSource):
         return (RawRow(index, value) for index, value in enumerate(self.layout.rows))
 
 
-def open_json(path: Path, split: str | None = None) -> FileSource:
+LARGEST_DOCUMENT = 512 * 2**20
+"""Characters of one JSON object that holds all rows: it is read as a whole."""
+
+
+def open_json(path: Path, split: str | None = None, max_row_bytes: int = LARGEST_ROW) -> FileSource:
     """A JSON file as what it holds.
 
     Args:
         split: the split of a document that holds several; None where there is only one.
+        max_row_bytes: of the longest row that is read.
     Raises:
         DataError: no rows in it, or several splits and none chosen.
     """
-    lines = _first_lines(path)
+    lines = _first_lines(path, max_row_bytes)
     if len(lines) > 1 and _is_value(lines[0]):
-        return JsonLines(path)
+        return JsonLines(path, max_row_bytes)
     start = lines[0][:1] if lines else b""
     if start == b"[" and not (len(lines) > 1 and _is_object(lines[1])):
-        return JsonArray(path)
+        return JsonArray(path, max_row_bytes)
     if start != b"{":
-        return JsonLines(path)
+        return JsonLines(path, max_row_bytes)
     try:
         with opened_text(path) as text:
-            documents = [element.value for element in islice(values(text), 2)]
+            documents = [element.value for element in islice(values(text, LARGEST_DOCUMENT), 2)]
     except (ValueError, RecursionError):
         documents = []
     if len(documents) == 1 and isinstance(documents[0], dict):
-        return _open_document(path, documents[0], split, is_one_line=len(lines) == 1)
+        return _open_document(path, documents[0], split, max_row_bytes, is_one_line=len(lines) == 1)
     if len(lines) == 1 or any(map(_is_object, lines[1:])):
-        return JsonLines(path)
-    return JsonValues(path)
+        return JsonLines(path, max_row_bytes)
+    return JsonValues(path, max_row_bytes)
 
 
-def _open_document(path: Path, document: dict[str, Any], split: str | None, *, is_one_line: bool) -> FileSource:
+def _open_document(
+    path: Path, document: dict[str, Any], split: str | None, max_row_bytes: int, *, is_one_line: bool
+) -> FileSource:
     found = layout_of(document, split)
     # One object on one line may be a row of JSON lines as well; there the name tells.
     is_line = is_one_line and kind_suffix(path) in LINES_SUFFIXES
     if isinstance(found, Layout) and not (is_line and found.title in ("one row", "wrapped")):
         return JsonDocument(path, found)
     if is_line:
-        return JsonLines(path)
+        return JsonLines(path, max_row_bytes)
     if isinstance(found, list):
         _refuse_splits(path, split, found)
     raise DataError(
@@ -184,16 +202,16 @@ def _refuse_splits(path: Path, split: str | None, splits: Sequence[str]) -> None
     )
 
 
-def _first_lines(path: Path) -> list[bytes]:
-    """The first lines that are not blank, without white space around."""
+def _first_lines(path: Path, limit: int) -> list[bytes]:
+    """The first lines that are not blank, without white space around; of a longer one its first `limit` bytes."""
     found: list[bytes] = []
     with opened_bytes(path) as file:
-        first = True
-        while len(found) < LOOKED_AT_LINES and (line := file.readline()):
-            line = line.removeprefix(BYTE_ORDER_MARK) if first else line
-            first = False
-            if line.strip():
-                found.append(line.strip())
+        for number, (line, _) in enumerate(lines_within(file, limit)):
+            start = (line if number else line.removeprefix(BYTE_ORDER_MARK)).strip()
+            if start:
+                found.append(start)
+            if len(found) == LOOKED_AT_LINES:
+                break
     return found
 
 

@@ -50,13 +50,15 @@ class Element:
     has_duplicate_key: bool
 
 
-def array_elements(file: IO[str]) -> Iterator[Element]:
+def array_elements(file: IO[str], limit: int) -> Iterator[Element]:
     """The elements of a JSON array.
 
+    Args:
+        limit: characters of the longest element.
     Raises:
-        ValueError: the text is no JSON array.
+        ValueError: the text is no JSON array, or an element is longer.
     """
-    text = _Text(file)
+    text = _Text(file, limit)
     text.take("[")
     if not text.takes("]"):
         while True:
@@ -69,27 +71,30 @@ def array_elements(file: IO[str]) -> Iterator[Element]:
         raise ValueError("there is more behind the array")
 
 
-def values(file: IO[str]) -> Iterator[Element]:
+def values(file: IO[str], limit: int) -> Iterator[Element]:
     """JSON values that stand one after another, on one line each or on several.
 
+    Args:
+        limit: characters of the longest value.
     Raises:
-        ValueError: something else.
+        ValueError: something else, or a longer value.
     """
-    text = _Text(file)
+    text = _Text(file, limit)
     text.skip_space()
     while not text.is_at_end():
         yield text.element()
         text.skip_space()
 
 
-ReadElements = Callable[[IO[str]], Iterator[Element]]
+ReadElements = Callable[[IO[str], int], Iterator[Element]]
 
 
 class _Text:
     """A text that is read as far as it is needed."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[str], limit: int) -> None:
         self._file = file
+        self._limit = limit
         self._text = ""
         self._place = 0
         self._parser = Parser()
@@ -98,9 +103,15 @@ class _Text:
     def _read(self) -> bool:
         """Read on; twice as much each time that one value needs more. False at the end."""
         rest = self._text[self._place :]
+        self._refuse_longer(len(rest))
         more = self._file.read(max(READ_BYTES, len(rest)))
         self._text, self._place = rest + more, 0
         return bool(more)
+
+    def _refuse_longer(self, length: int) -> None:
+        if length > self._limit:
+            limit = f"{self._limit:,} characters; --max-row-bytes raises the limit"
+            raise ValueError(f"line {self.line}: a value of more than {limit}")
 
     def _advance(self, place: int) -> None:
         self.line += self._text.count("\n", self._place, place)
@@ -149,5 +160,6 @@ class _Text:
                 continue
             # A number at the end of what was read may go on.
             if end < len(self._text) or not self._read():
+                self._refuse_longer(end - self._place)
                 self._advance(end)
                 return Element(line, value, self._parser.has_duplicate_key)

@@ -73,7 +73,7 @@ def _open_source(data: str, reading: ReadingSettings, limit: int | None) -> RowS
 
 def _open(data: str, split: str | None, reading: ReadingSettings, limit: int | None) -> RowSource:
     if data == STANDARD_INPUT:
-        source = _open_file(read_standard_input(), split)
+        source = _open_file(read_standard_input(), reading.max_row_bytes, split)
         source.location, source.name = "standard input", "stdin"
         return source
     path = expanded(data)
@@ -84,9 +84,11 @@ def _open(data: str, split: str | None, reading: ReadingSettings, limit: int | N
     if found:
         _refuse_hub_options(data, reading)
         if len(found) == 1:
-            return _named_alike(_open_file(found[0], split), data, found[0], path)
+            return _named_alike(
+                _open_file(found[0], reading.max_row_bytes, split), data, found[0], path, reading.max_row_bytes
+            )
         _refuse_split(data, split)
-        return SeveralFiles(data, Path(data).name, found)
+        return SeveralFiles(data, Path(data).name, found, reading.max_row_bytes)
     # A name with a suffix of ours is a file that is not there, and is told to nobody.
     if is_hub_name(data) and kind_suffix(path) not in SUFFIXES:
         return HubDataset(data, split, reading, limit)
@@ -100,9 +102,9 @@ def _matching(path: Path, data: str) -> list[Path]:
     return [file for file in found if file.name not in DESCRIPTIONS] or found
 
 
-def _named_alike(source: FileSource, data: str, found: Path, path: Path) -> RowSource:
+def _named_alike(source: FileSource, data: str, found: Path, path: Path, max_row_bytes: int) -> RowSource:
     """A file under the name it was given; one that a pattern found stands for the pattern."""
-    return source if found == path else SeveralFiles(data, Path(data).name, [found])
+    return source if found == path else SeveralFiles(data, Path(data).name, [found], max_row_bytes)
 
 
 def _refuse_split(data: Path | str, split: str | None) -> None:
@@ -130,16 +132,16 @@ def _refuse_hub_options(data: str, reading: ReadingSettings) -> None:
             raise DataError(f"{data}: {option} {value}, but it lies here", "a hub name", f"leave {option} out")
 
 
-def _open_file(path: Path, split: str | None = None) -> FileSource:
+def _open_file(path: Path, max_row_bytes: int, split: str | None = None) -> FileSource:
     refuse_irregular(path, DataError)
     try:
-        return _opened_file(path, split)
+        return _opened_file(path, max_row_bytes, split)
     except DECOMPRESSION_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: {reason}", "a readable, whole file", "check it and its permissions") from error
 
 
-def _opened_file(path: Path, split: str | None) -> FileSource:
+def _opened_file(path: Path, max_row_bytes: int, split: str | None) -> FileSource:
     suffix = kind_suffix(path)
     if suffix in COLUMNAR and is_compressed(path):
         raise DataError(
@@ -150,14 +152,14 @@ def _opened_file(path: Path, split: str | None) -> FileSource:
     if suffix in (*JSON, *DELIMITERS):
         refuse_other_content(path)
     if suffix in JSON:
-        source = open_json(path, split)
+        source = open_json(path, split, max_row_bytes)
         if isinstance(source, JsonDocument) and source.layout.place is not None and source.layout.place == split:
             return source
         _refuse_split(path, split)
         return source
     _refuse_split(path, split)
     if suffix in DELIMITERS:
-        return Delimited(path, DELIMITERS[suffix])
+        return Delimited(path, DELIMITERS[suffix], max_row_bytes)
     if suffix in COLUMNAR:
         return COLUMNAR[suffix](path)
     raise DataError(
@@ -179,7 +181,8 @@ def _open_folder(path: Path, split: str | None, reading: ReadingSettings) -> Row
             raise DataError(f"{path}: --split {split}, but it has no splits", "a folder with splits", "leave it out")
         return SavedDataset(path)
     files = _files_by_split(path, config_name)
-    return SeveralFiles(str(path), path.name, files[_chosen_split(path, split, list(files))])
+    chosen = files[_chosen_split(path, split, list(files))]
+    return SeveralFiles(str(path), path.name, chosen, reading.max_row_bytes)
 
 
 def _files_by_split(path: Path, config_name: str | None) -> dict[str, list[Path]]:
@@ -251,10 +254,10 @@ class SeveralFiles(RowSource):
         location: the folder or the pattern that found them.
     """
 
-    def __init__(self, location: str, name: str, paths: Sequence[Path]) -> None:
+    def __init__(self, location: str, name: str, paths: Sequence[Path], max_row_bytes: int) -> None:
         self.location = location
         self.name = name
-        self._sources = [_open_file(path) for path in paths]
+        self._sources = [_open_file(path, max_row_bytes) for path in paths]
         self.files = paths
         self.kind = f"{len(paths):,} {'file' if len(paths) == 1 else 'files'}, " + " and ".join(
             dict.fromkeys(source.kind for source in self._sources)

@@ -8,6 +8,7 @@ from entangle_cli.cli.app import app
 
 READS_PAIRS = {
     "MODEL", "DATA...", "--split", "--config-name", "--data-revision", "--data-format", "--map", "--ranked",
+    "--max-row-bytes",
     "--max-length", "--truncation", "--tokenizer", "--chat-template", "--template-date", "--model-revision",
     "--base-model", "--attn-implementation", "--trust-remote-code", "--pickled-weights",
 }  # fmt: skip

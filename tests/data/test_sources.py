@@ -28,7 +28,7 @@ from entangle_cli.data.pairs import PairReader
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.errors import DataError, ExitCode
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records import LARGEST_ROW, ReadingSettings
 
 Row = dict[str, Any]
 
@@ -542,7 +542,7 @@ def test_an_array_is_read_the_same_in_pieces_of_any_size(
     rows = [{"a": "x" * 30, "b": [1.5, -12, 1e30, None, "]"]}, 1234567, "é🙂", {"c": {}}, [[]], -3.25]
     (tmp_path / "a.json").write_text(f" \n{json.dumps(rows, ensure_ascii=False)}\n ")
     monkeypatch.setattr(json_text, "READ_BYTES", size)
-    assert [element.value for element in json_text.array_elements((tmp_path / "a.json").open())] == rows
+    assert [element.value for element in json_text.array_elements((tmp_path / "a.json").open(), LARGEST_ROW)] == rows
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.parquet", "a.arrow"])
@@ -677,3 +677,48 @@ def test_a_text_file_that_holds_something_else_is_refused(
     with pytest.raises(DataError) as refused:
         open_source(str(path))
     assert remedy.format(suffix=suffix) in refused.value.remedy
+
+
+SHORT = ReadingSettings(max_row_bytes=100)
+
+
+def test_a_row_above_the_limit_is_skipped_and_the_others_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c" * length} for length in (1, 200, 2, 3000)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_source(str(path), SHORT)
+    found = list(source.rows())
+    assert source.num_rows == 4
+    assert [row.line for row in found] == [1, 2, 3, 4]
+    assert [row.problem is None for row in found] == [True, False, True, False]
+    assert "more than 100 bytes; --max-row-bytes" in str(found[1].problem)
+    assert all(row.problem is None for row in open_source(str(path), ReadingSettings(max_row_bytes=4000)).rows())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps([{"prompt": "a" * 200}])),
+        ("b.json", json.dumps({"prompt": "a" * 200}, indent=1) + json.dumps({"prompt": "b"}, indent=1)),
+        ("c.csv", "prompt,chosen\n" + "a" * 200 + ",b\n"),
+        ("d.csv", 'prompt,chosen\n"' + "a\n" * 100 + '",b\n'),
+    ],
+    ids=["array", "objects", "a line of a CSV", "a cell over several lines"],
+)
+def test_a_row_above_the_limit_that_cannot_be_skipped_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=r"max-row-bytes|field limit"):
+        list(open_source(str(tmp_path / name), SHORT).rows())
+
+
+def test_a_small_file_that_expands_to_one_long_line_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(256):
+            file.write(b"0" * 2**20)
+    tracemalloc.start()
+    source = open_source(str(path), ReadingSettings(max_row_bytes=2**20))
+    assert [row.problem is not None for row in source.rows()] == [True]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
