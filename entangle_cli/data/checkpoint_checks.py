@@ -74,6 +74,26 @@ def _references(entry: Any) -> list[str]:
     return [reference for reference in entries if isinstance(reference, str)]
 
 
+def refuse_odd_entries(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a config whose entries are not of the kind that transformers takes for granted.
+
+    Raises:
+        ModelError: a model_type that is no text, or architectures that are no texts.
+    """
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    is_list = isinstance(architectures, list) and all(isinstance(each, str) for each in architectures)
+    for key, value, fits in (
+        ("model_type", model_type, model_type is None or isinstance(model_type, str)),
+        ("architectures", architectures, architectures is None or is_list),
+    ):
+        if not fits:
+            raise ModelError(
+                f"{name}: config.json has {key} {str(value)[:40]!r}",
+                "a text as model_type, a list of texts as architectures",
+                "restore config.json",
+            )
+
+
 def refuse_code(name: str, config: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that brings code of its own, unless transformers has its architecture and needs none."""
     if config.get("model_type") in CONFIG_MAPPING:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from entangle_cli.data.checkpoint_checks import refuse_code, refuse_other_models
+from entangle_cli.data.checkpoint_checks import refuse_code, refuse_odd_entries, refuse_other_models
 from entangle_cli.data.hub import offline
 from entangle_cli.data.origin import Origin
 from entangle_cli.errors import ModelError
@@ -24,6 +24,7 @@ def load_config(origin: Origin, loading: LoadingSettings) -> Any:
     """
     with translated(origin, what="config"), offline(origin.local_only):
         plain, _ = PreTrainedConfig.get_config_dict(origin.source, revision=origin.revision)
+    refuse_odd_entries(origin.name, plain if isinstance(plain, dict) else {})
     if not loading.trust_remote_code:
         refuse_code(origin.name, plain if isinstance(plain, dict) else {})
     with translated(origin, what="config"), offline(origin.local_only):

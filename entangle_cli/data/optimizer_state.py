@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,7 +121,20 @@ def _moments(path: Path, name: str, found: Any, parameter: nn.Parameter) -> Stor
             "step, exp_avg and exp_avg_sq, as torch's AdamW keeps them",
             "leave --state out to forecast the first step; 8-bit and other optimizers cannot be read",
         )
+    step = _number(found["step"])
+    if step is None or step < 0 or not step.is_integer():
+        raise DataError(
+            f"--state {path}: step of {name} is {str(found['step'])[:40]}",
+            "how many steps were taken",
+            "take an earlier checkpoint's",
+        )
     for moment in ("exp_avg", "exp_avg_sq"):
+        if not isinstance(found[moment], Tensor):
+            raise DataError(
+                f"--state {path}: {moment} of {name} is a {type(found[moment]).__name__}",
+                "tensors, as torch's AdamW keeps them",
+                "take an earlier checkpoint's",
+            )
         if found[moment].shape != parameter.shape:
             raise _does_not_fit(path, f"{tuple(found[moment].shape)} for {name}, which is {tuple(parameter.shape)}")
         if not bool(torch.isfinite(found[moment]).all()):
@@ -129,7 +143,21 @@ def _moments(path: Path, name: str, found: Any, parameter: nn.Parameter) -> Stor
                 "a state that training can go on from",
                 "take an earlier checkpoint's",
             )
-    return StoredMoments(int(found["step"]), found["exp_avg"], found["exp_avg_sq"])
+    if bool((found["exp_avg_sq"] < 0).any()):
+        raise DataError(
+            f"--state {path}: exp_avg_sq of {name} holds negative values",
+            "averages of squares",
+            "take an earlier checkpoint's",
+        )
+    return StoredMoments(int(step), found["exp_avg"], found["exp_avg_sq"])
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also in a tensor of one element; None for anything else."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _does_not_fit(path: Path, what: str) -> DataError:

@@ -146,6 +146,16 @@ def test_a_folder_without_a_config_is_refused(copied: Path) -> None:
     assert refusal(copied) == f"{copied}: no config.json"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model_type", ["llama"]), ("model_type", 3), ("architectures", "LlamaForCausalLM"), ("architectures", [None])],
+)
+def test_a_config_with_entries_of_another_kind_is_refused(key: str, value: object, copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, key: value}))
+    assert f"config.json has {key} " in refusal(copied)
+
+
 @pytest.mark.parametrize("content", ["{broken", "{}", "[]", '{"model_type": "no-such-type"}'])
 def test_a_config_that_says_nothing_is_refused(content: str, copied: Path) -> None:
     (copied / "config.json").write_text(content)

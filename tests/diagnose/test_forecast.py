@@ -274,6 +274,11 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused({"state": {}, "param_groups": Path("code")}, "cannot be read")
     broken = {"step": 1, "exp_avg": torch.full_like(first, torch.nan), "exp_avg_sq": torch.ones_like(first)}
     refused({**whole, "state": {0: broken}}, "holds NaN")
+    good = {"step": 1, "exp_avg": torch.ones_like(first), "exp_avg_sq": torch.ones_like(first)}
+    refused({**whole, "state": {0: {**good, "exp_avg_sq": -good["exp_avg_sq"]}}}, "negative values")
+    refused({**whole, "state": {0: {**good, "exp_avg": [1.0]}}}, "exp_avg of .* is a list")
+    for step in (float("nan"), -1, torch.tensor(float("inf")), "one", 1.5):
+        refused({**whole, "state": {0: {**good, "step": step}}}, "step of ")
     (tmp_path / "empty.pt").touch()
     with pytest.raises(DataError, match="cannot be read"):
         read_optimizer(tmp_path / "empty.pt", model, parameters)
