@@ -20,6 +20,7 @@ from entangle_cli.data.checkpoint_checks import (
     code_of,
     ignored_weights,
     refuse_absent_weights,
+    refuse_claimed_layers,
     refuse_incomplete,
     refuse_not_finite,
     refuse_offloaded,
@@ -171,6 +172,7 @@ def _load_model(
     config = load_config(origin, loading)
     if origin.folder is not None:
         refuse_absent_weights(origin.folder, pickled_weights=loading.pickled_weights)
+        refuse_claimed_layers(origin.folder, config)
     with translated(origin, config=config), offline(origin.local_only):
         # With this flag the stubs' single result is really a pair.
         loaded: Any = auto_class(config, trust_remote_code=loading.trust_remote_code).from_pretrained(

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from entangle_cli.data.checkpoint_files import checkpoint_files
 from entangle_cli.data.language_part import multimodal_architectures
 from entangle_cli.errors import ModelError
 
@@ -55,6 +57,31 @@ def _refuse_missing_shards(index: Path) -> None:
             f"{index.parent}: {len(missing)} of {len(shards)} shards are missing, the first {missing[0]}",
             "every file that the index names",
             "copy the checkpoint again",
+        )
+
+
+def refuse_claimed_layers(folder: Path, config: Any) -> None:
+    """Refuse a config with more layers than the folder has tensors: building them would take hours.
+
+    Raises:
+        ModelError: it has, or a file is no safetensors.
+    """
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    files = [path for path in checkpoint_files(folder).values() if path.suffix == ".safetensors"]
+    if not files or not isinstance(layers, int):
+        return
+    num_tensors = 0
+    for file in files:
+        try:
+            with safetensors.safe_open(file, framework="pt") as weights:
+                num_tensors += len(weights.keys())
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ModelError(f"{file}: {error}", "weights in safetensors", "copy the checkpoint again") from error
+    if layers > num_tensors:
+        raise ModelError(
+            f"{folder}: config.json says {layers:,} layers, and the weights are {num_tensors:,} tensors",
+            "at least one tensor per layer",
+            "restore config.json",
         )
 
 
