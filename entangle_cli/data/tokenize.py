@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -191,7 +191,7 @@ def _three_tokenisations(
 
 
 @contextmanager
-def _refusing(sentence: str, text: str) -> Iterator[None]:
+def _refusing(sentence: str, text: Callable[[], str]) -> Iterator[None]:
     """What tokenizers and templates raise as the reason why a row is skipped.
 
     Templates are programs and raise whatever they like. A panic in the tokenizers library's Rust is no Exception.
@@ -202,11 +202,11 @@ def _refusing(sentence: str, text: str) -> Iterator[None]:
         raise
     except BaseException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise _TemplateError(_half_an_emoji(text) or f"{sentence}: {reason}") from error
+        raise _TemplateError(_half_an_emoji(text()) or f"{sentence}: {reason}") from error
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    with _refusing("the tokenizer refuses the text", text):
+    with _refusing("the tokenizer refuses the text", lambda: text):
         return list(tokenizer(text=text)["input_ids"])
 
 
@@ -231,7 +231,7 @@ def _conversation_ids(
     settings: dict[str, Any] = {"tools": pair.tools, **pair.chat_template_kwargs}
     if add_generation_prompt:
         settings["add_generation_prompt"] = True
-    with _refusing("the chat template refuses the conversation", text_of(messages)):
+    with _refusing("the chat template refuses the conversation", lambda: text_of(messages)):
         encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **settings)
     ids = list(encoded["input_ids"])
     if not all(isinstance(token, int) for token in ids):
