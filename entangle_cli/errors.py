@@ -80,7 +80,13 @@ class UnfinishedError(EntangleError):
     exit_code = ExitCode.UNFINISHED
 
 
-OUT_OF_MEMORY = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "can't start new thread")
+OUT_OF_MEMORY = (
+    "failed to map segment",
+    "Cannot allocate memory",
+    "can't allocate memory",
+    "can't start new thread",
+    "Failed to launch worker thread",
+)
 """Words of libraries for which the process may not have more memory, as under `ulimit -v`."""
 
 

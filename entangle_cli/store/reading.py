@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from entangle_cli.errors import RunError
+from entangle_cli.errors import RunError, is_out_of_memory, out_of_memory
 from entangle_cli.records import SCHEMA, PairRecord, Run, Status
 from entangle_cli.store.files import damaged_file
 from entangle_cli.store.manifest import first_wrong
@@ -150,7 +150,9 @@ def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
 def _read(path: Path) -> pyarrow.Table:
     try:
         return read_part(path)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, MemoryError, pyarrow.ArrowException) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory() from error
         raise RunError(f"{path}: {error}", "a part written by entangle scan", "scan again") from error
 
 
