@@ -67,7 +67,7 @@ def test_folders_and_the_data_itself_are_refused(tmp_path: Path) -> None:
     for path, match in (
         (tmp_path, "a folder"),
         (tmp_path / "no" / "a.json", "no such folder"),
-        (data, "replace the data"),
+        (data, "would change what is read"),
     ):
         with pytest.raises(UsageError, match=match):
             refuse_unwritable(path, data)
