@@ -122,7 +122,7 @@ def gate(
 
 
 def _add_to_step_summary(write: Callable[[IO[str]], None]) -> None:
-    """Add to what GitHub shows of a step. It names the file itself, so that a missing one is no fault of the run."""
+    """Add the verdict to the step's summary on GitHub. A missing file changes no exit code."""
     if not (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
         return
     try:

@@ -8,7 +8,9 @@ from typing import Any
 from entangle_cli.errors import UsageError
 from entangle_cli.records import Run
 
-DATA_SETTINGS = frozenset({"limit", "sample", "seed", "shard", "until_decided", "split", "config_name", "revision"})
+DATA_SETTINGS = frozenset(
+    {"limit", "sample", "seed", "shard", "until_decided", "split", "config_name", "revision", "max_row_bytes"}
+)
 """Settings that say which rows are measured, not how."""
 
 

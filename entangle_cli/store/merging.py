@@ -33,6 +33,9 @@ def merge_runs(folders: Sequence[Path], output: Path) -> Path:
     settings = {name: value for name, value in first["identity"]["settings"].items() if name != "shard"}
     identity = {**first["identity"], "settings": settings}
     about = {name: value for name, value in first.items() if name not in OWN}
+    if "plan" in about:
+        selected = sum(manifest.get("plan", {}).get("num_selected", 0) for manifest in manifests)
+        about["plan"] = {**about["plan"], "num_selected": selected}
     parts: list[dict[str, Any]] = []
     try:
         for folder, manifest in zip(folders, manifests, strict=True):
