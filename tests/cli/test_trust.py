@@ -372,3 +372,11 @@ def test_a_panic_elsewhere_is_no_failed_gate(entangle: Entangle, monkeypatch: py
 
     monkeypatch.setattr(entangle_cli.cli.measure, "scan_into_run", panicking)
     assert entangle(*SCAN, "run").code == 4
+
+
+def test_a_merged_run_of_a_slice_is_whole(entangle: Entangle) -> None:
+    for shard in ("1/2", "2/2"):
+        words = ("--split", "train[:6]", "--shard", shard, "-q", "-o", f"run{shard[0]}")
+        assert entangle("scan", MODEL, LONG, *words).code == 0
+    assert entangle("merge", "run1", "run2", "-o", "all").code == 0
+    assert entangle("gate", "all", "--fail-if", "pairs < 6").code == 0
