@@ -63,7 +63,8 @@ class ReadingSettings:
     ranked: str = "best-worst"
     """Which pairs are made of a row with more than two answers: `best-worst`, `adjacent` or `all`."""
     max_row_bytes: int = LARGEST_ROW
-    """Bytes of the longest row that is read of a text file; a longer one is skipped, or ends a JSON array or a CSV."""
+    """Bytes of the longest row that is read, and characters of the longest text that a chat template makes of one. A
+    longer row is skipped, or ends a JSON array or a CSV."""
 
 
 @dataclass(frozen=True, slots=True)

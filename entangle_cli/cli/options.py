@@ -59,7 +59,8 @@ ColumnMap = Annotated[
     ),
 ]
 MaxRowBytes = Annotated[
-    int, typer.Option(min=1, help="Bytes of the longest row that is read of a text file; longer ones are skipped.")
+    int,
+    typer.Option(min=1, help="Bytes of the longest row, before and after the chat template; longer ones are skipped."),
 ]
 Ranked = Annotated[str, typer.Option(help="Pairs of a row with more than two answers: best-worst, adjacent or all.")]
 DataFormat = Annotated[

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from entangle_cli.data.checkpoint_files import read_object
+from entangle_cli.data.patterns import refuse_slow_patterns
 from entangle_cli.errors import ModelError
 
 
@@ -64,7 +65,9 @@ def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
             "the package peft",
             "pip install 'entangle-cli[peft]', or merge the adapter into its base",
         ) from error
-    _refuse_acting(folder, read_object(folder / "adapter_config.json"))
+    config = read_object(folder / "adapter_config.json")
+    _refuse_acting(folder, config)
+    refuse_slow_patterns(f"{folder}/adapter_config.json", config, [name for name, _ in base.named_modules()])
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder}: no {WEIGHTS}", "adapter weights in safetensors", "save the adapter again")
     adapted: Any = _loaded(peft, base, folder)

@@ -24,6 +24,7 @@ from entangle_cli.data.checkpoint_checks import (
     refuse_incomplete,
     refuse_not_finite,
     refuse_offloaded,
+    refuse_slow_quantisation,
 )
 from entangle_cli.data.hub import offline
 from entangle_cli.data.language_part import auto_class, is_multimodal, language_parameters
@@ -173,6 +174,7 @@ def _load_model(
     if origin.folder is not None:
         refuse_absent_weights(origin.folder, pickled_weights=loading.pickled_weights)
         refuse_claimed_layers(origin.folder, config)
+        refuse_slow_quantisation(origin.folder)
     with translated(origin, config=config), offline(origin.local_only):
         # With this flag the stubs' single result is really a pair.
         loaded: Any = auto_class(config, trust_remote_code=loading.trust_remote_code).from_pretrained(

@@ -14,8 +14,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from entangle_cli.data.checkpoint_files import checkpoint_files
+from entangle_cli.data.checkpoint_files import checkpoint_files, read_object
 from entangle_cli.data.language_part import multimodal_architectures
+from entangle_cli.data.patterns import refuse_slow_patterns
 from entangle_cli.errors import ModelError
 
 SHARD_FOLDERS = ("global_step*", "pytorch_model_fsdp_*", "*.distcp", "*/*.distcp")
@@ -67,22 +68,35 @@ def refuse_claimed_layers(folder: Path, config: Any) -> None:
         ModelError: it has, or a file is no safetensors.
     """
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    files = [path for path in checkpoint_files(folder).values() if path.suffix == ".safetensors"]
-    if not files or not isinstance(layers, int):
-        return
-    num_tensors = 0
-    for file in files:
-        try:
-            with safetensors.safe_open(file, framework="pt") as weights:
-                num_tensors += len(weights.keys())
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ModelError(f"{file}: {error}", "weights in safetensors", "copy the checkpoint again") from error
-    if layers > num_tensors:
+    num_tensors = len(_weight_names(folder))
+    if num_tensors and isinstance(layers, int) and layers > num_tensors:
         raise ModelError(
             f"{folder}: config.json says {layers:,} layers, and the weights are {num_tensors:,} tensors",
             "at least one tensor per layer",
             "restore config.json",
         )
+
+
+def refuse_slow_quantisation(folder: Path) -> None:
+    """Refuse a quantisation whose expressions on names of modules do not end.
+
+    Raises:
+        ModelError: one does not, or a file is no safetensors.
+    """
+    if (folder / "config.json").is_file():
+        settings = read_object(folder / "config.json").get("quantization_config")
+        refuse_slow_patterns(f"{folder}/config.json, quantization_config", settings, _weight_names(folder))
+
+
+def _weight_names(folder: Path) -> list[str]:
+    names: list[str] = []
+    for file in (path for path in checkpoint_files(folder).values() if path.suffix == ".safetensors"):
+        try:
+            with safetensors.safe_open(file, framework="pt") as weights:
+                names += weights.keys()
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ModelError(f"{file}: {error}", "weights in safetensors", "copy the checkpoint again") from error
+    return names
 
 
 def code_of(config: Mapping[str, Any]) -> list[str]:

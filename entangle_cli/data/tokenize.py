@@ -10,10 +10,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
+from entangle_cli.data.template_limits.budget import TemplateTooLarge, TemplateTooSlow
+from entangle_cli.data.template_limits.sandbox import bounded_templates
 from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import ModelError
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records import LARGEST_ROW, TokenizedPair, TokenizedResponse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +44,8 @@ class TokenSettings:
     """Positions that the model was made for; None where its config does not say."""
     num_embeddings: int | None = None
     """Tokens that the model has embeddings for; None for as many as the tokenizer has."""
+    max_characters: int = LARGEST_ROW
+    """Of the longest text that a chat template may make of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,12 @@ def tokenize_pair(
     of them departs from the prompt's tokens. Plain answers get the EOS text unless they end with it.
 
     Raises:
-        ModelError: a conversation, and the tokenizer has no chat template.
+        ModelError: a conversation, and the tokenizer has no chat template, or one that does not end in time.
     """
     if pair.tokens is not None:
         return _limited(pair, pair.tokens, boundary_moved=False, warnings=(), settings=settings)
     try:
-        prompt_ids, chosen_ids, rejected_ids = _three_tokenisations(pair, tokenizer)
+        prompt_ids, chosen_ids, rejected_ids = _three_tokenisations(pair, tokenizer, settings.max_characters)
     except _TemplateError as error:
         return pair.skipped("malformed", str(error))
     shared = min(_common_prefix(prompt_ids, chosen_ids), _common_prefix(prompt_ids, rejected_ids))
@@ -162,7 +166,7 @@ class _TemplateError(Exception):
 
 
 def _three_tokenisations(
-    pair: PreferencePair, tokenizer: PreTrainedTokenizerBase
+    pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_characters: int
 ) -> tuple[list[int], list[int], list[int]]:
     prompt, chosen, rejected = pair.prompt, pair.chosen, pair.rejected
     if isinstance(prompt, str):
@@ -183,11 +187,21 @@ def _three_tokenisations(
         )
     assert isinstance(chosen, list)
     assert isinstance(rejected, list)
-    return (
-        _conversation_ids(tokenizer, pair, prompt, add_generation_prompt=True),
-        _conversation_ids(tokenizer, pair, prompt + chosen, add_generation_prompt=False),
-        _conversation_ids(tokenizer, pair, prompt + rejected, add_generation_prompt=False),
-    )
+    try:
+        with bounded_templates(max_characters):
+            return (
+                _conversation_ids(tokenizer, pair, prompt, add_generation_prompt=True),
+                _conversation_ids(tokenizer, pair, prompt + chosen, add_generation_prompt=False),
+                _conversation_ids(tokenizer, pair, prompt + rejected, add_generation_prompt=False),
+            )
+    except TemplateTooLarge as error:
+        raise _TemplateError(str(error)) from error
+    except TemplateTooSlow as error:
+        raise ModelError(
+            f"row {pair.index}: {error}",
+            "a chat template that renders a conversation in milliseconds",
+            "give another template: --chat-template FILE",
+        ) from error
 
 
 @contextmanager
@@ -198,7 +212,7 @@ def _refusing(sentence: str, text: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
+    except (KeyboardInterrupt, SystemExit, MemoryError, TemplateTooLarge, TemplateTooSlow):
         raise
     except BaseException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

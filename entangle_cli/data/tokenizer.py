@@ -15,6 +15,7 @@ from entangle_cli.data.fingerprint import fingerprint
 from entangle_cli.data.hub import offline
 from entangle_cli.data.model_config import context_of, load_config, position_limit, translated
 from entangle_cli.data.origin import Origin, base_origin, find_origin, has_tokenizer, identity_of
+from entangle_cli.data.tokenizer_checks import refuse_growing
 from entangle_cli.errors import ModelError
 from entangle_cli.records import LoadingSettings
 
@@ -71,6 +72,7 @@ def _loaded(origin: Origin, loading: LoadingSettings) -> PreTrainedTokenizerBase
             revision=origin.revision,
             trust_remote_code=loading.trust_remote_code,
         )
+    refuse_growing(origin.name, tokenizer)
     return tokenizer
 
 

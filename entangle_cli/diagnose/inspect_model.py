@@ -32,7 +32,14 @@ def inspect_with_model(
     with quiet_libraries():
         loaded = tokenizer_of_model(model, loading)
         tokenizer = loaded.tokenizer
-        settings = token_settings(max_length, truncation, loaded.position_limit, loaded.context, loaded.num_embeddings)
+        settings = token_settings(
+            max_length,
+            truncation,
+            loaded.position_limit,
+            loaded.context,
+            loaded.num_embeddings,
+            reading.max_row_bytes,
+        )
 
         def tokenize(pair: PreferencePair) -> TokenizedRow | SkippedRow:
             return tokenize_pair(pair, tokenizer, settings)

@@ -46,6 +46,7 @@ class RowReader:
             checkpoint.position_limit,
             checkpoint.context,
             getattr(checkpoint.model.get_input_embeddings(), "num_embeddings", None),
+            settings.reading.max_row_bytes,
         )
 
     @property
@@ -141,10 +142,16 @@ def token_settings(
     position_limit: int | None,
     context: int | None,
     num_embeddings: int | None,
+    max_row_bytes: int,
 ) -> TokenSettings:
     """What decides which tokens of a pair are seen, for every command that reads pairs with a model."""
     return TokenSettings(
-        resolved_length(max_length, context), Truncation(truncation), position_limit, context, num_embeddings
+        resolved_length(max_length, context),
+        Truncation(truncation),
+        position_limit,
+        context,
+        num_embeddings,
+        max_characters=max_row_bytes,
     )
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -362,6 +363,64 @@ def test_a_row_that_kills_the_tokenizer_is_skipped(
     outcome = entangle("scan", MODEL, "rows.jsonl", "-o", "run")
     assert outcome.code == 0
     assert "the tokenizer refuses the text: stack overflow in the pattern" in " ".join(outcome.out.split())
+
+
+BLANKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""By which the tokenizers of Llama 3 and many after it split a text."""
+
+
+def test_ten_million_blanks_are_skipped(entangle: Entangle, tmp_path: Path) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    document = json.loads((model / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": BLANKS}, "behavior": "Isolated", "invert": False}
+    bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, bytes_of]}
+    (model / "tokenizer.json").write_text(json.dumps(document))
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": " " * 10**7, "chosen": "b", "rejected": "c"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = entangle("scan", model, "rows.jsonl", "-o", "run")
+    assert outcome.code == 0
+    assert "1 skipped" in " ".join(outcome.out.split())
+
+
+LOOPS = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
+
+
+def chat_rows(tmp_path: Path) -> Path:
+    data = tmp_path / "chats.jsonl"
+    turns = {
+        name: [{"role": role, "content": f"{name} words"}]
+        for name, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant"))
+    }
+    data.write_text(json.dumps(turns) + "\n")
+    return data
+
+
+def test_a_chat_template_without_an_end_is_refused(
+    entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from entangle_cli.data import tokenize
+
+    (tmp_path / "endless.jinja").write_text("{% for c in range(100000) %}" + LOOPS + "{% endfor %}")
+    monkeypatch.setattr(tokenize, "bounded_templates", partial(tokenize.bounded_templates, seconds=0.2))
+    for command in (
+        ("scan", MODEL, chat_rows(tmp_path), "-o", "run"),
+        ("inspect", chat_rows(tmp_path), "--model", MODEL),
+    ):
+        outcome = entangle(*command, "--chat-template", "endless.jinja")
+        assert outcome.code == 3
+        assert "the chat template takes more than 0.2 seconds" in outcome.err
+
+
+def test_a_row_that_a_chat_template_makes_too_long_is_skipped(entangle: Entangle, tmp_path: Path) -> None:
+    (tmp_path / "long.jinja").write_text("{% for m in messages %}{{ m.content * 100 }}{% endfor %}")
+    words = ("inspect", chat_rows(tmp_path), "--model", MODEL, "--chat-template", "long.jinja")
+    outcome = entangle(*words, "--max-row-bytes", "2000")
+    assert "more text than 2,000 characters; --max-row-bytes raises the limit" in " ".join(outcome.out.split())
+    assert "2,000" not in entangle(*words, "--max-row-bytes", "3000").out
 
 
 def test_a_panic_elsewhere_is_no_failed_gate(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:

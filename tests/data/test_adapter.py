@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from entangle_cli.data import patterns
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libraries
 from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.engine.coverage import Rule
@@ -249,3 +250,28 @@ def test_a_config_that_acts_or_claims_too_much_is_refused(
     (folder / "adapter_config.json").write_text(json.dumps({**config, **entry}))
     with pytest.raises(ModelError, match=words):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"target_modules": r"(.*.*)*q_proj_"},
+        {"target_modules": "q_proj|up_proj", "exclude_modules": r"(\w+|\.)*!"},
+        {"rank_pattern": {r"(\w*\.*)*!": 2}},
+        {"modules_to_save": [r"(\w*\.*)*!"]},
+    ],
+)
+def test_an_expression_without_an_end_is_refused(
+    base: Path, tmp_path: Path, entry: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **entry}))
+    monkeypatch.setattr(patterns, "SECONDS", 1.0)
+    with pytest.raises(ModelError, match="a regular expression takes more than 1 seconds"):
+        load(folder)
+
+
+def test_an_expression_that_ends_is_tried_and_kept(base: Path, tmp_path: Path) -> None:
+    folder = save_adapter(base, tmp_path / "adapter", target_modules=r".*\.(q|k|v)_proj|.*mlp.*up_proj")
+    assert len(load(folder).adapter_parameters) == 2 * 4 * load(folder).model.config.num_hidden_layers

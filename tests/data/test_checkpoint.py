@@ -29,6 +29,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from entangle_cli.data import patterns
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libraries
 from entangle_cli.data.parameters import select_parameters
 from entangle_cli.errors import ExitCode, ModelError, UsageError
@@ -161,6 +162,45 @@ def test_a_config_with_more_layers_than_tensors_is_refused_at_once(copied: Path)
     config.pop("layer_types", None)
     (copied / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**6}))
     assert "1,000,000 layers" in refusal(copied)
+
+
+def test_a_quantisation_whose_expressions_do_not_end_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "modules_to_not_convert": [r"(\w*\.*)*!"]}
+    (copied / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(patterns, "SECONDS", 1.0)
+    with pytest.raises(ModelError, match="quantization_config: a regular expression takes more than 1 seconds"):
+        load(copied)
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("normalizer", {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1001}),
+        (
+            "normalizer",
+            {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"Regex": "a"}, "content": "aa"}] * 10,
+            },
+        ),
+        ("normalizer", {"type": "Prepend", "prepend": "a" * 1000}),
+        (
+            "post_processor",
+            {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}] * 1001,
+                "pair": [],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+            },
+        ),
+    ],
+)
+def test_a_tokenizer_that_makes_much_of_little_is_refused(copied: Path, part: str, entry: dict[str, Any]) -> None:
+    document = json.loads((copied / "tokenizer.json").read_text())
+    (copied / "tokenizer.json").write_text(json.dumps({**document, part: entry}))
+    with pytest.raises(ModelError, match="the tokenizer makes"):
+        load(copied)
 
 
 @pytest.mark.parametrize("content", ["{broken", "{}", "[]", '{"model_type": "no-such-type"}'])
