@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from entangle_cli.data.checkpoint_files import read_object
 from entangle_cli.data.patterns import refuse_slow_patterns
-from entangle_cli.errors import ModelError
+from entangle_cli.errors import ModelError, is_out_of_memory
 
 
 def is_adapter(folder: Path) -> bool:
@@ -164,7 +164,7 @@ def _loaded(peft: Any, base: PreTrainedModel, folder: Path) -> Any:
             _refuse_prompts(folder, peft.PeftConfig.from_pretrained(str(folder)))
             adapted = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
         except Exception as error:  # PEFT and the weights' reader raise whatever they like
-            if isinstance(error, ModelError | torch.OutOfMemoryError):
+            if isinstance(error, ModelError | torch.OutOfMemoryError) or is_out_of_memory(error):
                 raise
             raise ModelError(
                 f"{folder}: the adapter does not fit its base: {_first_cause(error)}",

@@ -8,31 +8,50 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from entangle_cli.data.arrow_pieces import BATCH_ROWS, PIECE_BYTES, TooLong, in_pieces
 from entangle_cli.data.dataset_folder import saved_files
 from entangle_cli.data.fingerprint import Fingerprint, fingerprint
-from entangle_cli.data.rows import FileSource, RawRow, RowSource
+from entangle_cli.data.rows import FileSource, RawRow, RowSource, too_long
 from entangle_cli.errors import DataError
-
-BATCH_ROWS = 1024
+from entangle_cli.records import LARGEST_ROW
 
 
 class _ArrowBatches(FileSource):
-    """A file that pyarrow reads a batch at a time."""
+    """A file that pyarrow reads a batch at a time.
+
+    Args:
+        max_row_bytes: of the longest row that is read; longer ones are rows with a problem.
+    """
+
+    def __init__(self, path: Path, max_row_bytes: int = LARGEST_ROW) -> None:
+        super().__init__(path)
+        self._limit = max_row_bytes
 
     @abstractmethod
     def open_batches(self) -> tuple[Any, Iterator[Any]]:
-        """The schema, and the record batches."""
+        """The schema, and the record batches; a Parquet file's may have dictionaries that the schema has not."""
+
+    def pieces(self, max_row_bytes: int) -> tuple[Any, Iterator[Any]]:
+        """The schema, and all rows in record batches of it, looked through; `TooLong` in place of a longer row."""
+        schema, batches = self.open_batches()
+        return schema, (piece for batch in batches for piece in in_pieces(self.checked(batch), schema, max_row_bytes))
+
+    def checked(self, batch: Any) -> Any:
+        """A batch whose offsets lie inside it; Parquet's decoder looks itself."""
+        return batch
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows, a batch in memory at a time."""
+        """All rows, a piece in memory at a time."""
         index = 0
         try:
-            schema, batches = self.open_batches()
+            schema, pieces = self.pieces(self._limit)
             decode = _json_decoder(schema)
-            for batch in batches:
-                # Arrow trusts its files: a damaged offset would end the process.
-                batch.validate(full=True)
-                for value in batch.to_pylist():
+            for piece in pieces:
+                if isinstance(piece, TooLong):
+                    yield RawRow(index, None, problem=too_long(piece.num_bytes, self._limit))
+                    index += 1
+                    continue
+                for value in piece.to_pylist():
                     yield RawRow(index, decode(value))
                     index += 1
         except Exception as error:  # a damaged file makes the library raise whatever
@@ -44,26 +63,59 @@ class _ArrowBatches(FileSource):
         )
 
 
+LARGEST_EXPANSION = 100
+"""Bytes that a column of a Parquet file may make of one, where it makes more than `LARGEST_COLUMN` of them."""
+
+LARGEST_COLUMN = 256 * 2**20
+"""Bytes of a column in a row group."""
+
+
 class Parquet(_ArrowBatches):
     """A Parquet file."""
 
     kind = "Parquet"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_row_bytes: int = LARGEST_ROW) -> None:
         import pyarrow.parquet
 
-        super().__init__(path)
+        super().__init__(path, max_row_bytes)
         try:
-            self.num_rows = pyarrow.parquet.ParquetFile(path).metadata.num_rows
+            metadata = pyarrow.parquet.ParquetFile(path).metadata
+            self.num_rows = metadata.num_rows
+            chunks = [
+                metadata.row_group(group).column(column)
+                for group in range(metadata.num_row_groups)
+                for column in range(metadata.num_columns)
+            ]
         except Exception as error:
             raise self._damaged(error) from error
+        self._texts = sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
+        for chunk in chunks:
+            self._refuse_expansion(chunk)
+
+    def _refuse_expansion(self, chunk: Any) -> None:
+        before, after = chunk.total_compressed_size, chunk.total_uncompressed_size
+        if after > max(LARGEST_COLUMN, LARGEST_EXPANSION * before):
+            raise DataError(
+                f"{self.path}: the column {chunk.path_in_schema} makes {after:,} bytes of {before:,} compressed ones",
+                f"at most {LARGEST_EXPANSION} bytes of one in a column above {LARGEST_COLUMN:,} bytes",
+                "write the file again in smaller row groups if you trust it",
+            )
 
     def open_batches(self) -> tuple[Any, Iterator[Any]]:
-        """The schema, and the record batches."""
+        """The schema, and the record batches, whose texts are dictionaries: one that repeats is in memory once."""
         import pyarrow.parquet
 
-        file = pyarrow.parquet.ParquetFile(self.path)
-        return file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)
+        schema = pyarrow.parquet.ParquetFile(self.path).schema_arrow
+        file = pyarrow.parquet.ParquetFile(self.path, read_dictionary=self._texts)
+        return schema, self._batches(file)
+
+    @staticmethod
+    def _batches(file: Any) -> Iterator[Any]:
+        for number in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(number)
+            rows = max(1, min(BATCH_ROWS, PIECE_BYTES * group.num_rows // max(1, group.total_byte_size)))
+            yield from file.iter_batches(batch_size=rows, row_groups=[number])
 
 
 class ArrowFile(_ArrowBatches):
@@ -71,8 +123,8 @@ class ArrowFile(_ArrowBatches):
 
     kind = "Arrow"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, max_row_bytes: int = LARGEST_ROW) -> None:
+        super().__init__(path, max_row_bytes)
         try:
             self.num_rows = sum(batch.num_rows for batch in self.open_batches()[1])
         except Exception as error:
@@ -86,7 +138,7 @@ class ArrowFile(_ArrowBatches):
         """
         try:
             for batch in self.open_batches()[1]:
-                batch.validate(full=True)
+                self.checked(batch)
         except Exception as error:
             raise self._damaged(error) from error
 
@@ -100,15 +152,13 @@ class ArrowFile(_ArrowBatches):
         except pyarrow.ArrowInvalid:
             content.seek(0)
             stream = pyarrow.ipc.open_stream(content)
-            return stream.schema, _pieces(stream)
-        return reader.schema, _pieces(reader.get_batch(number) for number in range(reader.num_record_batches))
+            return stream.schema, iter(stream)
+        return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
 
-
-def _pieces(batches: Iterator[Any]) -> Iterator[Any]:
-    """A file may hold all its rows in one batch."""
-    for batch in batches:
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            yield batch.slice(start, BATCH_ROWS)
+    def checked(self, batch: Any) -> Any:
+        """A batch that was looked through: Arrow trusts its files, and a damaged offset would end the process."""
+        batch.validate(full=True)
+        return batch
 
 
 def _json_decoder(schema: Any) -> Callable[[Any], Any]:

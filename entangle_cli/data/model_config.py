@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from entangle_cli.data.checkpoint_checks import refuse_code, refuse_odd_entries, refuse_other_models
 from entangle_cli.data.hub import offline
 from entangle_cli.data.origin import Origin
-from entangle_cli.errors import ModelError
+from entangle_cli.errors import ModelError, is_out_of_memory
 from entangle_cli.records import LoadingSettings
 
 
@@ -98,6 +98,8 @@ def translated(origin: Origin, what: str = "checkpoint", config: Any = None) -> 
     except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:  # the libraries raise whatever the formats' readers do
+        if is_out_of_memory(error):
+            raise
         method = None if config is None else quantisation(config)
         if method is not None:
             raise _quantised(origin, method, error) from error

@@ -29,6 +29,11 @@ class RawRow:
     """Codes of `traps` for what was found while the row was parsed."""
 
 
+def too_long(num_bytes: int, max_row_bytes: int) -> str:
+    """The problem of a row that is longer than any that is read."""
+    return f"{num_bytes:,} bytes, and {max_row_bytes:,} is the limit; --max-row-bytes raises it"
+
+
 class RowSource(ABC):
     """A data set that can be read from the start any number of times.
 

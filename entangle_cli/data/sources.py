@@ -21,7 +21,7 @@ from entangle_cli.data.json_files import JsonDocument, open_json
 from entangle_cli.data.paths import expanded, is_folder, is_there, refuse_irregular
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
-from entangle_cli.errors import DataError
+from entangle_cli.errors import DataError, is_out_of_memory
 from entangle_cli.records import ReadingSettings
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -161,7 +161,7 @@ def _opened_file(path: Path, max_row_bytes: int, split: str | None) -> FileSourc
     if suffix in DELIMITERS:
         return Delimited(path, DELIMITERS[suffix], max_row_bytes)
     if suffix in COLUMNAR:
-        return COLUMNAR[suffix](path)
+        return COLUMNAR[suffix](path, max_row_bytes)
     raise DataError(
         f"{path}: unknown kind of file {suffix or '(no suffix)'}",
         KNOWN,
@@ -194,6 +194,8 @@ def _files_by_split(path: Path, config_name: str | None) -> dict[str, list[Path]
         builder = datasets.load_dataset_builder(str(path), config_name)
         found = builder.config.data_files or {}
     except Exception as error:  # an empty folder, an unknown config, a README that cannot be read
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path}: a folder without a data set: {reason}", KNOWN, "name one of its files instead"

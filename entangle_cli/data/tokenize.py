@@ -45,7 +45,7 @@ class TokenSettings:
     num_embeddings: int | None = None
     """Tokens that the model has embeddings for; None for as many as the tokenizer has."""
     max_characters: int = LARGEST_ROW
-    """Of the longest text that a chat template may make of a row."""
+    """Of the longest text that is tokenised, which a chat template may have made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _starts_with_other_text(answer: Text, scored: list[int], tokenizer: PreTrain
 
 
 class _TemplateError(Exception):
-    """The chat template refuses the conversation."""
+    """The tokenizer or the chat template refuses the text."""
 
 
 def _three_tokenisations(
@@ -175,9 +175,9 @@ def _three_tokenisations(
             str(answer) if str(answer).endswith(ends) else str(answer) + ends for answer in (chosen, rejected)
         )
         return (
-            _text_ids(tokenizer, prompt),
-            _text_ids(tokenizer, prompt + chosen),
-            _text_ids(tokenizer, prompt + rejected),
+            _text_ids(tokenizer, prompt, max_characters),
+            _text_ids(tokenizer, prompt + chosen, max_characters),
+            _text_ids(tokenizer, prompt + rejected, max_characters),
         )
     if tokenizer.chat_template is None:
         raise ModelError(
@@ -219,7 +219,9 @@ def _refusing(sentence: str, text: Callable[[], str]) -> Iterator[None]:
         raise _TemplateError(_half_an_emoji(text()) or f"{sentence}: {reason}") from error
 
 
-def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str, max_characters: int) -> list[int]:
+    if len(text) > max_characters:
+        raise _TemplateError(f"a text of {len(text):,} characters; --max-row-bytes raises the limit")
     with _refusing("the tokenizer refuses the text", lambda: text):
         return list(tokenizer(text=text)["input_ids"])
 

@@ -12,6 +12,7 @@ from entangle_cli.data.checkpoint import Checkpoint
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
+from entangle_cli.data.traps import text_of
 from entangle_cli.diagnose.first_rows import place_of
 from entangle_cli.diagnose.row_records import PreparedRow
 from entangle_cli.diagnose.selected_rows import selected_rows
@@ -20,6 +21,9 @@ from entangle_cli.records import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, S
 
 WINDOW_PAIRS = 512
 """Pairs among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
+
+WINDOW_CHARACTERS = 64 * 2**20
+"""Of the pairs' text, beyond which a window ends earlier."""
 
 Window = list[PreparedRow | SkippedRow]
 
@@ -116,8 +120,13 @@ class RowReader:
 
     def _next_window(self, rows: Iterator[RawRow]) -> Window:
         window: Window = []
-        while len(window) < WINDOW_PAIRS and (row := next(rows, None)) is not None:
-            window += self._prepare(row)
+        num_characters = 0
+        while (
+            len(window) < WINDOW_PAIRS and num_characters < WINDOW_CHARACTERS and (row := next(rows, None)) is not None
+        ):
+            prepared = self._prepare(row)
+            num_characters += sum(_num_characters(each.pair) for each in prepared if isinstance(each, PreparedRow))
+            window += prepared
         return window
 
     def _prepare(self, row: RawRow) -> Window:
@@ -134,6 +143,10 @@ class RowReader:
                 "only rows that can be measured (--strict)",
                 "repair the row, or leave --strict out to skip and count such rows",
             )
+
+
+def _num_characters(pair: PreferencePair) -> int:
+    return sum(len(text_of(part)) for part in (pair.prompt, pair.chosen, pair.rejected))
 
 
 def token_settings(

@@ -226,6 +226,38 @@ def test_a_baseline_is_of_the_same_measurement(entangle: Entangle, run: str, wor
     assert entangle("gate", run, *RULE, "--only-new", "--baseline", run).code == 2
 
 
+def test_a_baseline_may_have_read_longer_rows(entangle: Entangle, run: str) -> None:
+    words = ("--limit", "2", "-q", "-o", "before", "--max-row-bytes", "100000")
+    assert entangle("scan", MODEL, LONG, *words).code == 0
+    assert entangle("gate", run, *RULE, "--only-new", "--baseline", "before").code in (0, 1)
+
+
+def test_memory_that_is_short_while_a_config_is_read(
+    entangle: Entangle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from entangle_cli.data import model_config
+
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(model_config.PreTrainedConfig, "get_config_dict", short)
+    outcome = entangle("scan", MODEL, LONG, "-o", tmp_path / "run")
+    assert (outcome.code, "out of memory on this machine" in outcome.err) == (4, True)
+
+
+def test_long_texts_end_a_window_and_change_no_number(
+    entangle: Entangle, run: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from entangle_cli.diagnose import row_reader
+
+    monkeypatch.setattr(row_reader, "WINDOW_CHARACTERS", 300)
+    assert entangle("scan", MODEL, LONG, "--limit", "8", "-q", "-o", "short", "--json", "short.json").code == 0
+    documents = ((tmp_path / "short.json").read_text(), entangle("report", run, "--format", "json").out)
+    pairs = [json.loads(document)["pairs"] for document in documents]
+    assert [pair["pair_id"] for pair in pairs[0]] == [pair["pair_id"] for pair in pairs[1]]
+    assert [pair["cosine"] for pair in pairs[0]] == pytest.approx([pair["cosine"] for pair in pairs[1]], abs=1e-6)
+
+
 def test_a_pair_that_the_baseline_skipped_is_new(entangle: Entangle, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in LONG.read_text().splitlines()[:2]]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

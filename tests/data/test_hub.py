@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ OFFLINE: dict[str, tuple[str, ...]] = {
     "no data": ("inspect", "team/unknown"),
     "no model": ("scan", "team/unknown", "team/prefs", "--split", "test"),
 }
+DAMAGED = {"inspect": ("inspect", "team/prefs", "--split", "test"), "scan": SCAN[:5]}
 RUN_ALL = """
 import contextlib, io, json, sys
 from entangle_cli.cli.app import run
@@ -61,6 +63,7 @@ class Session(NamedTuple):
     folder: Path
     online: dict[str, tuple[int, str, str]]
     offline: dict[str, tuple[int, str, str]]
+    damaged: dict[str, tuple[int, str, str]]
     asked: list[str]
 
 
@@ -79,7 +82,18 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     with fake_hub(root) as hub:
         online = commands(ONLINE, hub.address, folder)
         asked = list(hub.asked)
-    return Session(folder, online, commands(OFFLINE, hub.address, folder), asked)
+    offline = commands(OFFLINE, hub.address, folder)
+    damage(folder / "home")
+    return Session(folder, online, offline, commands(DAMAGED, hub.address, folder), asked)
+
+
+def damage(home: Path) -> None:
+    """Set the last offset of a text in every Arrow file of the cache to 2^30."""
+    for path in home.rglob("prefs-test.arrow"):
+        content = bytearray(path.read_bytes())
+        place = content.rindex(struct.pack("<6i", *range(0, 60, 10)))  # five prompts of ten characters
+        content[place + 20 : place + 24] = struct.pack("<i", 2**30)
+        path.write_bytes(content)
 
 
 def commands(cases: dict[str, tuple[str, ...]], address: str, folder: Path) -> dict[str, tuple[int, str, str]]:
@@ -162,6 +176,12 @@ def test_what_is_not_there_is_said_in_three_lines(session: Session, name: str, m
 @pytest.mark.parametrize("name", ["no data", "no model"])
 def test_without_a_hub_and_a_copy_it_is_said_in_three_lines(session: Session, name: str) -> None:
     refused(session.offline[name], "team/unknown is no")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_of_the_cache_ends_nothing(session: Session, name: str) -> None:
+    code, out, err = session.damaged[name]
+    refused((code, out, "\n".join(err.strip().splitlines()[-3:])), "a whole Arrow file")
 
 
 def refused(outcome: tuple[int, str, str], message: str) -> None:

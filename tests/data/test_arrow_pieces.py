@@ -1,0 +1,113 @@
+"""Columnar files in pieces: the rows are pyarrow's own, and a short file of long values takes little memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from entangle_cli.data import arrow_files, arrow_pieces
+from entangle_cli.data.arrow_pieces import TooLong, in_pieces, row_bytes
+from entangle_cli.data.sources import open_source
+from entangle_cli.errors import DataError
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.large_string())]))
+VALUES: dict[str, tuple[pa.DataType, list[Any], list[int]]] = {
+    "text": (pa.string(), ["a", None, "hé", ""], [1, 0, 3, 0]),
+    "dictionary": (pa.dictionary(pa.int8(), pa.string()), ["abc", "abc", None, "d"], [3, 3, 0, 1]),
+    "number": (pa.float64(), [1.0, None, 2.0, 3.0], [8, 8, 8, 8]),
+    "messages": (MESSAGES, [[{"role": "u", "content": "abc"}] * 2, [], None, [{"content": "x"}]], [24, 0, 0, 9]),
+    "map": (pa.map_(pa.string(), pa.string()), [[("a", "bc")], [], None, [("a", None), ("b", "c")]], [11, 0, 0, 19]),
+    "pairs": (pa.list_(pa.string(), 2), [["a", "b"], ["cc", None], None, ["", "d"]], [18, 18, 16, 17]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_bytes_of_a_row_are_those_of_its_text(name: str) -> None:
+    kind, values, expected = VALUES[name]
+    array = pa.array(values, kind)
+    assert row_bytes(array).tolist() == expected
+    assert row_bytes(array[1:3]).tolist() == expected[1:3]
+    assert row_bytes(pa.array([], kind)).tolist() == []
+
+
+def test_a_type_that_no_row_of_text_has_is_refused() -> None:
+    ends = pa.RunEndEncodedArray.from_arrays(pa.array([1000], pa.int32()), pa.array(["a" * 1000]))
+    for array in (ends, pa.array(["a"], pa.string_view())):
+        with pytest.raises(ValueError, match="a column of the type"):
+            row_bytes(array)
+
+
+def test_pieces_are_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            "s": "x" * int(generator.integers(0, 40)),
+            "m": [{"role": "u", "content": "y" * int(generator.integers(0, 9))}],
+        }
+        for _ in range(200)
+    ]
+    plain = pa.schema([("s", pa.string()), ("m", MESSAGES)])
+    coded = pa.schema([("s", pa.dictionary(pa.int32(), pa.string())), ("m", MESSAGES)])
+    monkeypatch.setattr(arrow_pieces, "PIECE_BYTES", 100)
+    for schema in (plain, coded):
+        batch = pa.RecordBatch.from_pylist(rows, schema)
+        pieces = list(in_pieces(batch, plain, 45))
+        found: list[Any] = []
+        for piece in pieces:
+            if isinstance(piece, TooLong):
+                found.append(piece.num_bytes)
+                continue
+            found += piece.to_pylist()
+            assert piece.num_rows == 1 or sum(map(size, piece.to_pylist())) <= 100
+        assert found == [size(row) if size(row) > 45 else row for row in rows]
+        assert 10 < sum(isinstance(piece, TooLong) for piece in pieces) < 100
+
+
+def size(row: dict[str, Any]) -> int:
+    return len(row["s"]) + sum(8 + len(turn["role"]) + len(turn["content"]) for turn in row["m"])
+
+
+READ = """
+import resource, sys
+from entangle_cli.data.sources import open_source
+rows = list(open_source(sys.argv[1]).rows())
+assert all(row.problem.endswith("33,554,432 is the limit; --max-row-bytes raises it") for row in rows), rows[0]
+print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_one_long_value_for_many_rows_takes_the_memory_of_one(tmp_path: Path, nested: bool) -> None:
+    coded: Any = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), ["x" * 40 * 2**20])
+    if nested:
+        turns = pa.StructArray.from_arrays([pa.array(["user"] * 2000), coded], ["role", "content"])
+        coded = pa.ListArray.from_arrays(pa.array(range(2001), pa.int32()), turns)
+    table = pa.table({"prompt": coded, "chosen": coded, "rejected": pa.array(["b"] * 2000)})
+    pq.write_table(
+        table, tmp_path / "a.parquet", compression="zstd", dictionary_pagesize_limit=2**30, store_schema=False
+    )
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path / "a.parquet")], capture_output=True, text=True, check=True
+    )
+    num_rows, kilobytes = map(int, done.stdout.split())
+    assert num_rows == 2000
+    assert kilobytes // (1024 if sys.platform == "darwin" else 1) < 1_200_000  # the rows' text is 160 GB
+
+
+def test_a_column_that_is_nearly_nothing_on_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_files, "LARGEST_COLUMN", 2**20)
+    rows = [{"prompt": f"{number}" + "x" * 10_000, "chosen": "b", "rejected": "c"} for number in range(500)]
+    write = {"compression": "zstd", "use_dictionary": False}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", **write)
+    with pytest.raises(DataError, match=r"the column prompt makes 5,0.* bytes of"):
+        open_source(str(tmp_path / "a.parquet"))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=50, **write)
+    assert [row.value for row in open_source(str(tmp_path / "b.parquet")).rows()] == rows
