@@ -43,8 +43,8 @@ class Delimited(FileSource):
         super().__init__(path)
         self.delimiter = delimiter
         self._limit = max_row_bytes
-        # The default limit of 128 KiB a cell is shorter than many answers.
-        csv.field_size_limit(max_row_bytes)
+        # Python's own limit of 128 KiB a cell is shorter than many answers; ours is on the row.
+        csv.field_size_limit(max(csv.field_size_limit(), max_row_bytes))
         try:
             self._refuse_header()
             self.num_rows = sum(1 for _ in self.rows())
@@ -119,11 +119,13 @@ class _KeptLines:
         self._file = file
         self._limit = limit
         self._lines: list[str] = []
+        self._length = 0
 
     def __iter__(self) -> Iterator[str]:
         while line := self._file.readline(self._limit + 1):
-            if len(line) > self._limit and not line.endswith("\n"):
-                raise csv.Error(f"a line of more than {self._limit:,} characters; --max-row-bytes raises the limit")
+            self._length += len(line.rstrip("\r\n"))
+            if self._length > self._limit:
+                raise csv.Error(f"a row of more than {self._limit:,} characters; --max-row-bytes raises the limit")
             self._lines.append(line)
             yield line
 
@@ -131,6 +133,7 @@ class _KeptLines:
         """What was read since the last call."""
         text = "".join(self._lines)
         self._lines.clear()
+        self._length = 0
         return text
 
 

@@ -155,8 +155,10 @@ def open_json(path: Path, split: str | None = None, max_row_bytes: int = LARGEST
     Raises:
         DataError: no rows in it, or several splits and none chosen.
     """
-    lines = _first_lines(path, max_row_bytes)
-    if len(lines) > 1 and _is_value(lines[0]):
+    first = _first_lines(path, max_row_bytes)
+    lines = [line for line, _ in first]
+    is_first_too_long = len(lines) > 1 and not first[0][1] and all(line.startswith(b"{") for line in lines)
+    if is_first_too_long or (len(lines) > 1 and _is_value(lines[0])):
         return JsonLines(path, max_row_bytes)
     start = lines[0][:1] if lines else b""
     if start == b"[" and not (len(lines) > 1 and _is_object(lines[1])):
@@ -202,14 +204,17 @@ def _refuse_splits(path: Path, split: str | None, splits: Sequence[str]) -> None
     )
 
 
-def _first_lines(path: Path, limit: int) -> list[bytes]:
-    """The first lines that are not blank, without white space around; of a longer one its first `limit` bytes."""
-    found: list[bytes] = []
+def _first_lines(path: Path, limit: int) -> list[tuple[bytes, bool]]:
+    """The first lines that are not blank, without white space around, and whether each is whole.
+
+    Of a line longer than `limit` its first bytes.
+    """
+    found: list[tuple[bytes, bool]] = []
     with opened_bytes(path) as file:
-        for number, (line, _) in enumerate(lines_within(file, limit)):
+        for number, (line, is_whole) in enumerate(lines_within(file, limit)):
             start = (line if number else line.removeprefix(BYTE_ORDER_MARK)).strip()
             if start:
-                found.append(start)
+                found.append((start, is_whole))
             if len(found) == LOOKED_AT_LINES:
                 break
     return found

@@ -78,7 +78,7 @@ READ = """
 import resource, sys
 from entangle_cli.data.sources import open_source
 rows = list(open_source(sys.argv[1]).rows())
-assert all(row.problem.endswith("33,554,432 is the limit; --max-row-bytes raises it") for row in rows), rows[0]
+assert all(row.problem.endswith("8,388,608 is the limit; --max-row-bytes raises it") for row in rows), rows[0]
 print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

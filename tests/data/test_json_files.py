@@ -109,3 +109,15 @@ def test_a_broken_first_line_leaves_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": \n' + json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1]))
     found = list(open_source(str(tmp_path / "a.jsonl")).rows())
     assert [row.problem is None for row in found] == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize("long", [{0}, {1}, {0, 1, 2}])
+def test_a_line_that_is_too_long_is_one_row(tmp_path: Path, name: str, long: set[int]) -> None:
+    rows = [{"chosen": "x" * (500 if number in long else 5)} for number in range(3)]
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(open_source(str(tmp_path / name), ReadingSettings(max_row_bytes=100)).rows())
+    assert [row.value for row in found] == [None if number in long else row for number, row in enumerate(rows)]
+    assert {row.problem for row in found if row.value is None} == {
+        "more than 100 bytes; --max-row-bytes raises the limit"
+    }
