@@ -60,9 +60,9 @@ def scan(
     Raises:
         EntangleError: the model, the data, a setting or the run cannot be used.
     """
-    from entangle_cli.diagnose.movements import with_movements
     from entangle_cli.diagnose.scan import open_scan
     from entangle_cli.diagnose.until_decided import check_until_decided
+    from entangle_cli.diagnose.views.movements import with_movements
     from entangle_cli.report.rows import rows
     from entangle_cli.store.reading import columns_of, read_run
     from entangle_cli.store.writing import open_run

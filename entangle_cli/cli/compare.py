@@ -36,7 +36,7 @@ def compare(
 ) -> None:
     """Compare runs of the same pairs: who moved between classes, what shifted, and what the log-probs really did."""
     from entangle_cli.cli.judged import read_judged
-    from entangle_cli.diagnose.comparing import SeenRun, compare_document, in_order
+    from entangle_cli.diagnose.views.comparing import SeenRun, compare_document, in_order
     from entangle_cli.report.comparison import comparison_report
     from entangle_cli.report.html import write_comparison_page
     from entangle_cli.report.markdown import print_markdown

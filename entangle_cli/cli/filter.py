@@ -58,8 +58,8 @@ def filter_rows(
 ) -> None:
     """Keep or drop rows by what was measured of them; the rows are written as they are."""
     from entangle_cli.cli.judged import read_judged
-    from entangle_cli.diagnose.filtering import FilterRules, filter_data, parse_selection
-    from entangle_cli.diagnose.movements import describe_loss
+    from entangle_cli.diagnose.views.filtering import FilterRules, filter_data, parse_selection
+    from entangle_cli.diagnose.views.movements import describe_loss
     from entangle_cli.report.filtering import filter_report
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for

@@ -93,7 +93,7 @@ def forecast(
     debug: Debug = False,
 ) -> None:
     """Forecast every pair's movement under one step on the whole batch, with your optimizer; --verify takes it."""
-    from entangle_cli.diagnose.movements import check_loss
+    from entangle_cli.diagnose.views.movements import check_loss
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     check_loss(weighing)

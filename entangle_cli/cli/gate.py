@@ -72,8 +72,8 @@ def gate(
     from entangle_cli.cli.judged import only_new as new_rows
     from entangle_cli.cli.judged import parse_rules, read_judged
     from entangle_cli.cli.verdict import CODES, keeping
-    from entangle_cli.diagnose.same_measurement import refuse_baseline
-    from entangle_cli.diagnose.whole_run import scope_of
+    from entangle_cli.diagnose.views.same_measurement import refuse_baseline
+    from entangle_cli.diagnose.views.whole_run import scope_of
 
     origins = origins_of(context)
     rules = parse_rules(fail_if, origins)
@@ -161,7 +161,7 @@ def _format_and_file(text: str, *inputs: Path | None) -> tuple[GateFormat, Path]
 
 def _about(judged: JudgedRun, columns: Mapping[str, Any]) -> dict[str, Any]:
     from entangle_cli.cli.judged import worst_rows
-    from entangle_cli.diagnose.movements import describe_loss
+    from entangle_cli.diagnose.views.movements import describe_loss
 
     return {
         "run": str(judged.run.folder),

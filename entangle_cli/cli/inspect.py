@@ -34,7 +34,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show how a data set is read: format, counts, lengths, traps, three pairs. Without --model no torch is loaded."""
-    from entangle_cli.diagnose.inspection import inspect_rows
+    from entangle_cli.diagnose.views.inspection import inspect_rows
     from entangle_cli.report.inspection import inspection_report
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for
@@ -70,7 +70,7 @@ def inspect(
 
 def _next_step(document: Mapping[str, Any]) -> str:
     """What to do where no row is usable."""
-    from entangle_cli.diagnose.first_rows import suggested_map
+    from entangle_cli.diagnose.views.first_rows import suggested_map
 
     lacks_columns = any(str(row["detail"]).startswith("no column") for row in document["skipped"])
     return f"name the columns: {suggested_map(document['columns'])}" if lacks_columns else "see the reasons above"

@@ -14,9 +14,9 @@ from entangle_cli.analysis.gate import judge
 from entangle_cli.analysis.rules import Rule, is_relative, parse_rule
 from entangle_cli.cli.config import Origins
 from entangle_cli.cli.tell import tell
-from entangle_cli.diagnose.movements import describe_loss, losses_compared, run_summary, with_movements
-from entangle_cli.diagnose.notices import run_notices
-from entangle_cli.diagnose.whole_run import refuse_missing_rows
+from entangle_cli.diagnose.views.movements import describe_loss, losses_compared, run_summary, with_movements
+from entangle_cli.diagnose.views.notices import run_notices
+from entangle_cli.diagnose.views.whole_run import refuse_missing_rows
 from entangle_cli.errors import UsageError
 from entangle_cli.records import LossSettings, Notice, Run, Status
 from entangle_cli.report.rows import rows
@@ -51,7 +51,7 @@ class JudgedRun:
 
     def write_page(self, stream: IO[str], rules: Sequence[Rule]) -> None:
         """The report as a page of its own."""
-        from entangle_cli.diagnose.page_data import page_data
+        from entangle_cli.diagnose.views.page_data import page_data
         from entangle_cli.report.html import write_report_page
 
         write_report_page(

@@ -72,7 +72,7 @@ def report(
 
 def _show_losses(judged: JudgedRun, output_format: ReportFormat) -> None:
     """The table over all losses."""
-    from entangle_cli.diagnose.movements import losses_compared
+    from entangle_cli.diagnose.views.movements import losses_compared
     from entangle_cli.report import losses
     from entangle_cli.report.terminal import console_for
 

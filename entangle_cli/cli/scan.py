@@ -121,9 +121,9 @@ def scan(
     from entangle_cli.cli.judged import parse_rules, refuse_relative
     from entangle_cli.cli.measure import measure_for_first, print_estimate, scan_into_run
     from entangle_cli.cli.processes import scan_processes
-    from entangle_cli.diagnose.movements import check_loss
     from entangle_cli.diagnose.ranks import Further
     from entangle_cli.diagnose.until_decided import check_until_decided
+    from entangle_cli.diagnose.views.movements import check_loss
     from entangle_cli.report.escape import for_terminal
 
     with scan_processes(debug=debug) as launch:
@@ -214,7 +214,7 @@ def _show_result(
     from entangle_cli.analysis.gate import judge
     from entangle_cli.cli.judged import read_judged
     from entangle_cli.cli.verdict import CODES, keeping
-    from entangle_cli.diagnose.whole_run import scope_of
+    from entangle_cli.diagnose.views.whole_run import scope_of
     from entangle_cli.report.rows import write_document
     from entangle_cli.report.terminal import console_for, decision_lines, verdict_lines
     from entangle_cli.store.writing import write_summary

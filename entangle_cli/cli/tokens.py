@@ -66,8 +66,8 @@ def tokens(
     debug: Debug = False,
 ) -> None:
     """Show which tokens of a pair's two answers pull together, what each pushes, and what leaving some out would do."""
-    from entangle_cli.diagnose.movements import check_loss
     from entangle_cli.diagnose.tokens import pair_tokens
+    from entangle_cli.diagnose.views.movements import check_loss
     from entangle_cli.report.html import write_tokens_page
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for

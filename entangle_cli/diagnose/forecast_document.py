@@ -14,7 +14,7 @@ from entangle_cli.analysis.movement import movement_names
 from entangle_cli.analysis.statistics import share
 from entangle_cli.diagnose.forecast import Forecaster
 from entangle_cli.diagnose.forecast_result import PREDICTORS, Forecast, ForecastResult
-from entangle_cli.diagnose.movements import describe_loss
+from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records import LossSettings, Movement, PairRecord
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -10,7 +10,7 @@ from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.data.traps import content_text
 from entangle_cli.data.trl_rows import Text
-from entangle_cli.diagnose.movements import DerivedFields
+from entangle_cli.diagnose.views.movements import DerivedFields
 from entangle_cli.records import LayerRecord, PairMeasurement, PairRecord, Status, TokenizedPair
 
 

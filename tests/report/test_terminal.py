@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from entangle_cli.diagnose.movements import describe_loss, run_summary, with_movements
-from entangle_cli.diagnose.notices import run_notices
+from entangle_cli.diagnose.views.movements import describe_loss, run_summary, with_movements
+from entangle_cli.diagnose.views.notices import run_notices
 from entangle_cli.records import LossSettings, Run
 from entangle_cli.report.rows import rows
 from entangle_cli.report.terminal import console_for, summary_report, verdict_sentence

@@ -11,7 +11,7 @@ import numpy as np
 
 from entangle_cli.analysis.comparison import compare_runs
 from entangle_cli.analysis.statistics import numbers, quantiles, share
-from entangle_cli.diagnose.movements import describe_loss
+from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.errors import NothingToJudgeError
 from entangle_cli.records import LossSettings, Movement, Run, Status
 

@@ -18,8 +18,8 @@ from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.data.traps import text_of
-from entangle_cli.diagnose.first_rows import PEEKED_ROWS, refuse_unknown_columns
-from entangle_cli.diagnose.notices import data_notices
+from entangle_cli.diagnose.views.first_rows import PEEKED_ROWS, refuse_unknown_columns
+from entangle_cli.diagnose.views.notices import data_notices
 from entangle_cli.records import Notice, ReadingSettings
 
 NUM_PAIRS = 3

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from entangle_cli.analysis.losses.table import LOSSES
 from entangle_cli.analysis.statistics import histogram, quantiles
-from entangle_cli.diagnose.movements import describe_loss, weighted_log_ratios, with_movements
+from entangle_cli.diagnose.views.movements import describe_loss, weighted_log_ratios, with_movements
 from entangle_cli.records import LossSettings, Movement, Status
 
 Floats = NDArray[np.float64]
