@@ -11,7 +11,7 @@ from entangle_cli.analysis.sequential import Decision
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import progress
 from entangle_cli.cli.tell import tell
-from entangle_cli.diagnose.ranks import Further, Ranks
+from entangle_cli.diagnose.processes.ranks import Further, Ranks
 from entangle_cli.diagnose.scan import Scan, open_scan
 from entangle_cli.diagnose.until_decided import measure_until_decided, rounds
 from entangle_cli.records import RecordBatch, ScanSettings

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import typer
 
 from entangle_cli.cli.tell import tell
-from entangle_cli.diagnose.launch import Launch, launched
-from entangle_cli.diagnose.mailbox import LostProcessError
+from entangle_cli.diagnose.processes.launch import Launch, launched
+from entangle_cli.diagnose.processes.mailbox import LostProcessError
 from entangle_cli.errors import EntangleError, unexpected
 
 

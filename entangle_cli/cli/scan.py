@@ -121,7 +121,7 @@ def scan(
     from entangle_cli.cli.judged import parse_rules, refuse_relative
     from entangle_cli.cli.measure import measure_for_first, print_estimate, scan_into_run
     from entangle_cli.cli.processes import scan_processes
-    from entangle_cli.diagnose.ranks import Further
+    from entangle_cli.diagnose.processes.ranks import Further
     from entangle_cli.diagnose.until_decided import check_until_decided
     from entangle_cli.diagnose.views.movements import check_loss
     from entangle_cli.report.escape import for_terminal

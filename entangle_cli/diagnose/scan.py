@@ -28,7 +28,7 @@ from entangle_cli.diagnose.budget import batch_tokens, fitting_tokens
 from entangle_cli.diagnose.estimate import estimate
 from entangle_cli.diagnose.known_pairs import KnownPairs
 from entangle_cli.diagnose.measurer import Measurer
-from entangle_cli.diagnose.ranks import Ranks
+from entangle_cli.diagnose.processes.ranks import Ranks
 from entangle_cli.diagnose.reference import Reference, opened_reference
 from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, resolved_length
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from entangle_cli.diagnose.mailbox import Mailbox, Patience
-from entangle_cli.diagnose.ranks import First, Further, Ranks
+from entangle_cli.diagnose.processes.mailbox import Mailbox, Patience
+from entangle_cli.diagnose.processes.ranks import First, Further, Ranks
 
 
 @dataclass(frozen=True, slots=True)

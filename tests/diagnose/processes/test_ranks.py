@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import HashStore
 
-from entangle_cli.diagnose import mailbox
-from entangle_cli.diagnose.launch import launched, meet
-from entangle_cli.diagnose.mailbox import LostProcessError, Mailbox
-from entangle_cli.diagnose.ranks import First, Further, OneOfMany, Ranks
+from entangle_cli.diagnose.processes import mailbox
+from entangle_cli.diagnose.processes.launch import launched, meet
+from entangle_cli.diagnose.processes.mailbox import LostProcessError, Mailbox
+from entangle_cli.diagnose.processes.ranks import First, Further, OneOfMany, Ranks
 from entangle_cli.errors import DataError, EntangleError, UnfinishedError, UsageError
 from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from entangle_cli.diagnose.mailbox import LostProcessError, Mailbox, Patience
+from entangle_cli.diagnose.processes.mailbox import LostProcessError, Mailbox, Patience
 from entangle_cli.errors import EntangleError, UsageError
 from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch, RowKey
 

@@ -1,0 +1,1 @@
+"""One scan by the processes of a torchrun."""
