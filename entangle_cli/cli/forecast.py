@@ -152,8 +152,8 @@ def _forecast(
     quiet: bool,
 ) -> dict[str, Any]:
     from entangle_cli.cli.progress import progress
-    from entangle_cli.diagnose.forecast import open_forecast
-    from entangle_cli.diagnose.forecast_document import forecast_document
+    from entangle_cli.diagnose.forecast.document import forecast_document
+    from entangle_cli.diagnose.forecast.forecast import open_forecast
     from entangle_cli.report.terminal import console_for, plan_lines
 
     with open_forecast(model, data, eval_data, settings, step) as ready:

@@ -21,8 +21,8 @@ import transformers
 from numpy.typing import NDArray
 
 from entangle_cli.analysis.agreement import agreement
-from entangle_cli.diagnose.forecast import open_forecast
-from entangle_cli.diagnose.forecast_result import PREDICTORS, ForecastResult
+from entangle_cli.diagnose.forecast.forecast import open_forecast
+from entangle_cli.diagnose.forecast.result import PREDICTORS, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
 

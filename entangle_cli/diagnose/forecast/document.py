@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from entangle_cli.analysis.agreement import agreement
 from entangle_cli.analysis.movement import movement_names
 from entangle_cli.analysis.statistics import share
-from entangle_cli.diagnose.forecast import Forecaster
-from entangle_cli.diagnose.forecast_result import PREDICTORS, Forecast, ForecastResult
+from entangle_cli.diagnose.forecast.forecast import Forecaster
+from entangle_cli.diagnose.forecast.result import PREDICTORS, Forecast, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records import LossSettings, Movement, PairRecord
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import entangle_cli
 from entangle_cli.data.optimizer_state import read_optimizer
-from entangle_cli.diagnose.forecast import open_forecast
-from entangle_cli.diagnose.forecast_result import ForecastResult
+from entangle_cli.diagnose.forecast.forecast import open_forecast
+from entangle_cli.diagnose.forecast.result import ForecastResult
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import DataError, NothingToJudgeError, UnfinishedError, UsageError
 from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings

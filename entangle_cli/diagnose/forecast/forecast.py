@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from entangle_cli.data.sources import open_source
-from entangle_cli.diagnose.forecast_pairs import coefficients_of, held_out_pairs, training_pairs
-from entangle_cli.diagnose.forecast_result import Forecast, ForecastResult, Measured, StepCheck, empty_forecast
-from entangle_cli.diagnose.optimizer_step import read_step, refuse_rate
-from entangle_cli.diagnose.policy import Policy
+from entangle_cli.diagnose.forecast.optimizer_step import read_step, refuse_rate
+from entangle_cli.diagnose.forecast.pairs import coefficients_of, held_out_pairs, training_pairs
+from entangle_cli.diagnose.forecast.policy import Policy
+from entangle_cli.diagnose.forecast.result import Forecast, ForecastResult, Measured, StepCheck, empty_forecast
 from entangle_cli.diagnose.row_reader import RowReader, pair_reader
 from entangle_cli.diagnose.scan import Scan, open_scan
 from entangle_cli.engine.displacement import Derivatives

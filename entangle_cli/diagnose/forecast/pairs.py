@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
 from entangle_cli.analysis.losses.table import loss_coefficients
-from entangle_cli.diagnose.forecast_result import Floats, Measured
-from entangle_cli.diagnose.policy import Policy
+from entangle_cli.diagnose.forecast.policy import Policy
+from entangle_cli.diagnose.forecast.result import Floats, Measured
 from entangle_cli.diagnose.row_reader import RowReader
 from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
 from entangle_cli.diagnose.scan import Scan

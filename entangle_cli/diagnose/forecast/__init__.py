@@ -1,0 +1,1 @@
+"""The movement of every pair under one step of the user's optimizer, and the real step beside it."""
