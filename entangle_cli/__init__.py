@@ -26,7 +26,7 @@ from entangle_cli.records import (
 )
 
 if TYPE_CHECKING:
-    from entangle_cli.diagnose.scan import Scan
+    from entangle_cli.diagnose.scan.scan import Scan
 
 __version__ = "0.6.0"
 __all__ = [
@@ -60,8 +60,8 @@ def scan(
     Raises:
         EntangleError: the model, the data, a setting or the run cannot be used.
     """
-    from entangle_cli.diagnose.scan import open_scan
-    from entangle_cli.diagnose.until_decided import check_until_decided
+    from entangle_cli.diagnose.scan.scan import open_scan
+    from entangle_cli.diagnose.scan.until_decided import check_until_decided
     from entangle_cli.diagnose.views.movements import with_movements
     from entangle_cli.report.rows import rows
     from entangle_cli.store.reading import columns_of, read_run
@@ -98,7 +98,7 @@ def _measure(
     columns_so_far: Callable[[], Mapping[str, Any]],
 ) -> None:
     """Hand on the records of every row, or of so many as the rules of the settings need."""
-    from entangle_cli.diagnose.until_decided import measure_until_decided
+    from entangle_cli.diagnose.scan.until_decided import measure_until_decided
 
     if settings.until_decided is not None:
         measure_until_decided(ready, settings.until_decided, settings, done, take, columns_so_far)

@@ -12,8 +12,8 @@ from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import progress
 from entangle_cli.cli.tell import tell
 from entangle_cli.diagnose.processes.ranks import Further, Ranks
-from entangle_cli.diagnose.scan import Scan, open_scan
-from entangle_cli.diagnose.until_decided import measure_until_decided, rounds
+from entangle_cli.diagnose.scan.scan import Scan, open_scan
+from entangle_cli.diagnose.scan.until_decided import measure_until_decided, rounds
 from entangle_cli.records import RecordBatch, ScanSettings
 from entangle_cli.report.terminal import console_for, plan_lines
 from entangle_cli.store.files import uninterrupted

@@ -122,7 +122,7 @@ def scan(
     from entangle_cli.cli.measure import measure_for_first, print_estimate, scan_into_run
     from entangle_cli.cli.processes import scan_processes
     from entangle_cli.diagnose.processes.ranks import Further
-    from entangle_cli.diagnose.until_decided import check_until_decided
+    from entangle_cli.diagnose.scan.until_decided import check_until_decided
     from entangle_cli.diagnose.views.movements import check_loss
     from entangle_cli.report.escape import for_terminal
 
@@ -189,7 +189,7 @@ def _models(model: str, checkpoints: str | None, json_file: Path | None) -> Sequ
     """The checkpoints to scan: one, or several of a training."""
     if checkpoints is None:
         return [model]
-    from entangle_cli.diagnose.series import chosen_checkpoints
+    from entangle_cli.diagnose.scan.series import chosen_checkpoints
 
     found = [str(path) for path in chosen_checkpoints(model, checkpoints)]
     if json_file is not None and len(found) > 1:

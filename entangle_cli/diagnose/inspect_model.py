@@ -9,7 +9,7 @@ from entangle_cli.data.checkpoint import quiet_libraries
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.tokenize import TokenizedRow, tokenize_pair
 from entangle_cli.data.tokenizer import tokenizer_of_model
-from entangle_cli.diagnose.row_reader import token_settings
+from entangle_cli.diagnose.scan.row_reader import token_settings
 from entangle_cli.diagnose.views.inspection import inspect_rows
 from entangle_cli.records import LoadingSettings, ReadingSettings
 

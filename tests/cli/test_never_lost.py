@@ -78,7 +78,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(entangl
 SLOW_SCAN = """
 import time
 from entangle_cli.cli.app import main
-from entangle_cli.diagnose.measurer import Measurer
+from entangle_cli.diagnose.scan.measurer import Measurer
 measure = Measurer.measure
 def slowly(self, rows):
     found = measure(self, rows)

@@ -23,7 +23,7 @@ import os, signal, sys, time
 from pathlib import Path
 from entangle_cli.store import writing
 from entangle_cli.cli.app import main
-from entangle_cli.diagnose.measurer import Measurer
+from entangle_cli.diagnose.scan.measurer import Measurer
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 writing.PART_ROWS = 1
 measure, num_measured = Measurer.measure, 0

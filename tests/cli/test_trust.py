@@ -173,7 +173,7 @@ def test_yaml_aliases_are_refused(entangle: Entangle, tmp_path: Path) -> None:
 def test_data_that_change_while_they_are_read_are_refused(
     entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from entangle_cli.diagnose.measurer import Measurer
+    from entangle_cli.diagnose.scan.measurer import Measurer
 
     data = tmp_path / "rows.jsonl"
     shutil.copy(LONG, data)
@@ -248,7 +248,7 @@ def test_memory_that_is_short_while_a_config_is_read(
 def test_long_texts_end_a_window_and_change_no_number(
     entangle: Entangle, run: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from entangle_cli.diagnose import row_reader
+    from entangle_cli.diagnose.scan import row_reader
 
     monkeypatch.setattr(row_reader, "WINDOW_CHARACTERS", 300)
     assert entangle("scan", MODEL, LONG, "--limit", "8", "-q", "-o", "short", "--json", "short.json").code == 0

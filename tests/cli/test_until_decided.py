@@ -11,8 +11,8 @@ import pytest
 
 from entangle_cli.analysis import sequential
 from entangle_cli.analysis.sequential import decide
-from entangle_cli.diagnose import until_decided
-from entangle_cli.diagnose.measurer import Measurer
+from entangle_cli.diagnose.scan import until_decided
+from entangle_cli.diagnose.scan.measurer import Measurer
 from tests.cli.conftest import LONG, MODEL, Entangle
 
 RULE = ("--fail-if", "both_fall_rate > 0.01")

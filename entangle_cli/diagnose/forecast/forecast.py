@@ -22,8 +22,8 @@ from entangle_cli.diagnose.forecast.optimizer_step import read_step, refuse_rate
 from entangle_cli.diagnose.forecast.pairs import coefficients_of, held_out_pairs, training_pairs
 from entangle_cli.diagnose.forecast.policy import Policy
 from entangle_cli.diagnose.forecast.result import Forecast, ForecastResult, Measured, StepCheck, empty_forecast
-from entangle_cli.diagnose.row_reader import RowReader, pair_reader
-from entangle_cli.diagnose.scan import Scan, open_scan
+from entangle_cli.diagnose.scan.row_reader import RowReader, pair_reader
+from entangle_cli.diagnose.scan.scan import Scan, open_scan
 from entangle_cli.engine.displacement import Derivatives
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.engine.update import clip_factor, make_optimizer, norm, optimizer_update

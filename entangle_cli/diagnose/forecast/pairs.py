@@ -13,9 +13,9 @@ from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
 from entangle_cli.analysis.losses.table import loss_coefficients
 from entangle_cli.diagnose.forecast.policy import Policy
 from entangle_cli.diagnose.forecast.result import Floats, Measured
-from entangle_cli.diagnose.row_reader import RowReader
-from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
-from entangle_cli.diagnose.scan import Scan
+from entangle_cli.diagnose.scan.row_reader import RowReader
+from entangle_cli.diagnose.scan.row_records import PreparedRow, skipped_record
+from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.diagnose.views.movements import LOSS_UNDEFINED
 from entangle_cli.errors import DataError
 from entangle_cli.records import LossSettings, PairRecord, Status

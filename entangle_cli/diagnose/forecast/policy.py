@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from entangle_cli.diagnose.budget import SMALLEST_TOKENS, is_out_of_memory
+from entangle_cli.diagnose.scan.budget import SMALLEST_TOKENS, is_out_of_memory
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.displacement import RELATIVE_STEPS, Derivatives, Weights
 from entangle_cli.engine.scorer import Scorer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entangle_cli.diagnose.series import chosen_checkpoints
+from entangle_cli.diagnose.scan.series import chosen_checkpoints
 from entangle_cli.errors import UsageError
 
 

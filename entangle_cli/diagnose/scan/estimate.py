@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from entangle_cli.diagnose.row_records import PreparedRow
+from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.errors import DataError
 from entangle_cli.records import ScanEstimate
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from entangle_cli.analysis.rules import Rule, parse_rule
 from entangle_cli.analysis.sequential import Decision, check_rules, decide, round_sizes
-from entangle_cli.diagnose.scan import Scan
+from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.diagnose.views.movements import with_movements
 from entangle_cli.errors import UsageError
 from entangle_cli.records import RecordBatch, RowKey, ScanSettings, UntilDecided

@@ -24,14 +24,14 @@ from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import named_data, open_source
 from entangle_cli.data.tokenize import TOKENIZATION
-from entangle_cli.diagnose.budget import batch_tokens, fitting_tokens
-from entangle_cli.diagnose.estimate import estimate
-from entangle_cli.diagnose.known_pairs import KnownPairs
-from entangle_cli.diagnose.measurer import Measurer
 from entangle_cli.diagnose.processes.ranks import Ranks
-from entangle_cli.diagnose.reference import Reference, opened_reference
-from entangle_cli.diagnose.row_reader import RowReader, Window, pair_reader, resolved_length
-from entangle_cli.diagnose.row_records import PreparedRow, skipped_record
+from entangle_cli.diagnose.scan.budget import batch_tokens, fitting_tokens
+from entangle_cli.diagnose.scan.estimate import estimate
+from entangle_cli.diagnose.scan.known_pairs import KnownPairs
+from entangle_cli.diagnose.scan.measurer import Measurer
+from entangle_cli.diagnose.scan.reference import Reference, opened_reference
+from entangle_cli.diagnose.scan.row_reader import RowReader, Window, pair_reader, resolved_length
+from entangle_cli.diagnose.scan.row_records import PreparedRow, skipped_record
 from entangle_cli.diagnose.views.first_rows import peeked_formats
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from entangle_cli.diagnose.row_records import PreparedRow, of_row, with_references
+from entangle_cli.diagnose.scan.row_records import PreparedRow, of_row, with_references
 from entangle_cli.diagnose.views.same_measurement import measurement_differences
 from entangle_cli.errors import UsageError
 from entangle_cli.records import COUNT_FIELDS, PairRecord, Run, Status

@@ -7,8 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from entangle_cli.diagnose.budget import is_out_of_memory
-from entangle_cli.diagnose.row_records import PreparedRow, layer_records, pair_record, with_text, without_shared_prefix
+from entangle_cli.diagnose.scan.budget import is_out_of_memory
+from entangle_cli.diagnose.scan.row_records import (
+    PreparedRow,
+    layer_records,
+    pair_record,
+    with_text,
+    without_shared_prefix,
+)
 from entangle_cli.diagnose.views.movements import derived_fields
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.scorer import Scorer

@@ -13,7 +13,7 @@ from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
 from entangle_cli.data.traps import text_of
-from entangle_cli.diagnose.row_records import PreparedRow
+from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.diagnose.views.first_rows import place_of
 from entangle_cli.errors import DataError
