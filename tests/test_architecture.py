@@ -36,7 +36,11 @@ ONLY_IN = {
         "data.checkpoint_checks",
         "data.parameters",
         "data.optimizer_state",
-        "diagnose",
+        "diagnose.scan",
+        "diagnose.forecast",
+        "diagnose.processes",
+        "diagnose.tokens",
+        "diagnose.inspect_model",
     },
     "peft": {"data.adapter"},
     "transformers": {"data"},
@@ -58,8 +62,8 @@ ONLY_IN = {
             )
         ),
     },
-    "jinja2": {"report.html", "data.chat_template"},
-    "pyarrow": {"store", "data.arrow_files", "data.arrow_subset", "data.compression"},
+    "jinja2": {"report.html", "data.chat_template", "data.template_limits"},
+    "pyarrow": {"store", "data.arrow_files", "data.arrow_pieces", "data.arrow_subset", "data.compression"},
 }
 
 
@@ -102,6 +106,8 @@ def test_arrows(name: str, tree: ast.Module) -> None:
         "from entangle_cli.cli.app import run; run(['report', 'nowhere'])",
         "from entangle_cli.cli.app import run; run(['gate', 'nowhere', '--fail-if', 'both_fall_rate > 0.1'])",
         "import entangle_cli.cli.judged",
+        "import pkgutil, importlib, entangle_cli.diagnose.views as v; "
+        "[importlib.import_module(f'{v.__name__}.{m.name}') for m in pkgutil.iter_modules(v.__path__)]",
         "from entangle_cli.cli.app import run; run(['inspect', 'sample_data/one_token.jsonl'])",
     ],
 )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.template_limits.budget import TemplateTooLarge, TemplateTooSlow
-from entangle_cli.data.template_limits.sandbox import bounded_templates
 from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import ModelError
@@ -187,6 +186,10 @@ def _three_tokenisations(
         )
     assert isinstance(chosen, list)
     assert isinstance(rejected, list)
+    from entangle_cli.data.template_limits.sandbox import (
+        bounded_templates,  # transformers, which inspect can do without
+    )
+
     try:
         with bounded_templates(max_characters):
             return (

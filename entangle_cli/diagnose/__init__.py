@@ -1,4 +1,4 @@
 """Where data, engine and analysis meet. Prints nothing, writes nothing.
 
-`scan` needs torch; `movements` and `notices` do not, so that `report` and `gate` start fast.
+scan/ measures, forecast/ takes the user's step, processes/ shares a scan, views/ shows a run and never imports torch.
 """

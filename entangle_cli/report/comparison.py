@@ -17,7 +17,7 @@ SHORT = {"separates": "sep.", "both_rise": "rise", "both_fall": "fall", "reverse
 
 
 def comparison_report(document: Mapping[str, Any], style: box.Box) -> RenderableType:
-    """The outcome of `diagnose.comparing.compare_document`.
+    """The outcome of `diagnose.views.comparing.compare_document`.
 
     Args:
         style: of the tables: `box.SIMPLE_HEAD` in a terminal, `box.MARKDOWN` in Markdown.

@@ -16,7 +16,7 @@ from entangle_cli.report.words import counted
 
 
 def filter_report(result: Mapping[str, Any], loss: str) -> RenderableType:
-    """The outcome of `diagnose.filtering.filter_data` for people."""
+    """The outcome of `diagnose.views.filtering.filter_data` for people."""
     rows, kept = result["rows"], result["kept"]
     heading = Text(for_terminal(f"{result['data']}: kept {kept:,} of {counted(rows, 'row')}"), style="bold")
     heading.append(for_terminal(f"; the {result['written']} ones are in {result['output']}"), style="not bold")

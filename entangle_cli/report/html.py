@@ -108,7 +108,7 @@ def write_report_page(
         loss: in words.
         worst, skipped: rows to list.
         comparison: of all losses; see `analysis.loss_comparison`.
-        data: what is drawn; see `diagnose.page_data`.
+        data: what is drawn; see `diagnose.views.page_data`.
         verdict: a gate's, or None.
     """
     identity = run.manifest["identity"]
@@ -201,7 +201,7 @@ def write_tokens_page(stream: IO[str], document: Mapping[str, Any], cosines: Any
 
 
 def write_comparison_page(stream: IO[str], document: Mapping[str, Any]) -> None:
-    """Runs compared as a page; see `diagnose.comparing`."""
+    """Runs compared as a page; see `diagnose.views.comparing`."""
     bars = [
         (f"run {number}", [run["movements"][name]["rate"] or 0.0 for name in MOVEMENTS])
         for number, run in enumerate(document["runs"], start=1)

@@ -434,10 +434,10 @@ def chat_rows(tmp_path: Path) -> Path:
 def test_a_chat_template_without_an_end_is_refused(
     entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from entangle_cli.data import tokenize
+    from entangle_cli.data.template_limits import sandbox
 
     (tmp_path / "endless.jinja").write_text("{% for c in range(100000) %}" + LOOPS + "{% endfor %}")
-    monkeypatch.setattr(tokenize, "bounded_templates", partial(tokenize.bounded_templates, seconds=0.2))
+    monkeypatch.setattr(sandbox, "bounded_templates", partial(sandbox.bounded_templates, seconds=0.2))
     for command in (
         ("scan", MODEL, chat_rows(tmp_path), "-o", "run"),
         ("inspect", chat_rows(tmp_path), "--model", MODEL),

@@ -24,7 +24,7 @@ from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
 from tests.oracle import response_gradient
 from tests.true_float64 import TrueFloat64
 
-SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
+SAMPLE = Path(__file__).resolve().parents[3] / "sample_data"
 MODEL, DATA = SAMPLE / "model", SAMPLE / "long_ending.jsonl"
 ROWS = [json.loads(line) for line in DATA.read_text().splitlines()[:6]]
 SETTINGS = ScanSettings(dtype="float64", limit=6)

@@ -14,7 +14,7 @@ import entangle_cli
 from entangle_cli import LossSettings, PairRecord, ScanSettings
 from tests.true_float64 import TrueFloat64
 
-SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
+SAMPLE = Path(__file__).resolve().parents[3] / "sample_data"
 BETA = 0.1
 
 

@@ -18,7 +18,7 @@ from entangle_cli.errors import ModelError
 from tests.oracle import response_gradient
 from tests.true_float64 import TrueFloat64
 
-SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
+SAMPLE = Path(__file__).resolve().parents[3] / "sample_data"
 SETTINGS = ScanSettings(dtype="float64")
 ROWS = [
     {"prompt": "The owl is", "chosen": " awake and hungry", "rejected": " asleep and hungry"},
