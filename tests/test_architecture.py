@@ -14,16 +14,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "entangle_cli"
 
 LEAVES = {"records", "errors"}
 MAY_IMPORT = {
-    "cli": {"diagnose", "store", "report", "analysis.gate", "analysis.rules", "analysis.sequential", "cli", "__init__"},
+    # Processes are started and ended around a command, until Ray takes their place.
+    "cli": {"api", "report", "diagnose.processes", "cli", "__init__"},
+    "api": {"diagnose", "store", "report", "analysis", "api"},
     "diagnose": {"data", "engine", "analysis", "diagnose"},
     "data": {"data"},
     "engine": {"engine"},
     "analysis": {"analysis"},
     "report": {"report"},
     "store": {"store"},
-    "records": set(),
+    "records": {"records"},
     "errors": set(),
-    "__init__": {"diagnose", "report", "store"},
+    "__init__": {"api"},
     "__main__": {"cli"},
 }
 ONLY_IN = {
@@ -105,7 +107,7 @@ def test_arrows(name: str, tree: ast.Module) -> None:
         "from entangle_cli.cli.app import run; run(['--help'])",
         "from entangle_cli.cli.app import run; run(['report', 'nowhere'])",
         "from entangle_cli.cli.app import run; run(['gate', 'nowhere', '--fail-if', 'both_fall_rate > 0.1'])",
-        "import entangle_cli.cli.judged",
+        "import entangle_cli; entangle_cli.read",
         "import pkgutil, importlib, entangle_cli.diagnose.views as v; "
         "[importlib.import_module(f'{v.__name__}.{m.name}') for m in pkgutil.iter_modules(v.__path__)]",
         "from entangle_cli.cli.app import run; run(['inspect', 'sample_data/one_token.jsonl'])",

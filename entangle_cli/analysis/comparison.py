@@ -23,7 +23,7 @@ from entangle_cli.analysis.statistics import (
     quantiles,
     share,
 )
-from entangle_cli.records import Movement, Status
+from entangle_cli.records.pair import Movement, Status
 
 Places = NDArray[np.int64]
 COMPARED_FIELDS = ("cosine", "norm_ratio", "slack", "chosen_log_prob", "rejected_log_prob")

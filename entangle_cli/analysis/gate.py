@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
 from entangle_cli.analysis.observation import observe
 from entangle_cli.analysis.rules import COMMAND_LINE, OPERATORS, Rule
 from entangle_cli.analysis.statistics import Column
-from entangle_cli.records import Status
+from entangle_cli.records.pair import Status
 
 
 class Outcome(str, Enum):
@@ -102,6 +103,8 @@ class Verdict:
     """In the order of the rules."""
     scope: Scope | None = None
     """None where the whole is not known."""
+    worst: Sequence[Mapping[str, Any]] = ()
+    """The judged pairs to look at first, as rows, where the caller asked for them."""
 
 
 def judge(

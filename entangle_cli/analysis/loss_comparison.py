@@ -18,7 +18,8 @@ from entangle_cli.analysis.windows import (
     ratio_windows,
     shift_windows,
 )
-from entangle_cli.records import LossSettings, Movement
+from entangle_cli.records.pair import Movement
+from entangle_cli.records.settings import LossSettings
 
 
 class LossOutcome(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from entangle_cli.analysis.losses.loss import Coefficients
-from entangle_cli.records import Movement
+from entangle_cli.records.pair import Movement
 
 Floats: TypeAlias = NDArray[np.float64]
 Booleans: TypeAlias = NDArray[np.bool_]

@@ -20,7 +20,7 @@ from entangle_cli.analysis.statistics import (
     quantiles,
     share_interval,
 )
-from entangle_cli.records import Movement, Status
+from entangle_cli.records.pair import Movement, Status
 
 
 class Observation(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records import Movement, Status
+from entangle_cli.records.pair import Movement, Status
 
 RULE_FIELDS = (
     "cosine",

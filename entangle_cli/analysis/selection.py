@@ -7,18 +7,18 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from entangle_cli.analysis.statistics import Booleans, Column, column_of, numbers
 from entangle_cli.errors import UsageError
-from entangle_cli.records import Movement, PairRecord, Status
+from entangle_cli.records.pair import Kind, Movement, Status, field_names
 
-TEXT_FIELDS = ("movement", "status", "reason", "format", "pair_id", "unordered_id", "file")
-FLAG_FIELDS = ("uncertain", "chosen_truncated", "rejected_truncated", "boundary_moved")
-NUMBER_FIELDS = tuple(field.name for field in fields(PairRecord) if field.type in ("float | None", "int | None", "int"))
+TEXT_FIELDS = field_names(Kind.TEXT)
+FLAG_FIELDS = field_names(Kind.FLAG)
+NUMBER_FIELDS = field_names(Kind.COUNT, Kind.NUMBER)
 EXAMPLE = '"movement == both_fall"'
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

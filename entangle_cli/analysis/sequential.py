@@ -18,7 +18,7 @@ from entangle_cli.analysis.gate import Outcome
 from entangle_cli.analysis.rules import MOVEMENT_RATES, OPERATORS, RATES, STATUS_RATES, Rule
 from entangle_cli.analysis.statistics import Column, column_of
 from entangle_cli.errors import UsageError
-from entangle_cli.records import Status
+from entangle_cli.records.pair import Status
 
 FIRST_ROUND = 64
 GROWTH = 1.5

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich import box
 
-from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, loss_settings
+from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss
 from entangle_cli.errors import UsageError
 
 
@@ -35,8 +35,8 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs of the same pairs: who moved between classes, what shifted, and what the log-probs really did."""
-    from entangle_cli.cli.judged import read_judged
-    from entangle_cli.diagnose.views.comparing import SeenRun, compare_document, in_order
+    from entangle_cli import api
+    from entangle_cli.cli.chosen_run import chosen_run
     from entangle_cli.report.comparison import comparison_report
     from entangle_cli.report.html import write_comparison_page
     from entangle_cli.report.markdown import print_markdown
@@ -45,8 +45,7 @@ def compare(
 
     if len(runs) < 2:
         raise UsageError(f"one run, {runs[0]}", "two runs or more", "name the run to compare it with")
-    judged = [read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option)) for run in runs]
-    document = compare_document(in_order([SeenRun(each.run, each.loss, each.columns) for each in judged]))
+    document = api.compare(*(chosen_run(run, loss, beta, gamma, loss_option) for run in runs))
     match output_format:
         case CompareFormat.TERMINAL:
             console_for(sys.stdout).print(comparison_report(document, box.SIMPLE_HEAD))

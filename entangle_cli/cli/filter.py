@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
-from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, loss_settings
+from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss
 from entangle_cli.errors import NothingToJudgeError, UsageError
+from entangle_cli.records.settings import FilterRules
 
 
 def filter_rows(
@@ -57,9 +58,8 @@ def filter_rows(
     debug: Debug = False,
 ) -> None:
     """Keep or drop rows by what was measured of them; the rows are written as they are."""
-    from entangle_cli.cli.judged import read_judged
-    from entangle_cli.diagnose.views.filtering import FilterRules, filter_data, parse_selection
-    from entangle_cli.diagnose.views.movements import describe_loss
+    from entangle_cli import api
+    from entangle_cli.cli.chosen_run import chosen_run
     from entangle_cli.report.filtering import filter_report
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for
@@ -74,7 +74,7 @@ def filter_rows(
         drop_unmeasured=drop_unmeasured,
         keep_unmeasured=keep_unmeasured,
     )
-    selection = parse_selection(rules)
+    api.check_filter_rules(rules)
     if rules == FilterRules(by=by, keep_unmeasured=keep_unmeasured) and not annotate:
         raise UsageError(
             "no rule to filter by",
@@ -84,19 +84,10 @@ def filter_rows(
     refuse_unwritable(json_file, Path(data))
     if json_file is not None and json_file.resolve() == output.resolve():
         raise UsageError(f"--json {json_file} and -o {output}", "two files", "name another one")
-    judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
-    result = filter_data(
-        judged.run,
-        judged.columns,
-        data,
-        output,
-        selection,
-        dropped=write_dropped,
-        annotate=annotate,
-        keep_unmeasured=keep_unmeasured,
-    )
-    console_for(sys.stdout).print(filter_report(result, describe_loss(judged.loss)))
+    seen = chosen_run(run, loss, beta, gamma, loss_option)
+    result = api.filter_rows(seen, data, output, rules, write_dropped=write_dropped, annotate=annotate)
+    console_for(sys.stdout).print(filter_report(result, seen.loss_words))
     if json_file is not None:
-        write_file(json_file, lambda stream: write_json(stream, {**result, "loss": describe_loss(judged.loss)}))
+        write_file(json_file, lambda stream: write_json(stream, {**result, "loss": seen.loss_words}))
     if not result["kept"]:
         raise NothingToJudgeError(f"{data}: no row is left", "at least one", "loosen the rules")

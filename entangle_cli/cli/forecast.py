@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +30,11 @@ from entangle_cli.cli.options import (
 from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
-from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
+from entangle_cli.records.plan import ScanPlan
+from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
+
+if TYPE_CHECKING:
+    from entangle_cli.api.forecasting import ForecastObserver
 
 
 class OptimizerName(str, Enum):
@@ -93,10 +98,10 @@ def forecast(
     debug: Debug = False,
 ) -> None:
     """Forecast every pair's movement under one step on the whole batch, with your optimizer; --verify takes it."""
-    from entangle_cli.diagnose.views.movements import check_loss
+    from entangle_cli import api
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
-    check_loss(weighing)
+    api.check_loss(weighing)
     refuse_unwritable(json_file, Path(model), *map(Path, [*data, *filter(None, [eval_data])]), state)
     if accumulate > 1 and batch_size is None:
         raise UsageError(
@@ -130,7 +135,11 @@ def forecast(
         steps=steps,
         eval_split=eval_split,
     )
-    document = _forecast(model, data, eval_data, settings, step, quiet=quiet)
+    try:
+        document = api.forecast(model, data, settings, step, eval_data, observer=_display(quiet=quiet))
+    except KeyboardInterrupt:
+        tell("a forecast keeps nothing; the same command starts anew", prefix="interrupted: ")
+        raise
     if not quiet:
         from entangle_cli.report.forecast import forecast_report
         from entangle_cli.report.terminal import console_for
@@ -142,27 +151,22 @@ def forecast(
         write_file(json_file, lambda stream: write_json(stream, document))
 
 
-def _forecast(
-    model: str,
-    data: Sequence[str],
-    eval_data: str | None,
-    settings: ScanSettings,
-    step: ForecastSettings,
-    *,
-    quiet: bool,
-) -> dict[str, Any]:
+def _display(*, quiet: bool) -> ForecastObserver:
+    """Shows on standard error how a forecast goes on."""
+    from entangle_cli.api.forecasting import ForecastObserver
     from entangle_cli.cli.progress import progress
-    from entangle_cli.diagnose.forecast.document import forecast_document
-    from entangle_cli.diagnose.forecast.forecast import open_forecast
     from entangle_cli.report.terminal import console_for, plan_lines
 
-    with open_forecast(model, data, eval_data, settings, step) as ready:
-        if not quiet:
-            console_for(sys.stderr).print(plan_lines(ready.scan.plan))
-        try:
-            with progress(ready.scan.plan.num_selected, 0, quiet=quiet) as advance:
-                result = ready.run(advance, (lambda _: None) if quiet else tell)
-        except KeyboardInterrupt:
-            tell("a forecast keeps nothing; the same command starts anew", prefix="interrupted: ")
-            raise
-        return forecast_document(ready, result, settings.loss)
+    class Display(ForecastObserver):
+        def planned(self, plan: ScanPlan) -> None:
+            console_for(sys.stderr).print(plan_lines(plan))
+
+        @contextmanager
+        def measuring(self, num_rows: int) -> Iterator[Callable[[int], None]]:
+            with progress(num_rows, 0, quiet=quiet) as advance:
+                yield advance
+
+        def said(self, line: str) -> None:
+            tell(line)
+
+    return ForecastObserver() if quiet else Display()

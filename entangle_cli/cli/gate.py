@@ -18,13 +18,13 @@ from entangle_cli import __version__
 from entangle_cli.cli.config import origins_of
 from entangle_cli.cli.ignore_file import read_ignore_file
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
-from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
+from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder
 from entangle_cli.cli.tell import tell
-from entangle_cli.errors import NothingToJudgeError, UsageError
+from entangle_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from entangle_cli.analysis.gate import Verdict
-    from entangle_cli.cli.judged import JudgedRun
+    from entangle_cli.api import Run
+    from entangle_cli.api.outcomes import Verdict
 
 
 class GateFormat(str, Enum):
@@ -67,50 +67,35 @@ def gate(
     debug: Debug = False,
 ) -> None:
     """Judge a run by rules: exit 0 where all pass, 1 where one fails, 5 where there is nothing to judge."""
-    from entangle_cli.analysis.gate import Limits, Reduction, judge
-    from entangle_cli.analysis.rules import is_relative
-    from entangle_cli.cli.judged import only_new as new_rows
-    from entangle_cli.cli.judged import parse_rules, read_judged
+    from entangle_cli import api
+    from entangle_cli.cli.chosen_run import chosen_run
     from entangle_cli.cli.verdict import CODES, keeping
-    from entangle_cli.diagnose.views.same_measurement import refuse_baseline
-    from entangle_cli.diagnose.views.whole_run import scope_of
 
     origins = origins_of(context)
-    rules = parse_rules(fail_if, origins)
+    rules = api.parsed_rules(fail_if or (), origins.of("fail-if"))
     files = [_format_and_file(text, ignore_file) for text in write or []]
     if not rules:
         raise UsageError(
             "gate without a rule", 'at least one --fail-if "METRIC OP VALUE"', 'add --fail-if "both_fall_rate > 0.1"'
         )
-    if baseline is None and (only_new or any(map(is_relative, rules))):
-        raise UsageError(
-            "--only-new or a rule ending in _increase without --baseline",
-            "a run to compare with",
-            "give --baseline RUN",
-        )
-    is_loss_named = any(value is not None for value in (loss, beta, gamma, loss_option))
+    if baseline is None:
+        api.refuse_without_baseline(rules, only_new=only_new)
     ignored = None if ignore_file is None else read_ignore_file(ignore_file, date.today())
-    judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option))
-    _refuse_partial(judged)
-    before = None
-    columns = judged.columns
-    left_out = []
-    if baseline is not None:
-        other = read_judged(baseline, lambda own: judged.loss if is_loss_named else own)
-        _refuse_partial(other)
-        refuse_baseline(judged.run, other.run, same_loss=is_loss_named)
-        before = other.columns
-    if before is not None and only_new:
-        num_rows, columns = len(columns["index"]), new_rows(columns, before)
-        words = f"left out {num_rows - len(columns['index']):,} pairs that {baseline} measured"
-        left_out.append(Reduction("only-new", words, origins.taken.get("only-new")))
-    if ignored is not None:
-        num_rows, columns = len(columns["index"]), ignored.left(columns)
-        words = f"{ignore_file} left out {num_rows - len(columns['index']):,} pairs{ignored.expired_words}"
-        left_out.append(Reduction("ignore-file", words, origins.taken.get("ignore-file")))
-    scope = scope_of(judged.run, tuple(left_out), origins.taken)
-    verdict = judge(rules, columns, before, Limits(min_pairs, max_skipped), scope)
-    about = _about(judged, columns)
+    judged = chosen_run(run, loss, beta, gamma, loss_option)
+    before = None if baseline is None else api.read(baseline)
+    if before is not None and any(value is not None for value in (loss, beta, gamma, loss_option)):
+        before = before.under(judged.loss)
+    verdict = api.gate(
+        judged,
+        rules,
+        baseline=before,
+        only_new=only_new,
+        ignored=ignored,
+        min_pairs=min_pairs,
+        max_skipped=max_skipped,
+        origins=origins.taken,
+    )
+    about = _about(judged, verdict)
     code = CODES[verdict.outcome]
     with keeping(code):
         _write(sys.stdout, output_format, verdict, about)
@@ -134,21 +119,6 @@ def _add_to_step_summary(write: Callable[[IO[str]], None]) -> None:
         tell(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}; nothing is added to the step's summary")
 
 
-def _refuse_partial(judged: JudgedRun) -> None:
-    if judged.run.manifest["identity"]["settings"].get("until_decided"):
-        raise NothingToJudgeError(
-            f"{judged.run.folder} was measured until its own rules were decided",
-            "a run whose size does not depend on what was seen",
-            "take that scan's verdict, or scan without --until-decided",
-        )
-    if judged.run.status != "complete":
-        raise NothingToJudgeError(
-            f"{judged.run.folder} is not complete: {judged.summary['rows']:,} rows were measured before it ended",
-            "a complete run; a part is no sample of the whole",
-            "give the scan command again, it goes on from there",
-        )
-
-
 def _format_and_file(text: str, *inputs: Path | None) -> tuple[GateFormat, Path]:
     kind, _, file = text.partition("=")
     if kind not in list(GateFormat) or not file:
@@ -159,15 +129,12 @@ def _format_and_file(text: str, *inputs: Path | None) -> tuple[GateFormat, Path]
     return GateFormat(kind), Path(file)
 
 
-def _about(judged: JudgedRun, columns: Mapping[str, Any]) -> dict[str, Any]:
-    from entangle_cli.cli.judged import worst_rows
-    from entangle_cli.diagnose.views.movements import describe_loss
-
+def _about(run: Run, verdict: Verdict) -> dict[str, Any]:
     return {
-        "run": str(judged.run.folder),
-        "loss": describe_loss(judged.loss),
-        "data_file": judged.run.manifest.get("plan", {}).get("data"),
-        "worst": worst_rows(columns, 10),
+        "run": run.place,
+        "loss": run.loss_words,
+        "data_file": run.manifest.get("plan", {}).get("data"),
+        "worst": verdict.worst,
     }
 
 

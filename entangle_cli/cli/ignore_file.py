@@ -9,36 +9,16 @@ expires = 2027-01-31
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tomllib
 
 from entangle_cli.errors import UsageError
 
-
-@dataclass(frozen=True, slots=True)
-class Ignored:
-    """What an ignore file says today."""
-
-    pairs: frozenset[str]
-    """By `pair_id`."""
-    expired: int
-    """Entries whose day has passed; their pairs are judged again."""
-
-    @property
-    def expired_words(self) -> str:
-        """What is said of entries that have expired; nothing without any."""
-        return f"; {self.expired:,} entries have expired, their pairs are judged" if self.expired else ""
-
-    def left(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The rows of a run that are judged."""
-        kept = np.array([pair_id not in self.pairs for pair_id in columns["pair_id"]], dtype=bool)
-        return {name: column[kept] for name, column in columns.items()}
+if TYPE_CHECKING:
+    from entangle_cli.api.outcomes import Ignored
 
 
 def read_ignore_file(path: Path, today: date) -> Ignored:
@@ -64,7 +44,10 @@ def read_ignore_file(path: Path, today: date) -> Ignored:
         )
     for number, entry in enumerate(entries, start=1):
         _check(path, number, entry)
+    from entangle_cli.api.outcomes import Ignored  # numpy, which reading options can do without
+
     return Ignored(
+        path,
         frozenset(entry["pair"] for entry in entries if entry["expires"] >= today),
         sum(entry["expires"] < today for entry in entries),
     )

@@ -34,21 +34,21 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show how a data set is read: format, counts, lengths, traps, three pairs. Without --model no torch is loaded."""
-    from entangle_cli.diagnose.views.inspection import inspect_rows
+    from entangle_cli import api
     from entangle_cli.report.inspection import inspection_report
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for
 
     refuse_unwritable(json_file, *map(Path, data))
-    reading = pairs.reading()
-    if model is None:
-        document = inspect_rows(data, reading, limit)
-    else:
-        from entangle_cli.diagnose.inspect_model import inspect_with_model
-
-        document = inspect_with_model(
-            data, model, reading, pairs.loading(), limit, pairs.length(), pairs.truncation.value
-        )
+    document = api.inspect(
+        data,
+        model,
+        pairs.reading(),
+        pairs.loading(),
+        limit=limit,
+        max_length=pairs.length(),
+        truncation=pairs.truncation.value,
+    )
     console_for(sys.stdout).print(inspection_report(document))
     if json_file is not None:
         write_file(json_file, lambda stream: write_json(stream, document))
@@ -70,7 +70,7 @@ def inspect(
 
 def _next_step(document: Mapping[str, Any]) -> str:
     """What to do where no row is usable."""
-    from entangle_cli.diagnose.views.first_rows import suggested_map
+    from entangle_cli.api.inspecting import suggested_map
 
     lacks_columns = any(str(row["detail"]).startswith("no column") for row in document["skipped"])
     return f"name the columns: {suggested_map(document['columns'])}" if lacks_columns else "see the reasons above"

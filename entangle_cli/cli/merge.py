@@ -16,7 +16,7 @@ def merge(
     debug: Debug = False,
 ) -> None:
     """Join the runs that scan --shard made, to the run that one process would have made."""
+    from entangle_cli.api.run import merge_runs
     from entangle_cli.report.escape import for_terminal
-    from entangle_cli.store.merging import merge_runs
 
     print(for_terminal(str(merge_runs(runs, output))))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LossSettings
+from entangle_cli.records.settings import LossSettings
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
 Data = Annotated[

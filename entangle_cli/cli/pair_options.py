@@ -28,7 +28,7 @@ from entangle_cli.cli.options import (
     TrustRemoteCode,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records import AUTO_LENGTH, LARGEST_ROW, LoadingSettings, ReadingSettings
+from entangle_cli.records.settings import AUTO_LENGTH, LARGEST_ROW, LoadingSettings, ReadingSettings
 
 
 @dataclass(frozen=True, slots=True)

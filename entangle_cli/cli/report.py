@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, RunFolder, loss_settings
+from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, RunFolder
 from entangle_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from entangle_cli.cli.judged import JudgedRun
+    from entangle_cli.api import Run
 
 
 class ReportFormat(str, Enum):
@@ -45,38 +45,24 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Show a run: a summary (terminal, html, markdown) or every pair (json, jsonl, csv). Needs no model, no torch."""
-    from entangle_cli.cli.judged import parse_rules, read_judged, refuse_relative
-    from entangle_cli.report import rows
-    from entangle_cli.report.terminal import console_for
+    from entangle_cli import api
+    from entangle_cli.cli.chosen_run import chosen_run
 
-    rules = parse_rules(fail_if)
-    refuse_relative(rules)
-    judged = read_judged(run, lambda own: loss_settings(own, loss, beta, gamma, loss_option), with_layers=True)
+    rules = api.parsed_rules(fail_if or ())
+    api.refuse_relative(rules)
+    seen = chosen_run(run, loss, beta, gamma, loss_option)
     if losses:
-        _show_losses(judged, output_format)
+        _show_losses(seen, output_format)
         return
-    match output_format:
-        case ReportFormat.TERMINAL:
-            console_for(sys.stdout).print(judged.report())
-        case ReportFormat.HTML:
-            judged.write_page(sys.stdout, rules)
-        case ReportFormat.MARKDOWN:
-            judged.write_markdown(sys.stdout, rules)
-        case ReportFormat.JSON:
-            rows.write_document(sys.stdout, judged.run, judged.columns, judged.summary)
-        case ReportFormat.JSONL:
-            rows.write_json_lines(sys.stdout, judged.columns)
-        case ReportFormat.CSV:
-            rows.write_csv(sys.stdout, judged.columns)
+    seen.write_report(sys.stdout, output_format.value, fail_if or ())
 
 
-def _show_losses(judged: JudgedRun, output_format: ReportFormat) -> None:
+def _show_losses(run: Run, output_format: ReportFormat) -> None:
     """The table over all losses."""
-    from entangle_cli.diagnose.views.movements import losses_compared
     from entangle_cli.report import losses
     from entangle_cli.report.terminal import console_for
 
-    comparison = losses_compared(judged.columns, judged.loss, judged.dtype)
+    comparison = run.losses()
     match output_format:
         case ReportFormat.TERMINAL:
             console_for(sys.stdout).print(losses.losses_report(comparison))

@@ -31,11 +31,10 @@ from entangle_cli.cli.options import (
 )
 from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
-from entangle_cli.records import LossSettings, ScanSettings, UntilDecided
+from entangle_cli.records.settings import LossSettings, ScanSettings, UntilDecided
 
 if TYPE_CHECKING:
-    from entangle_cli.analysis.rules import Rule
-    from entangle_cli.analysis.sequential import Decision
+    from entangle_cli.api.outcomes import Decision, Rule
 
 
 class Dtype(str, Enum):
@@ -118,28 +117,28 @@ def scan(
     debug: Debug = False,
 ) -> None:
     """Measure every pair: do the gradients of chosen and rejected pull the same way, and where does that lead?"""
-    from entangle_cli.cli.judged import parse_rules, refuse_relative
-    from entangle_cli.cli.measure import measure_for_first, print_estimate, scan_into_run
+    from entangle_cli import api
+    from entangle_cli.api import scanning
     from entangle_cli.cli.processes import scan_processes
+    from entangle_cli.cli.scan_display import ScanDisplay
     from entangle_cli.diagnose.processes.ranks import Further
-    from entangle_cli.diagnose.scan.until_decided import check_until_decided
-    from entangle_cli.diagnose.views.movements import check_loss
     from entangle_cli.report.escape import for_terminal
+    from entangle_cli.report.terminal import console_for, plan_lines
 
     with scan_processes(debug=debug) as launch:
         origins = origins_of(context)
-        rules = parse_rules(fail_if, origins)
+        rules = api.parsed_rules(fail_if or (), origins.of("fail-if"))
         if dry_run and rules:
             raise UsageError(
                 f"--dry-run with --fail-if ({origins.of('fail-if')}): nothing is measured, so nothing can be judged",
                 "one of the two",
                 "leave --dry-run out",
             )
-        refuse_relative(rules)
+        api.refuse_relative(rules)
         time_left = Deadline(deadline, launch.seconds_before)
         stop = UntilDecided(tuple(rule.text for rule in rules), confidence) if until_decided else None
         weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
-        check_loss(weighing)
+        api.check_loss(weighing)
         if launch.ranks.rank == 0:
             refuse_unwritable(json_file, Path(model), *map(Path, data))
         settings = ScanSettings(
@@ -165,20 +164,23 @@ def scan(
             strict=strict,
             until_decided=stop,
         )
-        check_until_decided(settings)
+        scanning.check_settings(settings)
         models = _models(model, checkpoints, json_file)
         codes = [ExitCode.DONE]
         for each in models:
             ranks = launch.ranks.apart(each)
             if dry_run:
-                print_estimate(each, data, settings, ranks)
+                if (plan := scanning.estimate(each, data, settings, ranks)) is not None:
+                    console_for(sys.stdout).print(plan_lines(*plan))
                 continue
             if isinstance(ranks, Further):
-                measure_for_first(each, data, settings, known, ranks)
+                scanning.measure_for_first(each, data, settings, known, ranks)
                 continue
             folder = output if output is None or len(models) == 1 else output / Path(each).name
             about = {"configuration": {"options": dict(origins.taken)}}
-            folder, decision = scan_into_run(each, data, settings, folder, known, time_left, ranks, about, quiet=quiet)
+            folder, decision = scanning.scan_into_run(
+                each, data, settings, folder, ScanDisplay(time_left, quiet=quiet), known=known, about=about, ranks=ranks
+            )
             if len(models) > 1 and quiet and rules:
                 print(for_terminal(each))
             codes.append(_show_result(folder, settings, json_file, rules, decision, origins, quiet=quiet))
@@ -189,9 +191,9 @@ def _models(model: str, checkpoints: str | None, json_file: Path | None) -> Sequ
     """The checkpoints to scan: one, or several of a training."""
     if checkpoints is None:
         return [model]
-    from entangle_cli.diagnose.scan.series import chosen_checkpoints
+    from entangle_cli.api.scanning import chosen_checkpoints
 
-    found = [str(path) for path in chosen_checkpoints(model, checkpoints)]
+    found = chosen_checkpoints(model, checkpoints)
     if json_file is not None and len(found) > 1:
         raise UsageError(
             f"--json {json_file} with {len(found)} checkpoints",
@@ -211,38 +213,35 @@ def _show_result(
     *,
     quiet: bool,
 ) -> ExitCode:
-    from entangle_cli.analysis.gate import judge
-    from entangle_cli.cli.judged import read_judged
+    from entangle_cli import api
+    from entangle_cli.api.scanning import write_summary
     from entangle_cli.cli.verdict import CODES, keeping
-    from entangle_cli.diagnose.views.whole_run import scope_of
-    from entangle_cli.report.rows import write_document
     from entangle_cli.report.terminal import console_for, decision_lines, verdict_lines
-    from entangle_cli.store.writing import write_summary
 
-    judged = read_judged(folder, lambda _: settings.loss, with_layers=True)
+    run = api.read(folder).under(settings.loss)
     verdict, code = None, ExitCode.DONE
     if decision is not None:
         assert decision.outcome is not None
         code = CODES[decision.outcome]
     elif rules:
-        verdict = judge(rules, judged.columns, scope=scope_of(judged.run, elsewhere=origins.taken))
+        verdict = api.gate(run, rules, origins=origins.taken)
         code = CODES[verdict.outcome]
     with keeping(code):
-        write_summary(folder, judged.summary)
+        write_summary(run)
         console = console_for(sys.stdout)
         if not quiet:
-            console.print(judged.report())
+            console.print(run.rendered())
         if json_file is not None:
-            write_file(json_file, lambda stream: write_document(stream, judged.run, judged.columns, judged.summary))
+            write_file(json_file, lambda stream: run.write_report(stream, "json"))
         if decision is not None:
             assert settings.until_decided is not None
             console.print(decision_lines(decision, f"confidence {settings.until_decided.confidence:g}"))
         elif verdict is not None:
             console.print(verdict_lines(verdict))
         sys.stdout.flush()
-    if decision is None and verdict is None and not judged.summary["pairs"]:
+    if decision is None and verdict is None and not run.summary["pairs"]:
         raise NothingToJudgeError(
-            f"{folder}: none of {judged.summary['rows']:,} rows could be measured",
+            f"{folder}: none of {run.summary['rows']:,} rows could be measured",
             "at least one pair that fits the model and --max-length",
             "see the reasons above, or entangle report",
         )

@@ -25,7 +25,7 @@ from entangle_cli.cli.options import (
 from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LossSettings, ScanSettings
+from entangle_cli.records.settings import LossSettings, ScanSettings
 
 
 class TokensDtype(str, Enum):
@@ -66,15 +66,14 @@ def tokens(
     debug: Debug = False,
 ) -> None:
     """Show which tokens of a pair's two answers pull together, what each pushes, and what leaving some out would do."""
-    from entangle_cli.diagnose.tokens import pair_tokens
-    from entangle_cli.diagnose.views.movements import check_loss
+    from entangle_cli import api
     from entangle_cli.report.html import write_tokens_page
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for
     from entangle_cli.report.tokens import tokens_report
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
-    check_loss(weighing)
+    api.check_loss(weighing)
     refuse_unwritable(json_file, Path(model), *map(Path, data))
     refuse_unwritable(npy_file, Path(model), *map(Path, data), option="--npy")
     if json_file is not None and npy_file is not None and json_file.resolve() == npy_file.resolve():
@@ -89,7 +88,7 @@ def tokens(
         loss=weighing,
         device=device,
     )
-    found = pair_tokens(model, data, pair, pair_in_row, settings, tell)
+    found = api.tokens(model, data, pair, settings, pair_in_row=pair_in_row, said=tell)
     if output_format is TokensFormat.HTML:
         write_tokens_page(sys.stdout, found.document, found.cosines)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from entangle_cli.analysis.gate import Outcome
+from entangle_cli.api.outcomes import Outcome
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import EntangleError, ExitCode
 

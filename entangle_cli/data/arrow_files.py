@@ -13,7 +13,7 @@ from entangle_cli.data.dataset_folder import saved_files
 from entangle_cli.data.fingerprint import Fingerprint, fingerprint
 from entangle_cli.data.rows import FileSource, RawRow, RowSource, too_long
 from entangle_cli.errors import DataError
-from entangle_cli.records import LARGEST_ROW
+from entangle_cli.records.settings import LARGEST_ROW
 
 
 class _ArrowBatches(FileSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,9 +25,11 @@ from entangle_cli.data.checkpoint_checks import (
     refuse_incomplete,
     refuse_not_finite,
     refuse_offloaded,
+    refuse_other_models,
     refuse_slow_quantisation,
 )
 from entangle_cli.data.hub import offline
+from entangle_cli.data.in_memory import ModelInMemory
 from entangle_cli.data.language_part import auto_class, is_multimodal, language_parameters
 from entangle_cli.data.model_config import (
     context_of,
@@ -40,7 +43,7 @@ from entangle_cli.data.origin import Origin, base_origin, find_origin, has_token
 from entangle_cli.data.series import step_of
 from entangle_cli.data.tokenizer import load_tokenizer
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LoadingSettings
+from entangle_cli.records.settings import LoadingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -126,6 +129,46 @@ def load_checkpoint(
         template_date=tokenizer.template_date,
         training_step=None if origin.folder is None else step_of(origin.folder),
     )
+
+
+def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
+    """A model that is loaded already, measured where it is; its weights are neither moved nor changed.
+
+    Args:
+        dtype: what the settings ask for.
+    Raises:
+        ModelError: no causal language model, or weights that are not finite.
+        UsageError: the weights are of another dtype.
+    """
+    model: Any = given.model
+    config = model.config
+    refuse_other_models(given.name, config)
+    if (found := str(model.dtype).removeprefix("torch.")) != dtype:
+        raise UsageError(
+            f"dtype {dtype}, and the model's weights are {found}",
+            "the dtype of the weights",
+            f"set dtype={found!r}, or convert the model: model.to(torch.{dtype})",
+        )
+    refuse_not_finite(given.name, model)
+    adapter = frozenset(name for name, parameter in model.named_parameters() if "lora_" in name)
+    return Checkpoint(
+        model=model.eval(),
+        tokenizer=given.tokenizer,
+        identity={"name": given.name, "sha256": _weights_sha256(model)},
+        position_limit=position_limit(config),
+        context=context_of(config),
+        adapter_parameters=adapter,
+        language_parameters=language_parameters(model),
+    )
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    """A hash of the weights' bytes, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _placed(model: nn.Module, device: torch.device, device_map: str | None) -> PreTrainedModel:

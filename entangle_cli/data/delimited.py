@@ -13,7 +13,7 @@ from typing import IO, Any
 from entangle_cli.data.compression import opened_text
 from entangle_cli.data.rows import FileSource, RawRow
 from entangle_cli.errors import DataError
-from entangle_cli.records import LARGEST_ROW
+from entangle_cli.records.settings import LARGEST_ROW
 
 OTHER_NAMES = {"\t": "rename it to .tsv", ",": "rename it to .csv"}
 OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}

@@ -12,7 +12,7 @@ from typing import Any
 from entangle_cli.data.arrow_files import ArrowFile
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.errors import DataError, ModelError
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SECONDS = 10

@@ -14,7 +14,7 @@ from entangle_cli.data.json_layouts import Layout, layout_of
 from entangle_cli.data.json_text import Element, Parser, array_elements, values
 from entangle_cli.data.rows import FileSource, RawRow
 from entangle_cli.errors import DataError
-from entangle_cli.records import LARGEST_ROW
+from entangle_cli.records.settings import LARGEST_ROW
 
 LOOKED_AT_LINES = 20
 """Lines among which a JSON object of its own tells JSON lines from a broken document."""

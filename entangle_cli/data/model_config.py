@@ -13,7 +13,7 @@ from entangle_cli.data.checkpoint_checks import refuse_code, refuse_odd_entries,
 from entangle_cli.data.hub import offline
 from entangle_cli.data.origin import Origin
 from entangle_cli.errors import ModelError, is_out_of_memory
-from entangle_cli.records import LoadingSettings
+from entangle_cli.records.settings import LoadingSettings
 
 
 def load_config(origin: Origin, loading: LoadingSettings) -> Any:

@@ -15,7 +15,7 @@ from entangle_cli.data.hub import adapter_folder, cached_commit, is_hub_name, is
 from entangle_cli.data.paths import expanded, is_folder, is_there
 from entangle_cli.data.series import last_checkpoint, step_of
 from entangle_cli.errors import ModelError, UsageError
-from entangle_cli.records import LoadingSettings
+from entangle_cli.records.settings import LoadingSettings
 
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 

@@ -30,7 +30,8 @@ from entangle_cli.data.trl_rows import (
     template_arguments,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records import ReadingSettings, TokenizedPair
+from entangle_cli.records.measurement import TokenizedPair
+from entangle_cli.records.settings import ReadingSettings
 
 SCORE_COLUMNS = (
     ("chosen_score", "score_chosen", "chosen-rating", "chosen_rating"),

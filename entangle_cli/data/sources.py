@@ -22,7 +22,7 @@ from entangle_cli.data.paths import expanded, is_folder, is_there, refuse_irregu
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
 from entangle_cli.errors import DataError, is_out_of_memory
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 COLUMNAR = {".parquet": Parquet, ".arrow": ArrowFile}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from entangle_cli.data.formats.format import NotAPair
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 Row = Mapping[str, Any]
 

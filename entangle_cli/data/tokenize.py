@@ -14,7 +14,8 @@ from entangle_cli.data.template_limits.budget import TemplateTooLarge, TemplateT
 from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import ModelError
-from entangle_cli.records import LARGEST_ROW, TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
+from entangle_cli.records.settings import LARGEST_ROW
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

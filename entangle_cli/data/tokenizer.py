@@ -17,7 +17,7 @@ from entangle_cli.data.model_config import context_of, load_config, position_lim
 from entangle_cli.data.origin import Origin, base_origin, find_origin, has_tokenizer, identity_of
 from entangle_cli.data.tokenizer_checks import refuse_growing
 from entangle_cli.errors import ModelError
-from entangle_cli.records import LoadingSettings
+from entangle_cli.records.settings import LoadingSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from entangle_cli.data.tokenize import TokenizedRow, tokenize_pair
 from entangle_cli.data.tokenizer import tokenizer_of_model
 from entangle_cli.diagnose.scan.row_reader import token_settings
 from entangle_cli.diagnose.views.inspection import inspect_rows
-from entangle_cli.records import LoadingSettings, ReadingSettings
+from entangle_cli.records.settings import LoadingSettings, ReadingSettings
 
 
 def inspect_with_model(

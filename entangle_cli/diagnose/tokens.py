@@ -19,7 +19,8 @@ from entangle_cli.diagnose.scan.scan import Scan, open_scan
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.engine.token_grams import planned_passes, token_gram
 from entangle_cli.errors import DataError, NothingToJudgeError, UsageError
-from entangle_cli.records import LossSettings, PairRecord, ScanSettings
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.settings import LossSettings, ScanSettings
 
 
 @dataclass(frozen=True, slots=True)

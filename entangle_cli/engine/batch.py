@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from entangle_cli.engine.once import TokenLayout, to_device
-from entangle_cli.records import TokenizedPair
+from entangle_cli.records.measurement import TokenizedPair
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from entangle_cli.engine.per_response import response_log_prob, squared_gradient
 from entangle_cli.engine.recorder import Recorder
 from entangle_cli.engine.uses import Use, UseKind
 from entangle_cli.errors import ModelError
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 
 class Rule(str, Enum):

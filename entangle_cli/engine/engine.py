@@ -15,7 +15,7 @@ from entangle_cli.engine.coverage import Plan, make_plan
 from entangle_cli.engine.gradient_pass import PassResult, Route, UnrecognisedUse, run_pass
 from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen, is_quantised
 from entangle_cli.engine.per_response import measure_responses
-from entangle_cli.records import GroupProducts, PairMeasurement, TokenizedPair
+from entangle_cli.records.measurement import GroupProducts, PairMeasurement, TokenizedPair
 
 
 class Engine:

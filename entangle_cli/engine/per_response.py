@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from entangle_cli.engine.gradient_pass import PassResult
 from entangle_cli.engine.products import at_least_float32, matrix_products
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 
 def response_log_prob(model: nn.Module, response: TokenizedResponse) -> Tensor:

@@ -21,7 +21,7 @@ from entangle_cli.engine.head import sweep_log_probs, weighted_backward
 from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen
 from entangle_cli.engine.per_response import requiring_grad, response_log_prob
 from entangle_cli.engine.uses import Use
-from entangle_cli.records import TokenizedPair
+from entangle_cli.records.measurement import TokenizedPair
 
 
 class Scorer:

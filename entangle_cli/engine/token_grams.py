@@ -30,7 +30,7 @@ from entangle_cli.engine.use_sum import (
     without_constant_id,
 )
 from entangle_cli.errors import ModelError
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 MATERIALISED_ELEMENTS = 2**25
 """Elements of the gradients of all rows that are held at a time."""

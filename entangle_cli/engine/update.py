@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from entangle_cli.records import OptimizerSettings
+from entangle_cli.records.settings import OptimizerSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records import Movement
+from entangle_cli.records.pair import Movement
 from entangle_cli.report.escape import for_terminal
 
 MOVEMENTS = tuple(movement.value for movement in Movement)

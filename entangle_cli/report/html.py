@@ -16,7 +16,8 @@ from typing import IO, Any
 import jinja2
 from markupsafe import Markup
 
-from entangle_cli.records import Movement, Notice, Run
+from entangle_cli.records.pair import Movement
+from entangle_cli.records.run import Notice, Run
 from entangle_cli.report import figures
 from entangle_cli.report.comparison import comparison_sentence, differences_sentence
 from entangle_cli.report.escape import for_terminal
@@ -111,8 +112,7 @@ def write_report_page(
         data: what is drawn; see `diagnose.views.page_data`.
         verdict: a gate's, or None.
     """
-    identity = run.manifest["identity"]
-    title = f"{identity['model']['name']} on {identity['data']['name']}"
+    title = f"{run.identity.model_name} on {run.identity.data_name}"
     status = summary["status"]
     measured = counted(summary["pairs"], "pair")
     counts = f"{measured} measured, {status['skipped']:,} skipped, {status['undefined']:,} undefined"
@@ -121,7 +121,7 @@ def write_report_page(
         "heading": title,
         "status": run.status,
         "verdict": verdict_sentence(summary, loss),
-        "counts": f"{counts}; {identity['settings']['dtype']} on {run.manifest['environment']['device']}",
+        "counts": f"{counts}; {run.identity.dtype} on {run.manifest['environment']['device']}",
         "loss": loss,
         "notices": [{"code": notice.code, "count": notice.count, "message": notice.message} for notice in notices],
         "summary": summary,

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records import Movement
+from entangle_cli.records.pair import Movement
 
 COLUMNS = tuple(movement.value for movement in Movement)
 

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records import Notice, Run
+from entangle_cli.records.run import Notice, Run
 from entangle_cli.report.escape import for_markdown
 from entangle_cli.report.terminal import MEANINGS, verdict_sentence
 
@@ -48,8 +48,8 @@ def write_report_markdown(
     verdict: Any,
 ) -> None:
     """The report of a run, with the same message as in a terminal."""
-    identity = run.manifest["identity"]
-    stream.write(f"### {for_markdown(identity['model']['name'])} on {for_markdown(identity['data']['name'])}\n\n")
+    identity = run.identity
+    stream.write(f"### {for_markdown(identity.model_name)} on {for_markdown(identity.data_name)}\n\n")
     if run.status != "complete":
         stream.write("**This run is partial.**\n\n")
     stream.write(f"**{for_markdown(verdict_sentence(summary, loss))}**\n\n")

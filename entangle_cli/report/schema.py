@@ -1,20 +1,18 @@
-"""The JSON Schema of the run document, made of the record's own fields."""
+"""The JSON Schema of the run document, made from the table of fields."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
-from entangle_cli.records import SCHEMA, Movement, PairRecord, Status
-from entangle_cli.report.rows import FLAGS
+from entangle_cli.records.pair import PAIR_FIELDS, Kind, Movement, PairField, Status
+from entangle_cli.records.run import SCHEMA
 
-TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "None": "null"}
-"""Words of a field's annotation to JSON's."""
+JSON_TYPES = {Kind.TEXT: "string", Kind.FLAG: "boolean", Kind.COUNT: "integer", Kind.NUMBER: "number"}
 
 
 def run_schema() -> dict[str, Any]:
     """The schema of what `scan --json` and `report --format json` write, of any version 1.x."""
-    pair = {field.name: _property(field.name, str(field.type)) for field in fields(PairRecord)}
+    pair = {name: _property(one) for name, one in PAIR_FIELDS.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A run of entangle",
@@ -31,13 +29,14 @@ def run_schema() -> dict[str, Any]:
     }
 
 
-def _property(name: str, annotation: str) -> dict[str, Any]:
-    if name == "status":
-        return {"enum": [status.value for status in Status]}
-    if name == "movement":
-        return {"enum": [*(movement.value for movement in Movement), None]}
-    words = [TYPES[word.strip()] for word in annotation.split("|")]
-    found: dict[str, Any] = {"type": words[0] if len(words) == 1 else words}
-    if "integer" in words and name not in FLAGS:
+def _property(one: PairField) -> dict[str, Any]:
+    described = {"description": one.meaning}
+    if one.name == "status":
+        return {"enum": [status.value for status in Status], **described}
+    if one.name == "movement":
+        return {"enum": [*(movement.value for movement in Movement), None], **described}
+    kind = JSON_TYPES[one.kind]
+    found: dict[str, Any] = {"type": [kind, "null"] if one.nullable else kind, **described}
+    if one.kind is Kind.COUNT:
         found["minimum"] = 0
     return found

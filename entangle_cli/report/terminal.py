@@ -12,7 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records import Notice, Run, ScanEstimate, ScanPlan
+from entangle_cli.records.plan import ScanEstimate, ScanPlan
+from entangle_cli.records.run import Notice, Run
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.words import counted
 
@@ -129,17 +130,16 @@ def summary_report(
 
 
 def _headline(run: Run, summary: Mapping[str, Any]) -> Text:
-    identity = run.manifest["identity"]
+    identity = run.identity
     status = summary["status"]
     counts = f"{counted(summary['pairs'], 'pair')} measured"
     counts += "".join(f", {status.get(name, 0):,} {name}" for name in ("skipped", "undefined"))
-    text = Text(for_terminal(f"{identity['model']['name']} on {identity['data']['name']}"), style="bold")
+    text = Text(for_terminal(f"{identity.model_name} on {identity.data_name}"), style="bold")
     if run.status != "complete":
         text.append("  PARTIAL: the same scan command goes on", style="red")
     seconds = float(run.manifest.get("seconds") or 0.0)
     rate = f", {summary['pairs'] / seconds:.3g} pairs/s" if seconds and summary["pairs"] else ""
-    settings = identity["settings"]
-    where = f"{settings['dtype']} on {run.manifest['environment']['device']}"
+    where = f"{identity.dtype} on {run.manifest['environment']['device']}"
     return text.append(f"\n{counts}; {where}, {seconds:.1f} s{rate}", style="not bold")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from entangle_cli.errors import RunError, UnfinishedError, UsageError
+from entangle_cli.records.run import Identity
 from entangle_cli.store.files import damaged_file
 from entangle_cli.store.reading import read_manifest
 from entangle_cli.store.writing import open_run
@@ -31,7 +32,7 @@ def merge_runs(folders: Sequence[Path], output: Path) -> Path:
         raise UsageError(f"-o {output}: the folder is not empty", "a new folder", "name another one")
     first = manifests[0]
     settings = {name: value for name, value in first["identity"]["settings"].items() if name != "shard"}
-    identity = {**first["identity"], "settings": settings}
+    identity = Identity({**first["identity"], "settings": settings})
     about = {name: value for name, value in first.items() if name not in OWN}
     if "plan" in about:
         selected = sum(manifest.get("plan", {}).get("num_selected", 0) for manifest in manifests)
@@ -60,8 +61,9 @@ OWN = frozenset({"schema", "schema_version", "status", "started", "updated", "id
 
 
 def _refuse_unfit(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> None:
-    shards = [str(manifest["identity"]["settings"].get("shard")) for manifest in manifests]
-    for folder, manifest, shard in zip(folders, manifests, shards, strict=True):
+    identities = [Identity(manifest["identity"]) for manifest in manifests]
+    shards = [str(identity.settings.get("shard")) for identity in identities]
+    for folder, manifest, identity, shard in zip(folders, manifests, identities, shards, strict=True):
         if manifest["status"] != "complete":
             raise RunError(f"{folder} is not complete", "complete runs", "give its scan command again")
         for part in manifest["parts"]:
@@ -69,7 +71,7 @@ def _refuse_unfit(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]
                 raise RunError(f"{damaged}: missing or changed", "the bytes that were written", "scan that shard again")
         if shard == "None":
             raise UsageError(f"{folder} is no shard", "runs of scan --shard", "name the shards' runs")
-        if _without_shard(manifest) != _without_shard(manifests[0]):
+        if identity.differences(identities[0], ignoring={"shard"}):
             raise UsageError(
                 f"{folder} and {folders[0]} are not of one scan",
                 "one model, data set and settings",
@@ -81,8 +83,3 @@ def _refuse_unfit(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]
         missing = [shard for shard in wanted if shard not in shards]
         found = f"shard {missing[0]} is missing" if missing else "a shard is there twice"
         raise UsageError(f"{len(shards)} runs: {found}", f"each of the {total} shards once", "name all of them")
-
-
-def _without_shard(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    identity = manifest["identity"]
-    return {**identity, "settings": {**identity["settings"], "shard": None}}

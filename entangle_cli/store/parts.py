@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,20 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from entangle_cli.records import COUNT_FIELDS, LayerRecord, PairRecord
+from entangle_cli.records.pair import PAIR_FIELDS, Kind, LayerRecord, PairRecord, field_names
 from entangle_cli.store.files import write_atomically
 
-_LOSS_FIELDS = {"movement", "chosen_delta", "rejected_delta", "slack", "uncertain"}
-TEXT_FIELDS = {
-    "pair_id",
-    "status",
-    "reason",
-    "detail",
-    "format",
-    "file",
-    "warnings",
-    "unread_columns",
-    "unordered_id",
-    "prompt_text",
-    "chosen_text",
-    "rejected_text",
-}
-_FLAG_FIELDS = {"boundary_moved", "chosen_truncated", "rejected_truncated"}
-
-
-def _arrow_type(name: str) -> pyarrow.DataType:
-    if name in TEXT_FIELDS:
-        return pyarrow.string()
-    if name in _FLAG_FIELDS:
-        return pyarrow.bool_()
-    return pyarrow.int64() if name in COUNT_FIELDS else pyarrow.float64()
-
-
-STORED_FIELDS = tuple(field.name for field in fields(PairRecord) if field.name not in _LOSS_FIELDS)
+STORED_FIELDS = field_names(by_loss=False)
 """What is measured. What a loss makes of it is computed when a run is read."""
+
+TEXT_FIELDS = field_names(Kind.TEXT, by_loss=False)
+
+ARROW_TYPES = {
+    Kind.TEXT: pyarrow.string(),
+    Kind.FLAG: pyarrow.bool_(),
+    Kind.COUNT: pyarrow.int64(),
+    Kind.NUMBER: pyarrow.float64(),
+}
 
 LAYER_NUMBERS = ("chosen_squared_norm", "rejected_squared_norm", "inner_product")
 SCHEMA_OF_LAYERS = pyarrow.schema(
@@ -54,7 +36,7 @@ SCHEMA_OF_LAYERS = pyarrow.schema(
     ]
 )
 
-SCHEMA_OF_PARTS = pyarrow.schema([(name, _arrow_type(name)) for name in STORED_FIELDS])
+SCHEMA_OF_PARTS = pyarrow.schema([(name, ARROW_TYPES[PAIR_FIELDS[name].kind]) for name in STORED_FIELDS])
 
 
 def pair_table(records: Sequence[PairRecord]) -> pyarrow.Table:

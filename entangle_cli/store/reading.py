@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow
 
 from entangle_cli.errors import RunError, is_out_of_memory, out_of_memory
-from entangle_cli.records import SCHEMA, PairRecord, Run, Status
+from entangle_cli.records.pair import PairRecord, Status
+from entangle_cli.records.run import SCHEMA, Run
+from entangle_cli.records.settings import LossSettings
 from entangle_cli.store.files import damaged_file
 from entangle_cli.store.manifest import first_wrong
 from entangle_cli.store.parts import (
@@ -119,7 +121,8 @@ def read_run(folder: Path) -> Run:
                 "give the scan command again; it measures the missing rows anew",
             )
     tables = (checked_part(folder, part) for part in manifest["parts"])
-    return Run(folder, manifest, _columns(tables, sum(part["rows"] for part in manifest["parts"])))
+    columns = _columns(tables, sum(part["rows"] for part in manifest["parts"]))
+    return Run(folder, manifest, columns, LossSettings(**manifest["loss"]))
 
 
 def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
@@ -165,7 +168,7 @@ def read_layers(run: Run) -> Iterator[dict[str, Any]]:
         RunError: a part that lacks a column.
     """
     for part in run.manifest["parts"]:
-        if "layers_sha256" in part:
+        if run.folder is not None and "layers_sha256" in part:
             table = _read(run.folder / "layers" / part["file"])
             if missing := set(SCHEMA_OF_LAYERS.names) - set(table.column_names):
                 raise RunError(

@@ -16,7 +16,8 @@ import filelock
 import pyarrow
 
 from entangle_cli.errors import UnfinishedError, UsageError
-from entangle_cli.records import SCHEMA, SCHEMA_VERSION, LayerRecord, PairRecord, RowKey, row_key
+from entangle_cli.records.pair import LayerRecord, PairRecord, RowKey, row_key
+from entangle_cli.records.run import SCHEMA, SCHEMA_VERSION, Identity
 from entangle_cli.store.files import damaged_file, reporting_failures, uninterrupted, write_json
 from entangle_cli.store.parts import layer_table, pair_table, read_part, write_table
 from entangle_cli.store.reading import RUNS_FOLDER, read_manifest
@@ -50,7 +51,7 @@ class RunWriter:
         self._seconds_before = float(manifest.get("seconds", 0.0))
 
     @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any]) -> RunWriter:
+    def open(cls, folder: Path, identity: Identity, about: Mapping[str, Any]) -> RunWriter:
         """Begin a run in `folder`, or go on with the one that is there.
 
         Args:
@@ -71,18 +72,18 @@ class RunWriter:
 
     @classmethod
     def _begin(
-        cls, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any], lock: filelock.BaseFileLock
+        cls, folder: Path, identity: Identity, about: Mapping[str, Any], lock: filelock.BaseFileLock
     ) -> RunWriter:
         before = read_manifest(folder) if (folder / "manifest.json").exists() else None
         if before is not None:
-            _refuse_other_run(folder, before["identity"], identity)
+            _refuse_other_run(folder, Identity(before["identity"]), identity)
         parts = _intact_parts(folder, before["parts"]) if before else []
         manifest = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "status": "partial",
             "started": before["started"] if before else _now(),
-            "identity": dict(identity),
+            "identity": dict(identity.document),
             **about,
             "seconds": before["seconds"] if before else 0.0,
             "parts": parts,
@@ -166,16 +167,16 @@ class RunWriter:
         write_json(self.folder / "manifest.json", self._manifest)
 
 
-def open_run(folder: Path | None, identity: Mapping[str, Any], about: Mapping[str, Any]) -> RunWriter:
+def open_run(folder: Path | None, identity: Identity, about: Mapping[str, Any]) -> RunWriter:
     """The run in `folder`, or in a folder below `entangle-runs/` that the same command finds again."""
     return RunWriter.open(folder or default_folder(identity), identity, about)
 
 
-def default_folder(identity: Mapping[str, Any]) -> Path:
+def default_folder(identity: Identity) -> Path:
     """The folder of a run that was given none: the same command finds it again."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    model = str(identity["model"]["name"]).replace("/", "--")
-    data = re.sub(r"[^\w.-]+", "_", Path(identity["data"]["name"]).stem)
+    digest = hashlib.sha256(json.dumps(identity.document, sort_keys=True).encode()).hexdigest()[:8]
+    model = identity.model_name.replace("/", "--")
+    data = re.sub(r"[^\w.-]+", "_", Path(identity.data_name).stem)
     return RUNS_FOLDER / f"{model}-{data}-{digest}"
 
 
@@ -234,20 +235,13 @@ def _next_number(parts: Sequence[Mapping[str, Any]]) -> int:
     return max((int(part["file"].removeprefix("part-").removesuffix(".parquet")) for part in parts), default=-1) + 1
 
 
-def _refuse_other_run(folder: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    different = [f"{group} {name}" for group in identity for name in _differences(before.get(group), identity[group])]
-    if different:
+def _refuse_other_run(folder: Path, before: Identity, identity: Identity) -> None:
+    if different := before.differences(identity):
         raise UsageError(
             f"--output {folder}: holds a run with another {', '.join(different)}",
             "a run of the same model, data and settings, or an empty folder",
             "name another folder; runs are never mixed",
         )
-
-
-def _differences(before: Any, now: Any) -> list[str]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    return [] if before == now else ["value"]
 
 
 def _intact_parts(folder: Path, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from entangle_cli.analysis.gate import Limits, Outcome, Verdict, judge
 from entangle_cli.analysis.rules import RULE_FIELDS, Rule, parse_rule
 from entangle_cli.analysis.statistics import share_interval
 from entangle_cli.errors import UsageError
-from entangle_cli.records import PairRecord
+from entangle_cli.records.pair import PairRecord
 
 Columns = dict[str, np.ndarray[Any, Any]]
 

@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid as ls
 from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
 from entangle_cli.analysis.losses.table import LOSSES, find_loss, loss_coefficients, loss_numbers
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LossSettings
+from entangle_cli.records.settings import LossSettings
 
 # float64 against float64, one subtraction of log-probs of a few hundred nats in between.
 FLOAT64_RTOL = 1e-11

@@ -20,7 +20,8 @@ from entangle_cli.analysis.movement import (
     geometry_fields,
     pair_movements,
 )
-from entangle_cli.records import LossSettings, Movement
+from entangle_cli.records.pair import Movement
+from entangle_cli.records.settings import LossSettings
 
 # float64 products and one subtraction, judged against the terms that are subtracted.
 FLOAT64_RTOL = 1e-14

@@ -19,7 +19,7 @@ from entangle_cli.analysis.statistics import (
     share_interval,
     summarise,
 )
-from entangle_cli.records import Movement, PairRecord, Status
+from entangle_cli.records.pair import Movement, PairRecord, Status
 
 # float64, a handful of operations.
 FLOAT64_RTOL = 1e-12

@@ -38,7 +38,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
 
 from entangle_cli.engine.engine import Engine
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 from tests.benchmarks import peers
 from tests.oracle import reference
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from entangle_cli.records import PairRecord
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.run import Identity
 from entangle_cli.store.writing import RunWriter
 
 PART = 2000
@@ -107,7 +108,7 @@ def main() -> None:
         identity = {**IDENTITY, "data": {"name": data.name, "sha256": fingerprint(data).sha256, "rows": pairs}}
         random = np.random.default_rng(0)
         start = time.perf_counter()
-        with RunWriter.open(run, identity, ABOUT) as writer:
+        with RunWriter.open(run, Identity(identity), ABOUT) as writer:
             for first in range(0, pairs, PART):
                 writer.add(records(first, min(PART, pairs - first), random))
         size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from transformers import PreTrainedModel
 
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 PACKAGES = {"dattri": "dattri_llm", "torch_func": "torch.func", "bergson": "bergson"}
 

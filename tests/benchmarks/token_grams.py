@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from entangle_cli.engine.per_response import response_log_prob
 from entangle_cli.engine.token_grams import token_gram
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 from tests.engine.pairs import random_pair
 
 

@@ -24,7 +24,7 @@ from entangle_cli.analysis.agreement import agreement
 from entangle_cli.diagnose.forecast.forecast import open_forecast
 from entangle_cli.diagnose.forecast.result import PREDICTORS, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
-from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
+from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
 

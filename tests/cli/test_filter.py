@@ -15,7 +15,7 @@ import pytest
 
 from entangle_cli.data import subset
 from entangle_cli.data.sources import open_source
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 from tests.cli.conftest import LONG, MODEL, Entangle
 from tests.data.test_sources import WRITERS
 

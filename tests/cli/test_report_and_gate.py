@@ -14,7 +14,9 @@ from xml.etree import ElementTree
 import pytest
 from sarif_pydantic import Sarif
 
-from entangle_cli.records import PairRecord, ScanSettings
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.run import Identity
+from entangle_cli.records.settings import ScanSettings
 from entangle_cli.report.escape import for_cell
 from entangle_cli.store.writing import RunWriter
 from tests.cli.conftest import Entangle
@@ -68,7 +70,7 @@ def write_run(records: list[PairRecord], folder: str = "run") -> Path:
         "tokenizer": {"eos_token": "</s>"},
         "environment": {"device": "cpu"},
     }
-    with RunWriter.open(Path(folder), identity, about) as writer:
+    with RunWriter.open(Path(folder), Identity(identity), about) as writer:
         writer.add(records)
     return writer.folder
 

@@ -118,7 +118,7 @@ def test_a_shard_in_a_subfolder_is_part_of_the_identity(entangle: Entangle, shar
     content[-1] ^= 1
     shard.write_bytes(content)
     outcome = entangle(*words)
-    assert (outcome.code, "another model files" in outcome.err) == (2, True)
+    assert (outcome.code, "another model" in outcome.err) == (2, True)
 
 
 @pytest.mark.parametrize("way", ["../outside/shard.safetensors", "absolute", "link"])
@@ -263,13 +263,17 @@ def test_a_pair_that_the_baseline_skipped_is_new(entangle: Entangle, tmp_path: P
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert entangle("scan", MODEL, "rows.jsonl", "-q", "-o", "new").code == 0
     manifest = json.loads(Path("new/manifest.json").read_text())
-    from entangle_cli.records import PairRecord
+    from entangle_cli.records.pair import PairRecord
     from entangle_cli.store.reading import read_run
     from entangle_cli.store.writing import open_run
 
     ids = read_run(Path("new")).columns["pair_id"]
     skipped = [PairRecord(index, pair_id, "skipped", "prompt_too_long") for index, pair_id in enumerate(ids)]
-    with open_run(Path("before"), manifest["identity"], {"loss": manifest["loss"], "plan": manifest["plan"]}) as writer:
+    from entangle_cli.records.run import Identity
+
+    with open_run(
+        Path("before"), Identity(manifest["identity"]), {"loss": manifest["loss"], "plan": manifest["plan"]}
+    ) as writer:
         writer.add(skipped)
     outcome = entangle("gate", "new", "--fail-if", "pairs > 0", "--only-new", "--baseline", "before")
     assert (outcome.code, "left out 0 pairs" in " ".join(outcome.out.split())) == (1, True)
@@ -456,12 +460,12 @@ def test_a_row_that_a_chat_template_makes_too_long_is_skipped(entangle: Entangle
 
 
 def test_a_panic_elsewhere_is_no_failed_gate(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
-    import entangle_cli.cli.measure
+    from entangle_cli.api import scanning
 
     def panicking(*args: object, **options: object) -> None:  # noqa: ARG001
         raise PanicException("out of bounds")
 
-    monkeypatch.setattr(entangle_cli.cli.measure, "scan_into_run", panicking)
+    monkeypatch.setattr(scanning, "scan_into_run", panicking)
     assert entangle(*SCAN, "run").code == 4
 
 

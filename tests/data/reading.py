@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 
 
 def only_pair(row: RawRow, data_format: str | None = None) -> PreferencePair | SkippedRow:

@@ -17,7 +17,7 @@ from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import ModelError, UsageError
-from entangle_cli.records import LoadingSettings
+from entangle_cli.records.settings import LoadingSettings
 from tests.data.tokenizers import small_tokenizer
 from tests.data.trl_reference import tiny_llama
 from tests.engine.pairs import assorted_pairs

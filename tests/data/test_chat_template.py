@@ -11,7 +11,7 @@ from entangle_cli.data.chat_template import DIRECTIVES, set_date, uses_date
 from entangle_cli.data.origin import origin_of
 from entangle_cli.data.tokenizer import load_tokenizer
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LoadingSettings
+from entangle_cli.records.settings import LoadingSettings
 from tests.data.tokenizers import small_tokenizer
 
 DATED = (

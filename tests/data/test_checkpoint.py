@@ -33,7 +33,7 @@ from entangle_cli.data import patterns
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libraries
 from entangle_cli.data.parameters import select_parameters
 from entangle_cli.errors import ExitCode, ModelError, UsageError
-from entangle_cli.records import LoadingSettings
+from entangle_cli.records.settings import LoadingSettings
 from tests.data.tokenizers import small_tokenizer
 from tests.data.trl_reference import tiny_llama
 from tests.tiny_models import FAMILIES, tiny_model

@@ -12,7 +12,7 @@ import pytest
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.subset import Subset, write_subset
 from entangle_cli.errors import DataError
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 
 ROWS = [{"prompt": f"p{number}", "chosen": f"c{number}", "rejected": f"r{number}"} for number in range(3)]
 FRAME = pandas.DataFrame(ROWS)

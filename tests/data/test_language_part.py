@@ -15,7 +15,7 @@ from entangle_cli.data.checkpoint import load_checkpoint, quiet_libraries
 from entangle_cli.data.parameters import select_parameters
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.per_response import response_log_prob
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 from tests.data.tokenizers import small_tokenizer
 from tests.true_float64 import TrueFloat64
 

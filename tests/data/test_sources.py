@@ -28,7 +28,7 @@ from entangle_cli.data.pairs import PairReader
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.errors import DataError, ExitCode
-from entangle_cli.records import LARGEST_ROW, ReadingSettings
+from entangle_cli.records.settings import LARGEST_ROW, ReadingSettings
 
 Row = dict[str, Any]
 

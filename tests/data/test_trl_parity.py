@@ -23,7 +23,8 @@ from entangle_cli.data.pairs import PreferencePair
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
 from entangle_cli.data.trl_rows import extract_prompt
-from entangle_cli.records import PairRecord, ScanSettings
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.settings import ScanSettings
 from tests.data.reading import only_pair
 from tests.data.tokenizers import EOS, SENTENCES, small_tokenizer
 from tests.data.trl_reference import Trl, tiny_llama

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 
 def random_pair(

@@ -11,7 +11,7 @@ from torch import nn
 from entangle_cli.engine.displacement import RELATIVE_STEPS, Weights
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.engine.update import AdamMoments, clip_factor, inner_product, make_optimizer, norm, optimizer_update
-from entangle_cli.records import OptimizerSettings
+from entangle_cli.records.settings import OptimizerSettings
 from tests.engine.pairs import assorted_pairs
 from tests.oracle import response_gradient
 from tests.tiny_models import VOCABULARY, tiny_model

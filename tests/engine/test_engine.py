@@ -16,7 +16,7 @@ from entangle_cli.engine import batch, gradient_pass, head, once, products, reco
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.gradient_pass import Route
-from entangle_cli.records import PairMeasurement, TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import PairMeasurement, TokenizedPair, TokenizedResponse
 from tests.engine.pairs import assorted_pairs, random_pair
 from tests.oracle import Reference, reference
 from tests.tiny_models import (

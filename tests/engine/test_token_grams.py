@@ -11,7 +11,7 @@ from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.per_response import response_log_prob
 from entangle_cli.engine.token_grams import token_gram
 from entangle_cli.errors import ModelError
-from entangle_cli.records import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 from tests.engine.pairs import random_pair
 from tests.tiny_models import VOCABULARY, tiny_model
 from tests.true_float64 import TrueFloat64

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from entangle_cli.diagnose.views.movements import describe_loss, run_summary, with_movements
 from entangle_cli.diagnose.views.notices import run_notices
-from entangle_cli.records import LossSettings, Run
-from entangle_cli.report.rows import rows
+from entangle_cli.records.columns import rows_of
+from entangle_cli.records.run import Run
+from entangle_cli.records.settings import LossSettings
 from entangle_cli.report.terminal import console_for, summary_report, verdict_sentence
 from entangle_cli.store.reading import columns_of
 from tests.cli.test_report_and_gate import PAIRS, SKIPPED
@@ -45,9 +46,9 @@ def test_the_report_fits_the_width_and_loses_no_number(width: int) -> None:
         "tokenizer": {"eos_token": None},
         "plan": {"slow_parameters": {"odd.weight": "used by sigmoid, which no rule covers"}},
     }
-    all_rows = list(rows(columns))
+    all_rows = list(rows_of(columns))
     report = summary_report(
-        Run(Path("run"), manifest, columns),
+        Run(Path("run"), manifest, columns, LOSS),
         summary,
         all_rows[:4],
         all_rows[4:],

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from entangle_cli.errors import RunError
-from entangle_cli.records import PairRecord
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.run import Identity
 from entangle_cli.store.manifest import NEEDED, OPTIONAL, first_wrong
 from entangle_cli.store.reading import read_run
 from entangle_cli.store.writing import RunWriter
@@ -21,7 +22,7 @@ ABOUT = {"loss": {"name": "sigmoid", "beta": 0.1, "options": {}}, "plan": {"num_
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    with RunWriter.open(tmp_path / "run", IDENTITY, ABOUT) as writer:
+    with RunWriter.open(tmp_path / "run", Identity(IDENTITY), ABOUT) as writer:
         writer.add([PairRecord(0, "0" * 32, "skipped", "tie")])
     return writer.folder
 

@@ -14,14 +14,15 @@ import pyarrow.parquet
 import pytest
 
 from entangle_cli.errors import RunError, UnfinishedError, UsageError
-from entangle_cli.records import PairRecord
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.run import Identity
 from entangle_cli.store import writing
 from entangle_cli.store.files import uninterrupted
 from entangle_cli.store.parts import STORED_FIELDS
 from entangle_cli.store.reading import columns_of, newest_run, read_run
 from entangle_cli.store.writing import RunWriter
 
-IDENTITY: dict[str, Any] = {"model": {"name": "m"}, "data": {"name": "d.jsonl"}, "settings": {"dtype": "float32"}}
+IDENTITY = Identity({"model": {"name": "m"}, "data": {"name": "d.jsonl"}, "settings": {"dtype": "float32"}})
 ABOUT: dict[str, Any] = {"loss": {}}
 
 
@@ -138,8 +139,8 @@ def test_a_pair_is_held_once(tmp_path: Path, second: list[int]) -> None:
 
 def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:
     RunWriter.open(tmp_path, IDENTITY, ABOUT)
-    other = {**IDENTITY, "settings": {"dtype": "bfloat16"}}
-    with pytest.raises(UsageError, match="settings dtype"):
+    other = Identity({**IDENTITY.document, "settings": {"dtype": "bfloat16"}})
+    with pytest.raises(UsageError, match="another dtype"):
         RunWriter.open(tmp_path, other, {})
 
 

@@ -14,7 +14,7 @@ from entangle_cli.analysis.losses.length_normalised import LENGTH_NORMALISED
 from entangle_cli.analysis.losses.loss import TRL_BETA, Coefficients, Loss, LossPoint
 from entangle_cli.analysis.losses.separate_terms import SEPARATE_TERMS
 from entangle_cli.errors import UsageError
-from entangle_cli.records import LossSettings
+from entangle_cli.records.settings import LossSettings
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (*EQUAL_PUSH, *LENGTH_NORMALISED, *CHOSEN_PUSH, *SEPARATE_TERMS)}
 """The whole list: a new loss is one function and one row in its family."""

@@ -9,7 +9,7 @@ from typing import Any
 from entangle_cli.data.fingerprint import Fingerprint
 from entangle_cli.data.formats.format import finite_number
 from entangle_cli.data.rows import RawRow, RowSource
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 
 POINTWISE = "helpsteer2-pointwise"
 COLUMNS = ("prompt", "response", "helpfulness")

@@ -15,7 +15,8 @@ from entangle_cli.analysis.statistics import share
 from entangle_cli.diagnose.forecast.forecast import Forecaster
 from entangle_cli.diagnose.forecast.result import PREDICTORS, Forecast, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
-from entangle_cli.records import LossSettings, Movement, PairRecord
+from entangle_cli.records.pair import Movement, PairRecord
+from entangle_cli.records.settings import LossSettings
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -28,10 +29,10 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
     return {
         "schema": "entangle.forecast",
         "schema_version": "1.0",
-        "model": forecaster.scan.identity["model"],
-        "data": forecaster.scan.identity["data"],
+        "model": forecaster.scan.identity.model,
+        "data": forecaster.scan.identity.data,
         "held_out_data": None if forecaster.held_out is None else forecaster.held_out.identity,
-        "measurement": forecaster.scan.identity["settings"],
+        "measurement": forecaster.scan.identity.settings,
         "loss": {**asdict(loss), "text": describe_loss(loss)},
         "optimizer": {**optimizer, "steps_before": result.state_step},
         "steps": {"count": len(batches), "largest": int(batches.max())},

@@ -28,7 +28,9 @@ from entangle_cli.engine.displacement import Derivatives
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.engine.update import clip_factor, make_optimizer, norm, optimizer_update
 from entangle_cli.errors import NothingToJudgeError, UsageError
-from entangle_cli.records import ForecastSettings, LossSettings, PairRecord, ScanSettings, TokenizedPair
+from entangle_cli.records.measurement import TokenizedPair
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
 
 Floats: TypeAlias = NDArray[np.float64]
 Passes: TypeAlias = Sequence[NDArray[np.int64]]

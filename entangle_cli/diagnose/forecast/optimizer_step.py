@@ -10,7 +10,7 @@ from torch import nn
 from entangle_cli.data.optimizer_state import StoredOptimizer, decayed_names, read_optimizer
 from entangle_cli.engine.update import AdamMoments
 from entangle_cli.errors import UsageError
-from entangle_cli.records import ForecastSettings, OptimizerSettings
+from entangle_cli.records.settings import ForecastSettings, OptimizerSettings
 
 
 def read_step(

@@ -18,7 +18,8 @@ from entangle_cli.diagnose.scan.row_records import PreparedRow, skipped_record
 from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.diagnose.views.movements import LOSS_UNDEFINED
 from entangle_cli.errors import DataError
-from entangle_cli.records import LossSettings, PairRecord, Status
+from entangle_cli.records.pair import PairRecord, Status
+from entangle_cli.records.settings import LossSettings
 
 Places: TypeAlias = NDArray[np.int64]
 

@@ -17,7 +17,7 @@ from entangle_cli.engine.displacement import RELATIVE_STEPS, Derivatives, Weight
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.engine.update import inner_product
 from entangle_cli.errors import UnfinishedError
-from entangle_cli.records import TokenizedPair
+from entangle_cli.records.measurement import TokenizedPair
 
 Floats: TypeAlias = NDArray[np.float64]
 Result = TypeVar("Result")

@@ -9,7 +9,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from entangle_cli.records import OptimizerSettings, PairRecord, TokenizedPair
+from entangle_cli.records.measurement import TokenizedPair
+from entangle_cli.records.pair import PairRecord
+from entangle_cli.records.settings import OptimizerSettings
 
 Floats: TypeAlias = NDArray[np.float64]
 

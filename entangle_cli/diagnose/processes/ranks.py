@@ -14,7 +14,8 @@ from typing import Any
 
 from entangle_cli.diagnose.processes.mailbox import LostProcessError, Mailbox, Patience
 from entangle_cli.errors import EntangleError, UsageError
-from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch, RowKey
+from entangle_cli.records.measurement import GroupProducts
+from entangle_cli.records.pair import LayerRecord, PairRecord, RecordBatch, RowKey
 
 
 class Ranks:

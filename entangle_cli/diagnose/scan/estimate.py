@@ -10,7 +10,7 @@ import torch
 
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.errors import DataError
-from entangle_cli.records import ScanEstimate
+from entangle_cli.records.plan import ScanEstimate
 
 Measure = Callable[[Sequence[PreparedRow]], object]
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
 from entangle_cli.diagnose.scan.row_records import PreparedRow, of_row, with_references
-from entangle_cli.diagnose.views.same_measurement import measurement_differences
 from entangle_cli.errors import UsageError
-from entangle_cli.records import COUNT_FIELDS, PairRecord, Run, Status
-
-FLAGS = frozenset({"boundary_moved", "chosen_truncated", "rejected_truncated", "uncertain"})
+from entangle_cli.records.columns import plain_value
+from entangle_cli.records.pair import PairRecord, Status
+from entangle_cli.records.run import OTHER_ROWS, Identity, Run
 
 
 class KnownPairs:
@@ -27,19 +23,19 @@ class KnownPairs:
         UsageError: the run is of another model, other settings or another tokenisation, or keeps what is asked for not.
     """
 
-    def __init__(self, run: Run, identity: Mapping[str, Any]) -> None:
-        different = measurement_differences(run.manifest["identity"], identity)
+    def __init__(self, run: Run, identity: Identity) -> None:
+        different = run.identity.differences(identity, ignoring=OTHER_ROWS)
         if different:
             raise UsageError(
-                f"--known {run.folder}: measured with another {', '.join(different)}",
+                f"--known {run.place}: measured with another {', '.join(different)}",
                 "a run of the same model and settings, of any data",
                 "name another run, or leave --known out",
             )
-        if identity["settings"].get("layers"):
+        if identity.settings.get("layers"):
             raise UsageError(
                 "--known with --layers", "one of the two: a run's layers are not taken over", "leave one out"
             )
-        self._has_reference_model = "reference" in identity
+        self._has_reference_model = identity.has_reference_model
         self._columns = run.columns
         measured = np.flatnonzero(run.columns["status"] == Status.OK.value)
         self._places = {run.columns["pair_id"][place]: int(place) for place in measured}
@@ -54,16 +50,6 @@ class KnownPairs:
         place = self._places.get(row.pair.pair_id)
         if place is None:
             return None
-        found = PairRecord(**{field.name: self._value(field.name, place) for field in fields(PairRecord)})
-        found = of_row(found, row)
+        stored = {name: plain_value(name, self._columns[name][place]) for name in self._columns}
+        found = of_row(PairRecord(**stored), row)
         return found if self._has_reference_model else with_references(found, row)
-
-    def _value(self, name: str, place: int) -> Any:
-        value = self._columns[name][place] if name in self._columns else None
-        if value is None or isinstance(value, str):
-            return value
-        if np.isnan(value):
-            return None
-        if name in FLAGS:
-            return bool(value)
-        return int(value) if name in COUNT_FIELDS else float(value)

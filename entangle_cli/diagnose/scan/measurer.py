@@ -19,7 +19,9 @@ from entangle_cli.diagnose.views.movements import derived_fields
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import UnfinishedError
-from entangle_cli.records import PairRecord, RecordBatch, ScanSettings, TokenizedPair
+from entangle_cli.records.measurement import TokenizedPair
+from entangle_cli.records.pair import PairRecord, RecordBatch
+from entangle_cli.records.settings import ScanSettings
 
 
 class Measurer:

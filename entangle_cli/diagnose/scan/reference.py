@@ -13,7 +13,7 @@ from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint
 from entangle_cli.data.tokenizer import OTHER_TOKENS
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import ModelError
-from entangle_cli.records import ScanSettings
+from entangle_cli.records.settings import ScanSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.diagnose.views.first_rows import place_of
 from entangle_cli.errors import DataError
-from entangle_cli.records import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings
+from entangle_cli.records.settings import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings
 
 WINDOW_PAIRS = 512
 """Pairs among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""

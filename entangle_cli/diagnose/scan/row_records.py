@@ -11,7 +11,8 @@ from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.data.traps import content_text
 from entangle_cli.data.trl_rows import Text
 from entangle_cli.diagnose.views.movements import DerivedFields
-from entangle_cli.records import LayerRecord, PairMeasurement, PairRecord, Status, TokenizedPair
+from entangle_cli.records.measurement import PairMeasurement, TokenizedPair
+from entangle_cli.records.pair import LayerRecord, PairRecord, Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ import torch
 from entangle_cli.data.checkpoint import (
     Checkpoint,
     check_dtype,
+    checkpoint_in_memory,
     library_versions,
     load_checkpoint,
     quiet_libraries,
 )
 from entangle_cli.data.device import choose_device
+from entangle_cli.data.in_memory import ModelInMemory, RowsInMemory, is_rows
 from entangle_cli.data.origin import refuse_swapped
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.parameters import default_parameters, select_parameters
@@ -37,17 +40,10 @@ from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.groups import parameter_groups
 from entangle_cli.errors import DataError
-from entangle_cli.records import (
-    PairRecord,
-    ReadingSettings,
-    RecordBatch,
-    RowKey,
-    Run,
-    ScanEstimate,
-    ScanPlan,
-    ScanSettings,
-    row_key,
-)
+from entangle_cli.records.pair import PairRecord, RecordBatch, RowKey, row_key
+from entangle_cli.records.plan import ScanEstimate, ScanPlan
+from entangle_cli.records.run import Identity, Run
+from entangle_cli.records.settings import ReadingSettings, ScanSettings
 
 
 class Scan:
@@ -55,7 +51,7 @@ class Scan:
 
     Attributes:
         plan: what was recognised and will be done.
-        identity: JSON-able; two scans with the same identity measure the same numbers.
+        identity: what decides the numbers.
         about: JSON-able; the rest of a manifest: loss, plan, tokenizer, versions and hardware.
         checkpoint: the model that is measured.
         parameters: those that count, by name.
@@ -86,9 +82,7 @@ class Scan:
         self.fitting_tokens = fitting_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
         self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
         tokenizer = checkpoint.tokenizer
-        self.identity = _identity(self.reader, checkpoint, settings)
-        if reference is not None:
-            self.identity["reference"] = dict(reference.identity)
+        self.identity = _identity(self.reader, checkpoint, reference, settings)
         self.about = {
             "loss": asdict(settings.loss),
             "plan": asdict(plan),
@@ -185,12 +179,12 @@ class Scan:
 
 
 @contextmanager
-def open_scan(
-    model: str, data: str | Sequence[str], settings: ScanSettings, ranks: Ranks | None = None
-) -> Iterator[Scan]:
+def open_scan(model: Any, data: Any, settings: ScanSettings, ranks: Ranks | None = None) -> Iterator[Scan]:
     """Open the data, load the checkpoint and find the rule of every parameter; nothing is measured yet.
 
     Args:
+        model: a checkpoint's folder or hub name, or a transformers model and its tokenizer as a pair.
+        data: names of data sets, a `datasets.Dataset`, or rows.
         ranks: the processes that share the work, each of which opens it; None for this process alone.
     Raises:
         DataError: the data cannot be read, or none of its first rows holds a pair.
@@ -198,14 +192,13 @@ def open_scan(
         UsageError: a setting that does not fit the machine or the model.
     """
     check_dtype(settings.dtype)
-    refuse_swapped(str(model), named_data(data))
-    source = open_source(data, settings.reading, settings.limit)
+    source = _opened(model, data, settings)
     pairs = pair_reader(source, settings.reading)
     formats = peeked_formats(source, pairs, settings.reading)
     ranks = ranks or Ranks()
     device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
     with quiet_libraries():
-        checkpoint = load_checkpoint(model, settings.dtype, device, settings.loading, settings.device_map)
+        checkpoint = _loaded(model, settings, device)
         pattern = settings.parameters or default_parameters(checkpoint)
         max_length = resolved_length(settings.max_length, checkpoint.context)
         settings = replace(settings, parameters=pattern, max_length=max_length)
@@ -216,10 +209,26 @@ def open_scan(
             opened_reference(settings, checkpoint, device) as reference,
         ):
             reader = RowReader(source, pairs, checkpoint, settings)
-            plan = _plan(model, source, formats, checkpoint, engine, settings, device, ranks, reader.num_selected)
+            name = str(checkpoint.identity["name"]) if isinstance(model, tuple) else str(model)
+            plan = _plan(name, source, formats, checkpoint, engine, settings, device, ranks, reader.num_selected)
             scan = Scan(reader, checkpoint, parameters, engine, reference, settings, plan, ranks)
             scan.reader.check()
             yield scan
+
+
+def _opened(model: Any, data: Any, settings: ScanSettings) -> RowSource:
+    if is_rows(data):
+        return RowsInMemory(data)
+    names = named_data(data)
+    if isinstance(model, str | Path):
+        refuse_swapped(str(model), names)
+    return open_source(names, settings.reading, settings.limit)
+
+
+def _loaded(model: Any, settings: ScanSettings, device: torch.device) -> Checkpoint:
+    if isinstance(model, str | Path):
+        return load_checkpoint(str(model), settings.dtype, device, settings.loading, settings.device_map)
+    return checkpoint_in_memory(ModelInMemory(*model), settings.dtype)
 
 
 def _plan(
@@ -256,7 +265,9 @@ def _plan(
     )
 
 
-def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings) -> dict[str, Any]:
+def _identity(
+    reader: RowReader, checkpoint: Checkpoint, reference: Reference | None, settings: ScanSettings
+) -> Identity:
     numbers = {
         name: getattr(settings, name)
         for name in ("dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed")
@@ -280,12 +291,15 @@ def _identity(reader: RowReader, checkpoint: Checkpoint, settings: ScanSettings)
             "confidence": stop.confidence,
             "loss": asdict(settings.loss),
         }
-    return {
-        "model": dict(checkpoint.identity),
-        "data": reader.identity,
-        "settings": {**numbers, **reading, **further},
-        "tokenization": TOKENIZATION,
-    }
+    return Identity(
+        {
+            "model": dict(checkpoint.identity),
+            "data": reader.identity,
+            "settings": {**numbers, **reading, **further},
+            "tokenization": TOKENIZATION,
+            **({} if reference is None else {"reference": dict(reference.identity)}),
+        }
+    )
 
 
 def _hardware(device: str) -> str:

@@ -13,7 +13,8 @@ from entangle_cli.analysis.sequential import Decision, check_rules, decide, roun
 from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.diagnose.views.movements import with_movements
 from entangle_cli.errors import UsageError
-from entangle_cli.records import RecordBatch, RowKey, ScanSettings, UntilDecided
+from entangle_cli.records.pair import RecordBatch, RowKey
+from entangle_cli.records.settings import ScanSettings, UntilDecided
 
 
 def check_until_decided(settings: ScanSettings) -> list[Rule]:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from entangle_cli.analysis.comparison import compare_runs
 from entangle_cli.analysis.statistics import numbers, quantiles, share
-from entangle_cli.diagnose.views.movements import describe_loss
+from entangle_cli.diagnose.views.movements import describe_loss, with_movements
 from entangle_cli.errors import NothingToJudgeError
-from entangle_cli.records import LossSettings, Movement, Run, Status
+from entangle_cli.records.columns import Columns
+from entangle_cli.records.pair import Movement, Status
+from entangle_cli.records.run import OTHER_ROWS, Run
 
 
-@dataclass(frozen=True, slots=True)
-class SeenRun:
-    """A run seen under a loss."""
-
-    run: Run
-    loss: LossSettings
-    columns: Mapping[str, Any]
-
-
-def compare_document(runs: Sequence[SeenRun]) -> dict[str, Any]:
+def compare_document(runs: Sequence[Run]) -> dict[str, Any]:
     """Runs compared, JSON-able.
 
     Args:
@@ -36,11 +29,12 @@ def compare_document(runs: Sequence[SeenRun]) -> dict[str, Any]:
     Raises:
         NothingToJudgeError: two neighbours have no measured pair in common.
     """
-    steps = [_compared(first, second) for first, second in pairwise(runs)]
+    seen = [_Seen(run, with_movements(run.columns, run.loss, run.identity.dtype)) for run in runs]
+    steps = [_compared(first, second) for first, second in pairwise(seen)]
     for place, step in enumerate(steps):
         if not step["matched"]:
             raise NothingToJudgeError(
-                f"{runs[place].run.folder} and {runs[place + 1].run.folder} have no measured pair in common",
+                f"{runs[place].place} and {runs[place + 1].place} have no measured pair in common",
                 "runs of the same data, or of two versions of it",
                 "name runs that measured the same pairs",
             )
@@ -48,62 +42,63 @@ def compare_document(runs: Sequence[SeenRun]) -> dict[str, Any]:
         "schema": "entangle.comparison",
         "schema_version": "1.0",
         "predictor": "pair-sgd",
-        "runs": [_about(seen) for seen in runs],
-        "differences": sorted({name for seen in runs[1:] for name in _differences(runs[0], seen)}),
+        "runs": list(map(_about, seen)),
+        "differences": sorted({name for run in runs[1:] for name in _differences(runs[0], run)}),
         "steps": steps,
-        "whole": steps[0] if len(runs) == 2 else _compared(runs[0], runs[-1]),
+        "whole": steps[0] if len(runs) == 2 else _compared(seen[0], seen[-1]),
     }
 
 
-WHICH_ROWS = frozenset({"limit", "sample", "seed", "shard", "until_decided", "split", "config_name", "revision"})
-"""Settings that say which rows were measured, which matching takes care of."""
+class _Seen(NamedTuple):
+    """A run, with its columns under its loss."""
+
+    run: Run
+    columns: Columns
+
+
 SCORED = frozenset({"max_length", "truncation", "tokenization", "chat_template"})
 """What decides which tokens are scored: log-probs of other tokens cannot be compared."""
 
 
-def _compared(first: SeenRun, second: SeenRun) -> dict[str, Any]:
+def _compared(first: _Seen, second: _Seen) -> dict[str, Any]:
     found = compare_runs(first.columns, second.columns)
-    if SCORED & set(_differences(first, second)):
+    if SCORED & set(_differences(first.run, second.run)):
         found["log_probs"] = {}
     return found
 
 
-def _differences(first: SeenRun, second: SeenRun) -> list[str]:
+def _differences(first: Run, second: Run) -> list[str]:
     """What else than model, data and loss differs between two runs' measurements."""
-    one, other = (seen.run.manifest["identity"] for seen in (first, second))
-    settings = (one["settings"], other["settings"])
-    names = (settings[0].keys() | settings[1].keys()) - WHICH_ROWS
-    found = [name for name in names if settings[0].get(name) != settings[1].get(name)]
-    found += [name for name in ("tokenization", "reference") if one.get(name) != other.get(name)]
-    templates = (identity["model"].get("chat_template") for identity in (one, other))
+    found = first.identity.differences(second.identity, ignoring=OTHER_ROWS | {"model"})
+    templates = (run.identity.model.get("chat_template") for run in (first, second))
     return found + ["chat_template"] * (len(set(templates)) > 1)
 
 
-def in_order(runs: Sequence[SeenRun]) -> list[SeenRun]:
+def in_order(runs: Sequence[Run]) -> list[Run]:
     """Runs of one training by their steps; any others as they were named."""
-    steps = [seen.run.manifest.get("training_step") for seen in runs]
+    steps = [run.manifest.get("training_step") for run in runs]
     if len(runs) < 3 or any(step is None for step in steps):
         return list(runs)
-    return sorted(runs, key=lambda seen: int(seen.run.manifest["training_step"]))
+    return sorted(runs, key=lambda run: int(run.manifest["training_step"]))
 
 
-def _about(seen: SeenRun) -> dict[str, Any]:
-    identity = seen.run.manifest["identity"]
-    measured = seen.columns["status"] == Status.OK.value
+def _about(seen: _Seen) -> dict[str, Any]:
+    run, columns = seen
+    measured = columns["status"] == Status.OK.value
     pairs = int(np.count_nonzero(measured))
-    movement = seen.columns["movement"][measured]
+    movement = columns["movement"][measured]
     no_number: list[Any] = [None]
-    means = {side: numbers(seen.columns, f"{side}_log_prob")[measured] for side in ("chosen", "rejected")}
+    means = {side: numbers(columns, f"{side}_log_prob")[measured] for side in ("chosen", "rejected")}
     return {
-        "folder": str(seen.run.folder),
-        "status": seen.run.status,
-        "model": identity["model"]["name"],
-        "data": identity["data"]["name"],
-        "training_step": seen.run.manifest.get("training_step"),
-        "loss": {**asdict(seen.loss), "words": describe_loss(seen.loss)},
+        "folder": None if run.folder is None else str(run.folder),
+        "status": run.status,
+        "model": run.identity.model_name,
+        "data": run.identity.data_name,
+        "training_step": run.manifest.get("training_step"),
+        "loss": {**asdict(run.loss), "words": describe_loss(run.loss)},
         "pairs": pairs,
         "movements": {kind.value: share(int(np.count_nonzero(movement == kind.value)), pairs) for kind in Movement},
-        "median_cosine": (quantiles(numbers(seen.columns, "cosine")[measured], [0.5]) or no_number)[0],
+        "median_cosine": (quantiles(numbers(columns, "cosine")[measured], [0.5]) or no_number)[0],
         "mean_log_probs": {side: _mean(values) for side, values in means.items()},
     }
 

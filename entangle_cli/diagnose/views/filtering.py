@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,34 +15,17 @@ from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.subset import Subset, check_target, write_subset
 from entangle_cli.errors import UsageError
-from entangle_cli.records import Movement, ReadingSettings, Run, Status
+from entangle_cli.records.pair import PAIR_FIELDS, Kind, Movement, Status
+from entangle_cli.records.run import Run
+from entangle_cli.records.settings import FilterRules, ReadingSettings
 
-ANNOTATIONS: Mapping[str, type] = {
-    "status": str,
-    "reason": str,
-    "movement": str,
-    "cosine": float,
-    "norm_ratio": float,
-    "slack": float,
-    "chosen_delta": float,
-    "rejected_delta": float,
-    "uncertain": bool,
-}
+ANNOTATED = (
+    *("status", "reason", "movement", "cosine", "norm_ratio", "slack"),
+    *("chosen_delta", "rejected_delta", "uncertain"),
+)
+TYPE_OF_KIND: Mapping[Kind, type] = {Kind.TEXT: str, Kind.NUMBER: float, Kind.FLAG: bool, Kind.COUNT: int}
+ANNOTATIONS = {name: TYPE_OF_KIND[PAIR_FIELDS[name].kind] for name in ANNOTATED}
 """Fields that `--annotate` adds to a row, under their names behind `entangle_`."""
-
-
-@dataclass(frozen=True, slots=True)
-class FilterRules:
-    """The rules of a command line, as texts."""
-
-    drop: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
-    keep_lowest: float | None = None
-    keep_highest: float | None = None
-    by: str = "cosine"
-    drop_uncertain: bool = False
-    drop_unmeasured: bool = False
-    keep_unmeasured: bool = False
 
 
 def parse_selection(rules: FilterRules) -> Selection:
@@ -97,14 +79,14 @@ def filter_data(
     columns = _rows_of(columns, start, source.indices)
     if not np.isnan(columns["pair_in_row"]).all():
         raise UsageError(
-            f"{run.folder}: rows with several pairs each",
+            f"{run.place}: rows with several pairs each",
             "a run with one pair a row, as --ranked best-worst gives",
             "scan again without --ranked adjacent or all",
         )
     not_in_run = source.num_rows - len(columns["index"])
     if not_in_run and not (selection.keeps_only_measured or keep_unmeasured or selection == Selection()):
         raise UsageError(
-            f"{run.folder} measured {len(columns['index']):,} of {source.num_rows:,} rows",
+            f"{run.place} measured {len(columns['index']):,} of {source.num_rows:,} rows",
             "a run of every row, or a word on the others",
             "give --keep-unmeasured or --drop-unmeasured, or scan without --limit, --sample and --shard",
         )
@@ -134,18 +116,19 @@ def filter_data(
 
 def _source_of(run: Run, data: str) -> tuple[RowSource, int]:
     """The data set, and the run's index of its first row: a run of several data sets counts through."""
-    settings = run.manifest["identity"]["settings"]
+    settings = run.identity.settings
     names = ("split", "config_name", "revision", "data_format")
-    reading = ReadingSettings(**{name: settings.get(name) for name in names}, columns=settings.get("columns") or {})
+    given: dict[str, Any] = {name: settings.get(name) for name in names}
+    reading = ReadingSettings(**given, columns=settings.get("columns") or {})
     source = open_source(data, reading)
-    measured = run.manifest["identity"]["data"]
+    measured = run.identity.data
     start = 0
     for part in measured.get("sources", [measured]):
         if _is_same(source.identity, part):
             return source, start
         start += part.get("rows") or 0
     raise UsageError(
-        f"{data} is not the data of {run.folder}, which measured {measured['name']}",
+        f"{data} is not the data of {run.place}, which measured {measured['name']}",
         "a data set that the run was scanned from, unchanged",
         "name that file, or scan this one",
     )

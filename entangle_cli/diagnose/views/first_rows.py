@@ -11,7 +11,7 @@ from entangle_cli.data.formats.column_map import suggested_map as suggested_map
 from entangle_cli.data.pairs import PairReader, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.errors import DataError, UsageError
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 
 PEEKED_ROWS = 200
 """Rows looked at before the start, to say what was recognised."""

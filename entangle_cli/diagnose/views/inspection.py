@@ -20,7 +20,8 @@ from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.data.traps import text_of
 from entangle_cli.diagnose.views.first_rows import PEEKED_ROWS, refuse_unknown_columns
 from entangle_cli.diagnose.views.notices import data_notices
-from entangle_cli.records import Notice, ReadingSettings
+from entangle_cli.records.run import Notice
+from entangle_cli.records.settings import ReadingSettings
 
 NUM_PAIRS = 3
 NUM_SKIPPED = 5

@@ -14,7 +14,9 @@ from entangle_cli.analysis.losses.loss import LossPoint
 from entangle_cli.analysis.losses.table import find_loss, loss_coefficients, loss_numbers
 from entangle_cli.analysis.movement import Geometry, geometry_fields, pair_movements
 from entangle_cli.analysis.statistics import summarise
-from entangle_cli.records import LossSettings, PairMeasurement, Status
+from entangle_cli.records.measurement import PairMeasurement
+from entangle_cli.records.pair import Status
+from entangle_cli.records.settings import LossSettings
 
 NOISE = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 2e-2}
 """Relative error of squared norms and inner product that the engine promises, by dtype; see tests/tolerances.py."""

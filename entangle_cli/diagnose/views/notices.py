@@ -10,7 +10,8 @@ import numpy as np
 
 from entangle_cli.analysis.repetition import repetition
 from entangle_cli.data.traps import MESSAGES, question_message
-from entangle_cli.records import Notice, Status
+from entangle_cli.records.pair import Status
+from entangle_cli.records.run import Notice
 
 
 def run_notices(manifest: Mapping[str, Any], columns: Mapping[str, Any]) -> list[Notice]:

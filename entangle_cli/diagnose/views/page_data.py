@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from entangle_cli.analysis.losses.table import LOSSES
 from entangle_cli.analysis.statistics import histogram, quantiles
 from entangle_cli.diagnose.views.movements import describe_loss, weighted_log_ratios, with_movements
-from entangle_cli.records import LossSettings, Movement, Status
+from entangle_cli.records.pair import Movement, Status
+from entangle_cli.records.settings import LossSettings
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import numpy as np
 from entangle_cli.analysis.gate import Reduction, Scope
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.errors import RunError
-from entangle_cli.records import Run
+from entangle_cli.records.run import Run
 
 
 def refuse_missing_rows(run: Run) -> None:
@@ -24,10 +24,10 @@ def refuse_missing_rows(run: Run) -> None:
     keys, counts = np.unique(np.stack([index, number]), axis=1, return_counts=True)
     if np.any(counts > 1):
         raise _unlike(run, f"row {int(keys[0][np.argmax(counts > 1)])} is there twice", "every pair once")
-    if run.status != "complete" or run.manifest["identity"]["settings"].get("until_decided"):
+    if run.status != "complete" or run.identity.is_until_decided:
         return
     found = np.unique(index)
-    expected = _expected(run.manifest)
+    expected = _expected(run)
     if expected is None:
         return
     if isinstance(expected, int):
@@ -41,19 +41,19 @@ def refuse_missing_rows(run: Run) -> None:
         raise _unlike(run, f"row {np.setdiff1d(found, expected)[0]} was not selected", "the selected rows alone")
 
 
-def _expected(manifest: Mapping[str, Any]) -> Any:
+def _expected(run: Run) -> Any:
     """The indices of the selected rows, or how many they are; None where neither is known."""
-    data, settings = manifest["identity"]["data"], manifest["identity"]["settings"]
-    if data.get("rows") is None or "slice" in data or "joined" in data:
-        planned = manifest.get("plan", {}).get("num_selected")
+    data, num_rows, settings = run.identity.data, run.identity.num_rows, run.identity.settings
+    if num_rows is None or "slice" in data or "joined" in data:
+        planned = run.manifest.get("plan", {}).get("num_selected")
         return planned if isinstance(planned, int) else None
     names = ("limit", "sample", "seed", "shard")
     limit, sample, seed, shard = (settings.get(name) for name in names)
-    return np.array(selected_rows(range(data["rows"]), limit, sample, seed or 0, shard), dtype=np.int64)
+    return np.array(selected_rows(range(num_rows), limit, sample, seed or 0, shard), dtype=np.int64)
 
 
 def _unlike(run: Run, found: str, expected: str) -> RunError:
-    return RunError(f"{run.folder}: {found}", expected, "scan again into a new folder: -o FOLDER")
+    return RunError(f"{run.place}: {found}", expected, "scan again into a new folder: -o FOLDER")
 
 
 REDUCTIONS = ("limit", "sample", "shard")
@@ -66,30 +66,28 @@ def scope_of(run: Run, further: tuple[Reduction, ...] = (), elsewhere: Mapping[s
         further: what leaves out pairs after the scan.
         elsewhere: options of the command that judges to where they were set, if not on its command line.
     """
-    identity = run.manifest["identity"]
-    settings = identity["settings"]
+    data, settings = run.identity.data, run.identity.settings
     options = run.manifest.get("configuration", {}).get("options", {})
     reductions = [
         Reduction(name, str(settings[name]), options.get(name)) for name in REDUCTIONS if settings.get(name) is not None
     ]
-    if "slice" in identity["data"]:
-        reductions.append(Reduction("split", str(identity["data"]["slice"]), options.get("split")))
+    if "slice" in data:
+        reductions.append(Reduction("split", str(data["slice"]), options.get("split")))
     named = {reduction.option for reduction in (*reductions, *further)}
     at_scan = {name: where for name, where in options.items() if name not in named | {"fail-if"}}
     here = {name: where for name, where in (elsewhere or {}).items() if name not in named | {"fail-if"}}
     return Scope(
-        rows_in_data=_rows_in_data(run.manifest),
+        rows_in_data=_rows_in_data(run),
         rows_read=len(np.unique(run.columns["index"])),
         reductions=(*reductions, *further),
         set_elsewhere={**{f"{name} of the scan": where for name, where in at_scan.items()}, **here},
     )
 
 
-def _rows_in_data(manifest: Mapping[str, Any]) -> int | None:
+def _rows_in_data(run: Run) -> int | None:
     """None where nobody counted them, as in a stream of the first rows."""
-    data = manifest["identity"]["data"]
-    if data.get("rows") is None:
+    num_rows = run.identity.num_rows
+    if num_rows is None:
         return None
-    planned = manifest.get("plan", {}).get("num_rows")
-    is_whole = "slice" in data or not isinstance(planned, int)
-    return int(data["rows"]) if is_whole else int(planned)
+    planned = run.manifest.get("plan", {}).get("num_rows")
+    return num_rows if "slice" in run.identity.data or not isinstance(planned, int) else planned

@@ -10,7 +10,7 @@ from entangle_cli.data.formats.column_map import suggested_map
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
 from entangle_cli.errors import UsageError
-from entangle_cli.records import ReadingSettings
+from entangle_cli.records.settings import ReadingSettings
 
 ROW = {"ask": "2+2?", "good": "4", "bad": "5", "sys": "Be brief.", "meta": {"by": {"judge": 3}, "turns": [{"a": 1}]}}
 

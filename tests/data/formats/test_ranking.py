@@ -9,7 +9,8 @@ import pytest
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
 from entangle_cli.errors import UsageError
-from entangle_cli.records import ReadingSettings, row_key
+from entangle_cli.records.pair import row_key
+from entangle_cli.records.settings import ReadingSettings
 
 
 def ranked(way: str, *ranks: Any) -> list[PreferencePair | SkippedRow]:

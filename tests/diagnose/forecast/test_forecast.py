@@ -20,7 +20,7 @@ from entangle_cli.diagnose.forecast.forecast import open_forecast
 from entangle_cli.diagnose.forecast.result import ForecastResult
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import DataError, NothingToJudgeError, UnfinishedError, UsageError
-from entangle_cli.records import ForecastSettings, LossSettings, ScanSettings
+from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
 from tests.oracle import response_gradient
 from tests.true_float64 import TrueFloat64
 

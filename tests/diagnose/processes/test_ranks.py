@@ -17,7 +17,8 @@ from entangle_cli.diagnose.processes.launch import launched, meet
 from entangle_cli.diagnose.processes.mailbox import LostProcessError, Mailbox
 from entangle_cli.diagnose.processes.ranks import First, Further, OneOfMany, Ranks
 from entangle_cli.errors import DataError, EntangleError, UnfinishedError, UsageError
-from entangle_cli.records import GroupProducts, LayerRecord, PairRecord, RecordBatch
+from entangle_cli.records.measurement import GroupProducts
+from entangle_cli.records.pair import LayerRecord, PairRecord, RecordBatch
 
 BATCH = RecordBatch(
     [
