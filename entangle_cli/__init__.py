@@ -10,18 +10,22 @@ import sys
 if sys.argv[:1] == ["-m"] and "entangle_cli" in sys.orig_argv and not sys.flags.safe_path:
     del sys.path[0]
 
-from entangle_cli.api import Run, compare, filter_rows, forecast, gate, inspect, read, scan, tokens
-from entangle_cli.errors import EntangleError
-from entangle_cli.records.pair import PairRecord
-from entangle_cli.records.settings import (
-    FilterRules,
-    ForecastSettings,
-    LoadingSettings,
-    LossSettings,
-    ReadingSettings,
-    ScanSettings,
-    UntilDecided,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from entangle_cli.api import Run, compare, filter_rows, forecast, gate, inspect, read, scan, tokens
+    from entangle_cli.errors import EntangleError
+    from entangle_cli.records.pair import PairRecord
+    from entangle_cli.records.settings import (
+        FilterRules,
+        ForecastSettings,
+        LoadingSettings,
+        LossSettings,
+        ReadingSettings,
+        ScanSettings,
+        UntilDecided,
+    )
 
 __version__ = "0.6.0"
 __all__ = [
@@ -45,3 +49,18 @@ __all__ = [
     "scan",
     "tokens",
 ]
+
+_MODULE_OF = {
+    **dict.fromkeys(
+        ("Run", "compare", "filter_rows", "forecast", "gate", "inspect", "read", "scan", "tokens"), "entangle_cli.api"
+    ),
+    "EntangleError": "entangle_cli.errors",
+    "PairRecord": "entangle_cli.records.pair",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is asked for: the commands start faster without the others."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF.get(name, "entangle_cli.records.settings")), name)

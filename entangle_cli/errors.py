@@ -20,6 +20,18 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+EXIT_CODES = {
+    ExitCode.DONE: "done, and passed if a gate ran",
+    ExitCode.GATE_FAILED: "the gate failed; nothing else exits with 1",
+    ExitCode.USAGE: "usage or configuration, also an output folder that holds another run",
+    ExitCode.INPUT: "model, tokenizer, data or run cannot be used",
+    ExitCode.UNFINISHED: "did not finish (out of memory, full disk, --deadline, crash); what was measured is kept",
+    ExitCode.NOTHING_TO_JUDGE: "nothing to judge: no usable pair, too few, too many skipped, or an incomplete run",
+    ExitCode.INTERRUPTED: "interrupted; the same scan command continues from there",
+}
+"""Exit codes in words."""
+
+
 class EntangleError(Exception):
     """An error that the user can act on.
 

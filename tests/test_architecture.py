@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "store": {"store"},
     "records": {"records"},
     "errors": set(),
+    "docs": set(),
     "__init__": {"api"},
     "__main__": {"cli"},
 }
@@ -61,6 +62,7 @@ ONLY_IN = {
                 "comparison",
                 "tokens",
                 "markdown",
+                "explanation",
             )
         ),
     },
@@ -108,6 +110,7 @@ def test_arrows(name: str, tree: ast.Module) -> None:
         "from entangle_cli.cli.app import run; run(['report', 'nowhere'])",
         "from entangle_cli.cli.app import run; run(['gate', 'nowhere', '--fail-if', 'both_fall_rate > 0.1'])",
         "import entangle_cli; entangle_cli.read",
+        "from entangle_cli.cli.app import run; run(['explain', 'W-BOUNDARY'])",
         "import pkgutil, importlib, entangle_cli.diagnose.views as v; "
         "[importlib.import_module(f'{v.__name__}.{m.name}') for m in pkgutil.iter_modules(v.__path__)]",
         "from entangle_cli.cli.app import run; run(['inspect', 'sample_data/one_token.jsonl'])",

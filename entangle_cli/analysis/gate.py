@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+from entangle_cli.analysis.comparisons import OPERATORS
 from entangle_cli.analysis.observation import observe
-from entangle_cli.analysis.rules import COMMAND_LINE, OPERATORS, Rule
+from entangle_cli.analysis.rules import COMMAND_LINE, Rule
 from entangle_cli.analysis.statistics import Column
 from entangle_cli.records.pair import Status
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What a rule, or all of them together, came to."""
 
     PASSED = "passed"

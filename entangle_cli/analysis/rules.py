@@ -8,49 +8,15 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from entangle_cli.analysis.comparisons import OPERATORS
 from entangle_cli.errors import UsageError
-from entangle_cli.records.pair import Movement, Status
+from entangle_cli.records.pair import PAIR_FIELDS, PLACES, Kind, Movement, Status, field_names
 
-RULE_FIELDS = (
-    "cosine",
-    "norm_ratio",
-    "inner_product",
-    "chosen_condition",
-    "rejected_condition",
-    "chosen_delta",
-    "rejected_delta",
-    "slack",
-    "chosen_log_prob",
-    "rejected_log_prob",
-    "chosen_grad_norm",
-    "rejected_grad_norm",
-    "chosen_tokens",
-    "rejected_tokens",
-    "prompt_tokens",
-    "chosen_ref_log_prob",
-    "rejected_ref_log_prob",
-    "ches",
-    "length_normalised_ches",
-    "head_inner_product",
-    "unshared_cosine",
-    "edit_distance",
-    "shared_prefix_tokens",
-    "shared_suffix_tokens",
-)
+RULE_FIELDS = tuple(name for name in field_names(Kind.COUNT, Kind.NUMBER) if name not in PLACES)
 """Fields of `PairRecord` that rules may name with a statistic."""
-OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 MOVEMENT_RATES: dict[str, tuple[Movement, ...]] = {
     **{f"{kind.value}_rate": (kind,) for kind in Movement},
     "chosen_falls_rate": (Movement.BOTH_FALL, Movement.REVERSED),
@@ -60,6 +26,16 @@ MOVEMENT_RATES: dict[str, tuple[Movement, ...]] = {
 STATUS_RATES = {"skipped_rate": Status.SKIPPED, "undefined_rate": Status.UNDEFINED}
 """Rates over all rows."""
 RATES = (*MOVEMENT_RATES, "uncertain_rate", *STATUS_RATES)
+METRICS = {
+    **{
+        name: f"share of the measured pairs whose movement is {' or '.join(kind.value for kind in kinds)}"
+        for name, kinds in MOVEMENT_RATES.items()
+    },
+    "uncertain_rate": "share of the measured pairs whose movement is uncertain",
+    **{name: f"share of all rows that are {status.value}" for name, status in STATUS_RATES.items()},
+    "pairs": "number of measured pairs",
+}
+"""What rules may be about, beside statistics of a field, in words."""
 ENDS = ("_low", "_high")
 """Of a rate's interval."""
 INCREASE = "_increase"
@@ -116,6 +92,23 @@ def parse_rule(text: str, origin: str = COMMAND_LINE) -> Rule:
 def is_relative(rule: Rule) -> bool:
     """Whether a rule needs a baseline."""
     return rule.metric.endswith(INCREASE)
+
+
+def metric_meaning(metric: str) -> str | None:
+    """A metric in words; None where there is no such metric."""
+    try:
+        _check_metric(metric, metric)
+    except UsageError:
+        return None
+    change = "change over the baseline of the " if metric.endswith(INCREASE) else ""
+    base = metric.removesuffix(INCREASE)
+    if base in METRICS:
+        return change + METRICS[base]
+    name, _, last = base.rpartition("_")
+    if f"_{last}" in ENDS and name in METRICS:
+        return f"{change}{'lower' if last == 'low' else 'upper'} end of the 95 % interval of the {METRICS[name]}"
+    statistic = f"{int(last[1:])}th percentile" if last.startswith("p") and last[1:].isdigit() else last
+    return f"{change}{statistic} of {name} over the measured pairs: {PAIR_FIELDS[name].meaning}"
 
 
 def _check_metric(text: str, metric: str) -> None:

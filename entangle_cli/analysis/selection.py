@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from entangle_cli.analysis.comparisons import OPERATORS
 from entangle_cli.analysis.statistics import Booleans, Column, column_of, numbers
 from entangle_cli.errors import UsageError
 from entangle_cli.records.pair import Kind, Movement, Status, field_names
@@ -21,14 +20,6 @@ FLAG_FIELDS = field_names(Kind.FLAG)
 NUMBER_FIELDS = field_names(Kind.COUNT, Kind.NUMBER)
 EXAMPLE = '"movement == both_fall"'
 
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
 _CONDITION = re.compile(r"\s*(?P<field>\w+)\s*(?P<operator>==|!=|<=|>=|<|>)\s*(?P<value>.+?)\s*", re.ASCII)
 
 

@@ -14,8 +14,9 @@ from math import lgamma, log
 
 import numpy as np
 
+from entangle_cli.analysis.comparisons import OPERATORS
 from entangle_cli.analysis.gate import Outcome
-from entangle_cli.analysis.rules import MOVEMENT_RATES, OPERATORS, RATES, STATUS_RATES, Rule
+from entangle_cli.analysis.rules import MOVEMENT_RATES, RATES, STATUS_RATES, Rule
 from entangle_cli.analysis.statistics import Column, column_of
 from entangle_cli.errors import UsageError
 from entangle_cli.records.pair import Status

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
-from enum import Enum
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from entangle_cli.analysis.movement import movement_names
 Floats = NDArray[np.float64]
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """What a token is to the other answer."""
 
     PREFIX = "prefix"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss
 from entangle_cli.errors import UsageError
 
 
-class CompareFormat(str, Enum):
+class CompareFormat(StrEnum):
     """Outputs of `entangle compare`."""
 
     TERMINAL = "terminal"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from entangle_cli.api.forecasting import ForecastObserver
 
 
-class OptimizerName(str, Enum):
+class OptimizerName(StrEnum):
     """Optimizers whose step is forecast."""
 
     ADAMW = "adamw"
     SGD = "sgd"
 
 
-class ForecastDtype(str, Enum):
+class ForecastDtype(StrEnum):
     """Dtypes in which a small step does not vanish."""
 
     FLOAT32 = "float32"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import date
-from enum import Enum
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from entangle_cli.api.outcomes import Verdict
 
 
-class GateFormat(str, Enum):
+class GateFormat(StrEnum):
     """Outputs of `entangle gate`."""
 
     TEXT = "text"

@@ -9,11 +9,10 @@ expires = 2027-01-31
 from __future__ import annotations
 
 import errno
+import tomllib
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import tomllib
 
 from entangle_cli.errors import UsageError
 

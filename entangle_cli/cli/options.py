@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +32,7 @@ MaxLength = Annotated[
 ]
 
 
-class TruncationOption(str, Enum):
+class TruncationOption(StrEnum):
     """As TRL's `truncation_mode`."""
 
     KEEP_START = "keep_start"
@@ -97,7 +97,7 @@ PickledWeights = Annotated[
 ]
 
 
-class Attention(str, Enum):
+class Attention(StrEnum):
     """As transformers' `attn_implementation`; kernels from the hub are code, and are not among them."""
 
     EAGER = "eager"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from entangle_cli.api import Run
 
 
-class ReportFormat(str, Enum):
+class ReportFormat(StrEnum):
     """Outputs of `entangle report`."""
 
     TERMINAL = "terminal"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from entangle_cli.api.outcomes import Decision, Rule
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     """Dtypes of the weights; float16 is here to be refused with its reason."""
 
     FLOAT32 = "float32"

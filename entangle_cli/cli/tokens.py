@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,7 @@ from entangle_cli.errors import UsageError
 from entangle_cli.records.settings import LossSettings, ScanSettings
 
 
-class TokensDtype(str, Enum):
+class TokensDtype(StrEnum):
     """Dtypes in which a token's gradient is measured."""
 
     FLOAT32 = "float32"
@@ -36,7 +36,7 @@ class TokensDtype(str, Enum):
     BFLOAT16 = "bfloat16"
 
 
-class TokensFormat(str, Enum):
+class TokensFormat(StrEnum):
     """Outputs of `entangle tokens`."""
 
     TERMINAL = "terminal"

@@ -62,5 +62,5 @@ def is_rows(data: Any) -> bool:
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         return False
     if isinstance(data, list | tuple):
-        return not all(isinstance(each, str) or hasattr(each, "__fspath__") for each in data)
+        return not data or not all(isinstance(each, str) or hasattr(each, "__fspath__") for each in data)
     return True

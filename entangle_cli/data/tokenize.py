@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
@@ -24,7 +24,7 @@ TOKENIZATION = "trl-1.16"
 """Whose rules these are; stands in every manifest."""
 
 
-class Truncation(str, Enum):
+class Truncation(StrEnum):
     """Which end of a sequence longer than `max_length` is kept."""
 
     KEEP_START = "keep_start"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 Messages = list[dict[str, Any]]
 Text = str | Messages
 
 
-class PairFormat(str, Enum):
+class PairFormat(StrEnum):
     """The shapes that TRL takes; see `formats` for those that are rewritten."""
 
     STANDARD = "TRL standard"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from entangle_cli.errors import ModelError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 
-class Rule(str, Enum):
+class Rule(StrEnum):
     """How a parameter's products are formed."""
 
     LINEAR = "linear"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from entangle_cli.engine.use_sum import (
 from entangle_cli.engine.uses import Consume, LinearInput, Unrecognised
 
 
-class Route(str, Enum):
+class Route(StrEnum):
     """How the products of a linear weight are formed."""
 
     CHEAPER = "cheaper"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class UseKind(str, Enum):
+class UseKind(StrEnum):
     """How a parameter enters the computation, and so which product its gradient needs."""
 
     LINEAR = "linear"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Protocol
 
 from entangle_cli.records.measurement import GroupProducts
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """What became of a row of the data set."""
 
     OK = "ok"
@@ -18,7 +18,7 @@ class Status(str, Enum):
     UNDEFINED = "undefined"
 
 
-class Movement(str, Enum):
+class Movement(StrEnum):
     """Where the two log-probs go under one small step on the pair alone."""
 
     SEPARATES = "separates"
@@ -107,7 +107,7 @@ class PairRecord:
     uncertain: bool | None = _by_loss("the sign of a change is within the numerical error of the dtype")
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What a field's values are."""
 
     TEXT = "text"
@@ -153,6 +153,24 @@ def field_names(*kinds: Kind, by_loss: bool | None = None) -> tuple[str, ...]:
         one.name for one in PAIR_FIELDS.values() if (not kinds or one.kind in kinds) and by_loss in (None, one.by_loss)
     )
 
+
+PLACES = ("index", "line", "pair_in_row")
+"""Counts that name a row and measure nothing."""
+
+REASONS = {
+    "malformed": "the row is no preference pair, or the tokenizer or the chat template refuses it; `detail` says why",
+    "null": "the prompt or an answer is null",
+    "identical": "both answers have the same tokens, so there is no preference",
+    "empty": "no token of an answer is scored",
+    "tie": "the data set does not prefer one of the answers",
+    "labels_disagree": "two labels of the row prefer different answers",
+    "prompt_too_long": "the prompt alone fills --max-length",
+    "too_long_for_model": "the pair has more tokens than the model has learned positions",
+    "zero_gradient": "the gradient of an answer is zero, so the cosine is not defined",
+    "non_finite": "a log-prob or a gradient is not finite",
+    "loss_undefined": "the loss has no finite coefficients for this pair, so it has no movement",
+}
+"""Why a row was not measured, or why a number is not defined."""
 
 RowKey = int | tuple[int, int]
 """What names a record within a run: the row's index, and the pair's number where the row holds several."""

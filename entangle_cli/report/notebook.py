@@ -24,7 +24,7 @@ def notebook_html(run: Run, summary: Mapping[str, Any], verdict: str) -> str:
     title = f"{run.identity.model_name} on {run.identity.data_name}"
     parts = []
     for movement, colour in COLOURS.items():
-        share = summary["movements"][movement.value]["share"] or 0.0
+        share = summary["movements"][movement.value]["rate"] or 0.0
         if share:
             words = f"{movement.value.replace('_', ' ')} {share:.1%}"
             style = f"width:{share:.4%};background:{colour};height:1em;display:inline-block"

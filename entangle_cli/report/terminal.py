@@ -125,6 +125,8 @@ def summary_report(
         parts += [reasons, Text()]
     for notice in notices:
         parts.append(Text(for_terminal(f"{notice.code} ({notice.count:,}): {notice.message}"), style="yellow"))
+    if notices:
+        parts.append(Text(f"entangle explain {notices[0].code} says more", style="dim"))
     parts.append(Text(verdict_sentence(summary, loss), style="bold"))
     return Group(*parts)
 

@@ -20,7 +20,7 @@ LOSSES: dict[str, Loss] = {loss.name: loss for loss in (*EQUAL_PUSH, *LENGTH_NOR
 """The whole list: a new loss is one function and one row in its family."""
 
 # What people call these losses; difflib alone would answer "dpo" with "dpop".
-_OTHER_NAMES = {
+OTHER_NAMES = {
     "dpo": "sigmoid",
     "smaug": "dpop",
     "robust_dpo": "robust",
@@ -47,7 +47,7 @@ def find_loss(name: str) -> Loss:
     """
     if name in LOSSES:
         return LOSSES[name]
-    near = _OTHER_NAMES.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), LOSSES, n=1)), None)
+    near = OTHER_NAMES.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), LOSSES, n=1)), None)
     hint = f"did you mean {near!r}?" if near else "choose one of these."
     raise UsageError(f"unknown loss {name!r}", f"one of {', '.join(LOSSES)}", hint)
 

@@ -1,0 +1,1 @@
+"""The documentation, one topic per file; `entangle explain TOPIC` shows it."""

@@ -1,0 +1,37 @@
+"""A run that 0.5.0 wrote is read, judged and reported as the same command's run of today."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import entangle_cli
+from entangle_cli.api.run import FORMATS
+from entangle_cli.records.pair import PAIR_FIELDS
+from tests.cli.conftest import LONG, MODEL, Entangle
+
+OLD = Path(__file__).parent / "run_0_5_0"
+
+
+def test_its_numbers_are_those_of_today() -> None:
+    old, new = entangle_cli.read(OLD), entangle_cli.scan(str(MODEL), LONG, entangle_cli.ScanSettings(limit=4))
+    assert [pair.pair_id for pair in old] == [pair.pair_id for pair in new]
+    for name in ("cosine", "inner_product", "chosen_log_prob", "slack"):
+        assert [getattr(pair, name) for pair in old] == pytest.approx([getattr(pair, name) for pair in new], rel=1e-3)
+    assert [pair.movement for pair in old] == [pair.movement for pair in new]
+    assert old.summary["layers"]
+
+
+def test_every_command_reads_it(entangle: Entangle, tmp_path: Path) -> None:
+    run = shutil.copytree(OLD, tmp_path / "old")
+    for output_format in FORMATS:
+        assert entangle("report", run, "--format", output_format).code == 0
+    assert entangle("gate", run, "--fail-if", "both_fall_rate > 1e-9").code in (0, 1)
+    assert entangle("compare", run, run, "--format", "json").code == 0
+    outcome = entangle("filter", run, LONG, "-o", "kept.jsonl", "--drop", "movement == reversed", "--keep-unmeasured")
+    assert outcome.code == 0, outcome.err
+    document = json.loads(entangle("report", run, "--format", "json").out)
+    assert set(document["pairs"][0]) == set(PAIR_FIELDS)
