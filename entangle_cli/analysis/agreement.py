@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from entangle_cli.analysis.movement import movement_names
 from entangle_cli.analysis.statistics import Interval, share_interval
-
-Floats: TypeAlias = NDArray[np.float64]
+from entangle_cli.records.arrays import Floats
 
 
 class Agreement(NamedTuple):

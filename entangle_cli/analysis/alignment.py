@@ -6,20 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-
-def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Tokens that both start with."""
-    return next((place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), _shorter(left, right))
+from entangle_cli.records.measurement import shared_prefix
 
 
 def shared_suffix(left: Sequence[int], right: Sequence[int]) -> int:
     """Tokens that both end with, none of them in the shared prefix."""
-    most = _shorter(left, right) - shared_prefix(left, right)
+    most = min(len(left), len(right)) - shared_prefix(left, right)
     return min(most, shared_prefix(left[::-1], right[::-1]))
-
-
-def _shorter(left: Sequence[int], right: Sequence[int]) -> int:
-    return min(len(left), len(right))
 
 
 def edit_distance(left: Sequence[int], right: Sequence[int]) -> int:

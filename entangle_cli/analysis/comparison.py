@@ -17,12 +17,12 @@ from entangle_cli.analysis.statistics import (
     NORMAL_QUANTILE_975,
     QUANTILE_LEVELS,
     Column,
-    Floats,
     Interval,
     numbers,
     quantiles,
     share,
 )
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, Status
 
 Places = NDArray[np.int64]

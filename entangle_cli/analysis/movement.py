@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from entangle_cli.analysis.losses.loss import Coefficients
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement
 
-Floats: TypeAlias = NDArray[np.float64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
 CAUCHY_SCHWARZ_ROUNDING = 4 * float(np.finfo(np.float32).eps)

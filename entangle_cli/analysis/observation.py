@@ -12,7 +12,6 @@ from entangle_cli.analysis.rules import ENDS, INCREASE, MOVEMENT_RATES, RATES, S
 from entangle_cli.analysis.statistics import (
     Booleans,
     Column,
-    Floats,
     Interval,
     column_of,
     mean,
@@ -20,6 +19,7 @@ from entangle_cli.analysis.statistics import (
     quantiles,
     share_interval,
 )
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, Status
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, Status
 
-Floats: TypeAlias = NDArray[np.float64]
 Booleans: TypeAlias = NDArray[np.bool_]
 Column: TypeAlias = NDArray[Any]
 

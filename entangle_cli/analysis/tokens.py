@@ -12,11 +12,9 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from entangle_cli.analysis.movement import movement_names
-
-Floats = NDArray[np.float64]
+from entangle_cli.records.arrays import Floats
 
 
 class Role(StrEnum):

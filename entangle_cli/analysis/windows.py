@@ -6,14 +6,12 @@ conditions, solved for the ratio). A weight that moves r moves a pair into its w
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from entangle_cli.analysis.movement import Geometry
-
-Floats: TypeAlias = NDArray[np.float64]
+from entangle_cli.records.arrays import Floats
 
 
 class Windows(NamedTuple):

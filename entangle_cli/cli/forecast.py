@@ -146,7 +146,7 @@ def forecast(
 
         console_for(sys.stdout).print(forecast_report(document))
     if json_file is not None:
-        from entangle_cli.report.forecast import write_json
+        from entangle_cli.report.rows import write_json
 
         write_file(json_file, lambda stream: write_json(stream, document))
 

@@ -140,6 +140,7 @@ def _about(run: Run, verdict: Verdict) -> dict[str, Any]:
 
 def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[str, Any]) -> None:
     from entangle_cli.report import gate as report
+    from entangle_cli.report.rows import write_json
     from entangle_cli.report.sarif import write_sarif
     from entangle_cli.report.terminal import console_for, verdict_lines
 
@@ -147,7 +148,7 @@ def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[s
         case GateFormat.TEXT:
             console_for(stream).print(verdict_lines(verdict))
         case GateFormat.JSON:
-            report.write_json(stream, verdict, about)
+            write_json(stream, report.verdict_document(verdict, about))
         case GateFormat.MARKDOWN:
             report.write_markdown(stream, verdict, about)
         case GateFormat.GITHUB:

@@ -60,6 +60,7 @@ def report(
 def _show_losses(run: Run, output_format: ReportFormat) -> None:
     """The table over all losses."""
     from entangle_cli.report import losses
+    from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for
 
     comparison = run.losses()
@@ -67,6 +68,6 @@ def _show_losses(run: Run, output_format: ReportFormat) -> None:
         case ReportFormat.TERMINAL:
             console_for(sys.stdout).print(losses.losses_report(comparison))
         case ReportFormat.JSON:
-            losses.write_json(sys.stdout, comparison)
+            write_json(sys.stdout, losses.losses_document(comparison))
         case _:
             raise UsageError(f"--losses with --format {output_format.value}", "terminal or json", "give --format json")

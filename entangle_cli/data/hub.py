@@ -11,6 +11,7 @@ from typing import Any
 
 from entangle_cli.data.arrow_files import ArrowFile
 from entangle_cli.data.rows import RawRow, RowSource
+from entangle_cli.data.splits import chosen_split
 from entangle_cli.errors import DataError, ModelError
 from entangle_cli.records.settings import ReadingSettings
 
@@ -170,13 +171,7 @@ def _loaded(
         name, reading.config_name, revision=commit or reading.revision, streaming=limit is not None
     )
     splits = list(loaded)
-    chosen = split or (splits[0] if len(splits) == 1 else None)
-    if chosen is None or chosen not in splits:
-        raise DataError(
-            f"{name}: " + (f"no split {split!r}" if split else "several splits and none chosen"),
-            f"one of {', '.join(splits)}",
-            "name it with --split",
-        )
+    chosen = chosen_split(name, split, splits)
     return loaded[chosen], chosen
 
 

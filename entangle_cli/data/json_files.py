@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -13,6 +13,7 @@ from entangle_cli.data.compression import kind_suffix, lines_within, opened_byte
 from entangle_cli.data.json_layouts import Layout, layout_of
 from entangle_cli.data.json_text import Element, Parser, array_elements, values
 from entangle_cli.data.rows import FileSource, RawRow
+from entangle_cli.data.splits import chosen_split
 from entangle_cli.errors import DataError
 from entangle_cli.records.settings import LARGEST_ROW
 
@@ -188,19 +189,11 @@ def _open_document(
     if is_line:
         return JsonLines(path, max_row_bytes)
     if isinstance(found, list):
-        _refuse_splits(path, split, found)
+        chosen_split(str(path), split, found)
     raise DataError(
         f"{path}: one JSON object with the keys {', '.join(map(str, document)) or 'none'}",
         "an array of rows, an object that holds them as pandas writes it or in one list, or an object a line",
         "write the rows as an array or as JSON lines",
-    )
-
-
-def _refuse_splits(path: Path, split: str | None, splits: Sequence[str]) -> None:
-    raise DataError(
-        f"{path}: " + (f"no split {split!r}" if split else "several splits and none chosen"),
-        f"one of {', '.join(splits)}",
-        f"name it: --split {splits[0]}",
     )
 
 

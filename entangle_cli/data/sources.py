@@ -20,6 +20,7 @@ from entangle_cli.data.hub import HubDataset, is_hub_name
 from entangle_cli.data.json_files import JsonDocument, open_json
 from entangle_cli.data.paths import expanded, is_folder, is_there, refuse_irregular
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
+from entangle_cli.data.splits import chosen_split
 from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
 from entangle_cli.errors import DataError, is_out_of_memory
 from entangle_cli.records.settings import ReadingSettings
@@ -175,13 +176,13 @@ def _open_folder(path: Path, split: str | None, reading: ReadingSettings) -> Row
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         _refuse_hub_options(str(path), reading)
     if (path / "dataset_dict.json").exists():
-        return SavedDataset(path / _chosen_split(path, split, saved_splits(path)))
+        return SavedDataset(path / chosen_split(str(path), split, saved_splits(path)))
     if (path / "state.json").exists():
         if split not in (None, "train"):
             raise DataError(f"{path}: --split {split}, but it has no splits", "a folder with splits", "leave it out")
         return SavedDataset(path)
     files = _files_by_split(path, config_name)
-    chosen = files[_chosen_split(path, split, list(files))]
+    chosen = files[chosen_split(str(path), split, list(files))]
     return SeveralFiles(str(path), path.name, chosen, reading.max_row_bytes)
 
 
@@ -236,17 +237,6 @@ def _refuse_left_out(path: Path, taken: set[Path], config_name: str | None) -> N
 
 DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "state.json"}
 """Files beside the data that are none."""
-
-
-def _chosen_split(path: Path, split: str | None, splits: Sequence[str]) -> str:
-    chosen = split or (splits[0] if len(splits) == 1 else None)
-    if chosen is None or chosen not in splits:
-        raise DataError(
-            f"{path}: " + (f"no split {split!r}" if split else "several splits and none chosen"),
-            f"one of {', '.join(splits)}",
-            "name it with --split",
-        )
-    return chosen
 
 
 class SeveralFiles(RowSource):

@@ -14,7 +14,7 @@ from entangle_cli.data.template_limits.budget import TemplateTooLarge, TemplateT
 from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import ModelError
-from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
+from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse, shared_prefix
 from entangle_cli.records.settings import LARGEST_ROW
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def tokenize_pair(
         prompt_ids, chosen_ids, rejected_ids = _three_tokenisations(pair, tokenizer, settings.max_characters)
     except _TemplateError as error:
         return pair.skipped("malformed", str(error))
-    shared = min(_common_prefix(prompt_ids, chosen_ids), _common_prefix(prompt_ids, rejected_ids))
+    shared = min(shared_prefix(prompt_ids, chosen_ids), shared_prefix(prompt_ids, rejected_ids))
     whole = TokenizedPair(*(TokenizedResponse(tuple(ids), shared) for ids in (chosen_ids, rejected_ids)))
     moved = shared < len(prompt_ids)
     return _limited(pair, whole, moved, tuple(_traps_of_tokens(pair, whole, tokenizer, moved=moved)), settings)
@@ -257,15 +257,6 @@ def _conversation_ids(
     if not all(isinstance(token, int) for token in ids):
         raise _TemplateError("the chat template arguments change the form of the token ids")
     return ids
-
-
-def _common_prefix(ids: list[int], other: list[int]) -> int:
-    length = 0
-    for left, right in zip(ids, other, strict=False):
-        if left != right:
-            break
-        length += 1
-    return length
 
 
 def _truncated(whole: TokenizedResponse, cut: int, truncation: Truncation) -> TokenizedResponse:

@@ -12,13 +12,14 @@ import numpy as np
 
 from entangle_cli.analysis.losses.loss import LossPoint
 from entangle_cli.analysis.losses.table import loss_coefficients
-from entangle_cli.analysis.tokens import Floats, Role, cosines, masked_roles, pushes, role_products, token_roles
+from entangle_cli.analysis.tokens import Role, cosines, masked_roles, pushes, role_products, token_roles
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.scan.scan import Scan, open_scan
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.engine.token_grams import planned_passes, token_gram
 from entangle_cli.errors import DataError, NothingToJudgeError, UsageError
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import LossSettings, ScanSettings
 

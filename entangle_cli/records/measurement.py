@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -57,3 +58,9 @@ class PairMeasurement:
     """The unembedding's part of `inner_product`; None where it is not among the parameters."""
     groups: tuple[GroupProducts, ...] = ()
     """The same products by group of parameters, where the engine was told groups."""
+
+
+def shared_prefix(left: Sequence[object], right: Sequence[object]) -> int:
+    """Tokens, characters or messages that two sequences both start with."""
+    differences = (place for place, (one, other) in enumerate(zip(left, right, strict=False)) if one != other)
+    return next(differences, min(len(left), len(right)))

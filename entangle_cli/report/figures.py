@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from entangle_cli.records.arrays import Floats
 
 MAP_WIDTH, MAP_HEIGHT = 640, 400
 MARGIN = 44

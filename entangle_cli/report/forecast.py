@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from typing import IO, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -23,12 +22,6 @@ PREDICTOR_MEANINGS = {
     "batch-sgd": "its whole batch, plain gradient descent",
     "optimizer": "its whole batch, the optimizer's own step",
 }
-
-
-def write_json(stream: IO[str], document: Mapping[str, Any]) -> None:
-    """The forecast as one document."""
-    json.dump(document, stream, ensure_ascii=True, allow_nan=False, indent=1)
-    stream.write("\n")
 
 
 def forecast_report(document: Mapping[str, Any]) -> RenderableType:

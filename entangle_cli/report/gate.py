@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import IO, Any
@@ -14,15 +13,13 @@ ANNOTATIONS = 10
 """GitHub shows about so many of a kind in a step."""
 
 
-def write_json(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> None:
+def verdict_document(verdict: Any, about: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict as one document, rule by rule, numbers unrounded.
 
     Args:
         about: which run was judged, and under which loss.
     """
-    document = {"schema": "entangle.verdict", "schema_version": "1.0", **about, **asdict(verdict)}
-    json.dump(document, stream, indent=1, allow_nan=False, ensure_ascii=True)
-    stream.write("\n")
+    return {"schema": "entangle.verdict", "schema_version": "1.0", **about, **asdict(verdict)}
 
 
 def write_junit(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> None:

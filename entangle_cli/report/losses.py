@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,11 +15,9 @@ from entangle_cli.records.pair import Movement
 COLUMNS = tuple(movement.value for movement in Movement)
 
 
-def write_json(stream: IO[str], comparison: Mapping[str, Any]) -> None:
+def losses_document(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """The comparison as one document."""
-    document = {"schema": "entangle.losses", "schema_version": "1.0", **comparison}
-    json.dump(document, stream, indent=2, allow_nan=False)
-    stream.write("\n")
+    return {"schema": "entangle.losses", "schema_version": "1.0", **comparison}
 
 
 def losses_report(comparison: Mapping[str, Any]) -> RenderableType:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entangle_cli.analysis.alignment import edit_distance, shared_prefix, shared_suffix
+from entangle_cli.analysis.alignment import edit_distance, shared_suffix
+from entangle_cli.records.measurement import shared_prefix
 
 TOKENS = st.lists(st.integers(0, 3), max_size=9).map(tuple)
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from entangle_cli.analysis.losses.loss import (
     Coefficients,
-    Floats,
     Loss,
     LossPoint,
     Option,
@@ -21,6 +20,7 @@ from entangle_cli.analysis.losses.loss import (
     softplus,
     where_below,
 )
+from entangle_cli.records.arrays import Floats
 
 Numbers = Mapping[str, float]
 

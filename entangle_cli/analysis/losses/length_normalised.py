@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from entangle_cli.analysis.losses.loss import Coefficients, Floats, Loss, LossPoint, Option, logistic, where_below
+from entangle_cli.analysis.losses.loss import Coefficients, Loss, LossPoint, Option, logistic, where_below
+from entangle_cli.records.arrays import Floats
 
 Numbers = Mapping[str, float]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
+from entangle_cli.records.arrays import Floats
 
 TRL_BETA = 0.1
 """Default `beta` of TRL's DPOConfig, CPOConfig, ORPOConfig and KTOConfig."""

@@ -6,16 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from entangle_cli.analysis.losses.loss import (
-    Coefficients,
-    Floats,
-    Loss,
-    LossPoint,
-    Option,
-    logistic,
-    logistic_slope,
-    softplus,
-)
+from entangle_cli.analysis.losses.loss import Coefficients, Loss, LossPoint, Option, logistic, logistic_slope, softplus
+from entangle_cli.records.arrays import Floats
 
 Numbers = Mapping[str, float]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from entangle_cli.data.formats.conversations import Message, chat, earlier_turns, user
 from entangle_cli.data.formats.format import NotAPair, Row
+from entangle_cli.records.measurement import shared_prefix
 
 
 def orca(row: Row) -> dict[str, Any]:
@@ -40,7 +41,7 @@ ASSISTANT_TURN = "\n\nAssistant:"
 def hh(row: Row) -> dict[str, Any]:
     """hh-rlhf by turns: the answers are what follows the last `Assistant:` that both transcripts share."""
     chosen, rejected = row["chosen"], row["rejected"]
-    shared = next((place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), len(chosen))
+    shared = shared_prefix(chosen, rejected)
     start = chosen.rfind(ASSISTANT_TURN, 0, shared)
     if start < 0:
         raise NotAPair("malformed", "the transcripts share no turn of an assistant")

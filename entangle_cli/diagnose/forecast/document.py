@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,9 @@ from entangle_cli.analysis.statistics import share
 from entangle_cli.diagnose.forecast.forecast import Forecaster
 from entangle_cli.diagnose.forecast.result import PREDICTORS, Forecast, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, PairRecord
 from entangle_cli.records.settings import LossSettings
-
-Floats: TypeAlias = NDArray[np.float64]
 
 
 def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: LossSettings) -> dict[str, Any]:

@@ -28,11 +28,11 @@ from entangle_cli.engine.displacement import Derivatives
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.engine.update import clip_factor, make_optimizer, norm, optimizer_update
 from entangle_cli.errors import NothingToJudgeError, UsageError
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
 
-Floats: TypeAlias = NDArray[np.float64]
 Passes: TypeAlias = Sequence[NDArray[np.int64]]
 """Places of the pairs of one step, by forward pass."""
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
 from entangle_cli.analysis.losses.table import loss_coefficients
 from entangle_cli.diagnose.forecast.policy import Policy
-from entangle_cli.diagnose.forecast.result import Floats, Measured
+from entangle_cli.diagnose.forecast.result import Measured
 from entangle_cli.diagnose.scan.row_reader import RowReader
 from entangle_cli.diagnose.scan.row_records import PreparedRow, skipped_record
 from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.diagnose.views.movements import LOSS_UNDEFINED
 from entangle_cli.errors import DataError
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord, Status
 from entangle_cli.records.settings import LossSettings
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from entangle_cli.diagnose.scan.budget import SMALLEST_TOKENS, is_out_of_memory
@@ -17,9 +16,9 @@ from entangle_cli.engine.displacement import RELATIVE_STEPS, Derivatives, Weight
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.engine.update import inner_product
 from entangle_cli.errors import UnfinishedError
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.measurement import TokenizedPair
 
-Floats: TypeAlias = NDArray[np.float64]
 Result = TypeVar("Result")
 
 GOOD_ERROR = 2e-4

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import OptimizerSettings
-
-Floats: TypeAlias = NDArray[np.float64]
 
 PREDICTORS = ("pair-sgd", "batch-sgd", "optimizer")
 """Each named where a number of its is shown; see `forecast`."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, sqrt
 
-from entangle_cli.analysis.alignment import edit_distance, shared_prefix, shared_suffix
+from entangle_cli.analysis.alignment import edit_distance, shared_suffix
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.tokenize import TokenizedRow
 from entangle_cli.data.traps import content_text
 from entangle_cli.data.trl_rows import Text
 from entangle_cli.diagnose.views.movements import DerivedFields
-from entangle_cli.records.measurement import PairMeasurement, TokenizedPair
+from entangle_cli.records.measurement import PairMeasurement, TokenizedPair, shared_prefix
 from entangle_cli.records.pair import LayerRecord, PairRecord, Status
 
 

@@ -8,15 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from entangle_cli.analysis.losses.table import LOSSES
 from entangle_cli.analysis.statistics import histogram, quantiles
 from entangle_cli.diagnose.views.movements import describe_loss, weighted_log_ratios, with_movements
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, Status
 from entangle_cli.records.settings import LossSettings
-
-Floats = NDArray[np.float64]
 
 SHOWN_POINTS = 4000
 SHOWN_WORST = 500

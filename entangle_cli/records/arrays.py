@@ -1,0 +1,11 @@
+"""The one array type that crosses folders; the only module of this folder that imports numpy."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+"""A float64 array of any shape."""
