@@ -66,7 +66,7 @@ ONLY_IN = {
             )
         ),
     },
-    "jinja2": {"report.html", "data.chat_template", "data.template_limits"},
+    "jinja2": {"report.html", "data.chat_template"},
     "pyarrow": {"store", "data.arrow_files", "data.arrow_pieces", "data.arrow_subset", "data.compression"},
 }
 

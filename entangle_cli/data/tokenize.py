@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from entangle_cli.data import rendering
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
-from entangle_cli.data.template_limits.budget import TemplateTooLarge, TemplateTooSlow
 from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import ModelError
@@ -187,20 +187,16 @@ def _three_tokenisations(
         )
     assert isinstance(chosen, list)
     assert isinstance(rejected, list)
-    from entangle_cli.data.template_limits.sandbox import (
-        bounded_templates,  # transformers, which inspect can do without
-    )
-
     try:
-        with bounded_templates(max_characters):
+        with rendering.isolated_templates(max_characters):
             return (
                 _conversation_ids(tokenizer, pair, prompt, add_generation_prompt=True),
                 _conversation_ids(tokenizer, pair, prompt + chosen, add_generation_prompt=False),
                 _conversation_ids(tokenizer, pair, prompt + rejected, add_generation_prompt=False),
             )
-    except TemplateTooLarge as error:
+    except rendering.TemplateTooLarge as error:
         raise _TemplateError(str(error)) from error
-    except TemplateTooSlow as error:
+    except rendering.TemplateUnusable as error:
         raise ModelError(
             f"row {pair.index}: {error}",
             "a chat template that renders a conversation in milliseconds",
@@ -216,7 +212,7 @@ def _refusing(sentence: str, text: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, MemoryError, TemplateTooLarge, TemplateTooSlow):
+    except (KeyboardInterrupt, SystemExit, MemoryError, rendering.TemplateTooLarge, rendering.TemplateUnusable):
         raise
     except BaseException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -438,10 +438,10 @@ def chat_rows(tmp_path: Path) -> Path:
 def test_a_chat_template_without_an_end_is_refused(
     entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from entangle_cli.data.template_limits import sandbox
+    from entangle_cli.data import rendering
 
     (tmp_path / "endless.jinja").write_text("{% for c in range(100000) %}" + LOOPS + "{% endfor %}")
-    monkeypatch.setattr(sandbox, "bounded_templates", partial(sandbox.bounded_templates, seconds=0.2))
+    monkeypatch.setattr(rendering, "isolated_templates", partial(rendering.isolated_templates, seconds=0.2))
     for command in (
         ("scan", MODEL, chat_rows(tmp_path), "-o", "run"),
         ("inspect", chat_rows(tmp_path), "--model", MODEL),
@@ -455,7 +455,7 @@ def test_a_row_that_a_chat_template_makes_too_long_is_skipped(entangle: Entangle
     (tmp_path / "long.jinja").write_text("{% for m in messages %}{{ m.content * 100 }}{% endfor %}")
     words = ("inspect", chat_rows(tmp_path), "--model", MODEL, "--chat-template", "long.jinja")
     outcome = entangle(*words, "--max-row-bytes", "2000")
-    assert "more text than 2,000 characters; --max-row-bytes raises the limit" in " ".join(outcome.out.split())
+    assert "a text of 2,400 characters; --max-row-bytes raises the limit" in " ".join(outcome.out.split())
     assert "2,000" not in entangle(*words, "--max-row-bytes", "3000").out
 
 

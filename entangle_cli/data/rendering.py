@@ -1,0 +1,161 @@
+"""Chat templates of strangers, rendered in a process of their own: it can be stopped, and its memory is limited.
+
+A template is a program. jinja2's sandbox keeps it from acting, and lets it run for ever and take all memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import pickle
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from entangle_cli.data.rendering_child import HEADER
+
+SECONDS = 30.0
+"""Wall time of one text. Templates in use take milliseconds."""
+
+MEMORY_BYTES = 2**30
+"""Beyond what the process needs to start."""
+
+MOST_DEATHS = 3
+"""Of the process, as by a crash of the interpreter, before the template is refused."""
+
+
+class TemplateTooLarge(Exception):
+    """A template makes more of a row than it may."""
+
+
+class TemplateUnusable(Exception):
+    """A template does not end in time, or ends its process again and again."""
+
+
+class TemplateRefusal(Exception):
+    """A template raises an error."""
+
+
+class _Renderer:
+    """The process, started when it is first needed and again after it ended."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths = 0
+
+    def render(self, request: dict[str, Any], max_characters: int, seconds: float) -> tuple[list[str], list[Any]]:
+        """What transformers' `render_jinja_template` gives for a request.
+
+        Raises:
+            TemplateTooLarge, TemplateUnusable, TemplateRefusal: see there.
+        """
+        content = pickle.dumps((max_characters, request))
+        process = self._running()
+        try:
+            assert process.stdin is not None
+            process.stdin.write(HEADER.pack(len(content)) + content)
+            process.stdin.flush()
+            reply = json.loads(_frame_of(process, time.monotonic() + seconds))
+        except (BrokenPipeError, EOFError) as error:
+            self.stop()
+            self._deaths += 1
+            if self._deaths >= MOST_DEATHS:
+                raise TemplateUnusable("the chat template ends the process that renders it") from error
+            raise TemplateTooLarge("the chat template ends the process that renders it") from error
+        except TimeoutError as error:
+            self.stop()
+            raise TemplateUnusable(f"the chat template takes more than {seconds:g} seconds") from error
+        except BaseException:
+            self.stop()  # half a reply would be taken for the next one's
+            raise
+        if "too_large" in reply:
+            raise TemplateTooLarge(f"the chat template makes {reply['too_large']}")
+        if "error" in reply:
+            raise TemplateRefusal(reply["error"])
+        return reply["texts"], reply["indices"]
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            child = Path(__file__).with_name("rendering_child.py")
+            self._process = subprocess.Popen(
+                # -P: the working directory is no place to import from.
+                [sys.executable, "-P", str(child), str(MEMORY_BYTES)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is the parent's
+            )
+        return self._process
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    with suppress(BrokenPipeError):
+                        stream.close()
+            self._process = None
+
+
+def _frame_of(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """The process's next frame.
+
+    Raises:
+        TimeoutError: it does not come in time.
+        EOFError: the process ended.
+    """
+    content = b""
+    wanted = HEADER.size
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        for is_header in (True, False):
+            while len(content) < wanted:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                piece = process.stdout.read1(wanted - len(content))  # type: ignore[attr-defined]
+                if not piece:
+                    raise EOFError
+                content += piece
+            if is_header:
+                wanted, content = HEADER.unpack(content)[0], b""
+    return content
+
+
+_renderer = _Renderer()
+_lock = threading.Lock()
+atexit.register(_renderer.stop)
+
+
+@contextmanager
+def isolated_templates(max_characters: int, seconds: float = SECONDS) -> Iterator[None]:
+    """While it is open, transformers' tokenizers render chat templates in the other process.
+
+    Args:
+        max_characters: of the longest text that is rendered.
+        seconds: of wall time for each text.
+    Raises:
+        TemplateTooLarge, TemplateUnusable, TemplateRefusal: within the block.
+    """
+    import transformers.tokenization_utils_base as untyped
+
+    module: Any = untyped
+
+    def rendered(**request: Any) -> tuple[list[str], list[Any]]:
+        return _renderer.render(request, max_characters, seconds)
+
+    with _lock:
+        original = module.render_jinja_template
+        module.render_jinja_template = rendered
+        try:
+            yield
+        finally:
+            module.render_jinja_template = original

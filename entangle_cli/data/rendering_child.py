@@ -1,0 +1,66 @@
+"""The program of the process that renders chat templates; see `rendering`. It imports nothing of this package.
+
+A frame is eight bytes of length and so many bytes. A request is a pickle, which the parent made of plain data. A reply
+is JSON, because a template may have taken over this process.
+"""
+
+import json
+import pickle
+import resource
+import struct
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+HEADER = struct.Struct(">Q")
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Allow this process so much memory beyond what it has; where that is not known, leave it."""
+    statistics = Path("/proc/self/statm")
+    if statistics.exists():
+        present = int(statistics.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (present + num_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def reply_to(request: dict[str, Any], max_characters: int) -> dict[str, Any]:
+    """Texts and generation indices of a request, or what went wrong."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        found: Any = render_jinja_template(**request)
+        texts, indices = found
+    except MemoryError:
+        return {"too_large": "more memory than it may take"}
+    except BaseException as error:
+        return {"error": str(error).strip() or type(error).__name__}
+    longest = max((len(text) for text in texts), default=0)
+    if longest > max_characters:
+        return {"too_large": f"a text of {longest:,} characters; --max-row-bytes raises the limit"}
+    return {"texts": texts, "indices": indices}
+
+
+def read_frame(stream: IO[bytes]) -> bytes | None:
+    """The next frame; None at the end."""
+    header = stream.read(HEADER.size)
+    return stream.read(int.from_bytes(header, "big")) if len(header) == HEADER.size else None
+
+
+def serve(memory_bytes: int) -> None:
+    """Answer requests until there are no more."""
+    import transformers.utils.chat_template_utils  # noqa: F401  before the limit
+
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    limit_memory(memory_bytes)
+    while (frame := read_frame(requests)) is not None:
+        max_characters, request = pickle.loads(frame)
+        try:
+            content = json.dumps(reply_to(request, max_characters)).encode()
+        except MemoryError:
+            content = b'{"too_large": "more memory than it may take"}'
+        replies.write(HEADER.pack(len(content)) + content)
+        replies.flush()
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
