@@ -60,6 +60,8 @@ class Scope:
     """None where nobody counted them."""
     rows_read: int
     """Of which the run holds pairs or reasons."""
+    not_measured: int = 0
+    """Pairs or rows among them that were skipped or are undefined."""
     reductions: tuple[Reduction, ...] = ()
     set_elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Further options that decide the verdict and were not on a command line, to where they were set."""
@@ -74,6 +76,8 @@ class Scope:
         """How much was judged, what left out the rest, and what was set elsewhere."""
         whole = "an unknown number of" if self.rows_in_data is None else f"{self.rows_in_data:,}"
         words = f"{self.rows_read:,} of {whole} rows of the data"
+        if self.not_measured:
+            words += f", {self.not_measured:,} of them without a measurement"
         if self.reductions:
             words += "; " + ", ".join(reduction.words for reduction in self.reductions)
         if self.set_elsewhere:

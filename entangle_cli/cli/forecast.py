@@ -102,7 +102,7 @@ def forecast(
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     api.check_loss(weighing)
-    refuse_unwritable(json_file, Path(model), *map(Path, [*data, *filter(None, [eval_data])]), state)
+    refuse_unwritable(json_file, *pairs.inputs(model, *data, eval_data, ref_model, state))
     if accumulate > 1 and batch_size is None:
         raise UsageError(
             "--accumulate without --batch-size", "the pairs of a batch", "give --batch-size, or leave it out"

@@ -39,7 +39,7 @@ def inspect(
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.terminal import console_for
 
-    refuse_unwritable(json_file, *map(Path, data))
+    refuse_unwritable(json_file, *pairs.inputs(model, *data))
     document = api.inspect(
         data,
         model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from entangle_cli.cli.options import (
@@ -89,6 +90,11 @@ class PairOptions:
             pickled_weights=self.pickled_weights,
             attn_implementation=None if self.attn_implementation is None else self.attn_implementation.value,
         )
+
+    def inputs(self, *others: str | Path | None) -> list[Path]:
+        """Files and folders that the options name for reading, and others."""
+        named = (self.chat_template, self.base_model, self.tokenizer, *others)
+        return [Path(name) for name in named if name is not None]
 
     def length(self) -> int | Literal["auto"] | None:
         """Tokens of prompt and response together, as the settings have it; None for no limit."""

@@ -140,7 +140,7 @@ def scan(
         weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
         api.check_loss(weighing)
         if launch.ranks.rank == 0:
-            refuse_unwritable(json_file, Path(model), *map(Path, data))
+            refuse_unwritable(json_file, *pairs.inputs(model, *data, ref_model, known))
         settings = ScanSettings(
             dtype=dtype.value,
             max_length=pairs.length(),

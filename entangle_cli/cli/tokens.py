@@ -74,8 +74,8 @@ def tokens(
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
     api.check_loss(weighing)
-    refuse_unwritable(json_file, Path(model), *map(Path, data))
-    refuse_unwritable(npy_file, Path(model), *map(Path, data), option="--npy")
+    refuse_unwritable(json_file, *pairs.inputs(model, *data))
+    refuse_unwritable(npy_file, *pairs.inputs(model, *data), option="--npy")
     if json_file is not None and npy_file is not None and json_file.resolve() == npy_file.resolve():
         raise UsageError(f"--json {json_file} and --npy {npy_file}", "two files", "name another one")
     settings = ScanSettings(

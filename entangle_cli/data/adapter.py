@@ -95,6 +95,12 @@ def _refuse_acting(folder: Path, config: Mapping[str, Any]) -> None:
             f"no megatron_core, or {MEGATRON}",
             "take the entry out if you trust the rest of the adapter",
         )
+    if config.get("layer_replication") is not None:
+        raise ModelError(
+            f"{folder}/adapter_config.json: layer_replication, which repeats layers of the base",
+            "an adapter on the base's own layers",
+            "merge the adapter into its base, and measure that",
+        )
     pattern = config.get("rank_pattern")
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
     largest = max((rank for rank in ranks if isinstance(rank, int)), default=0)

@@ -64,10 +64,16 @@ class _ArrowBatches(FileSource):
 
 
 LARGEST_EXPANSION = 100
-"""Bytes that a column of a Parquet file may make of one, where it makes more than `LARGEST_COLUMN` of them."""
+"""Bytes that a row group of a Parquet file may make of one, where it makes more than `LARGEST_GROUP` of them."""
 
-LARGEST_COLUMN = 256 * 2**20
-"""Bytes of a column in a row group."""
+LARGEST_GROUP = 256 * 2**20
+"""Bytes."""
+
+
+MOST_COLUMNS = 10_000
+FEW_ROWS = 1_000_000
+ROWS_PER_BYTE = 10
+"""A row of text takes some bytes, however well it is compressed."""
 
 
 class Parquet(_ArrowBatches):
@@ -82,23 +88,37 @@ class Parquet(_ArrowBatches):
         try:
             metadata = pyarrow.parquet.ParquetFile(path).metadata
             self.num_rows = metadata.num_rows
+            self._refuse_claims(metadata)
             chunks = [
                 metadata.row_group(group).column(column)
                 for group in range(metadata.num_row_groups)
                 for column in range(metadata.num_columns)
             ]
+        except DataError:
+            raise
         except Exception as error:
             raise self._damaged(error) from error
         self._texts = sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
-        for chunk in chunks:
-            self._refuse_expansion(chunk)
+        for number in range(metadata.num_row_groups):
+            start = number * metadata.num_columns
+            self._refuse_expansion(chunks[start : start + metadata.num_columns])
 
-    def _refuse_expansion(self, chunk: Any) -> None:
-        before, after = chunk.total_compressed_size, chunk.total_uncompressed_size
-        if after > max(LARGEST_COLUMN, LARGEST_EXPANSION * before):
+    def _refuse_claims(self, metadata: Any) -> None:
+        size = self.path.stat().st_size
+        if metadata.num_columns > MOST_COLUMNS or metadata.num_rows > max(FEW_ROWS, ROWS_PER_BYTE * size):
             raise DataError(
-                f"{self.path}: the column {chunk.path_in_schema} makes {after:,} bytes of {before:,} compressed ones",
-                f"at most {LARGEST_EXPANSION} bytes of one in a column above {LARGEST_COLUMN:,} bytes",
+                f"{self.path}: {metadata.num_rows:,} rows of {metadata.num_columns:,} columns in {size:,} bytes",
+                f"at most {MOST_COLUMNS:,} columns, and {ROWS_PER_BYTE} rows for each byte",
+                "check where the file is from",
+            )
+
+    def _refuse_expansion(self, chunks: Sequence[Any]) -> None:
+        before = sum(chunk.total_compressed_size for chunk in chunks)
+        after = sum(chunk.total_uncompressed_size for chunk in chunks)
+        if after > max(LARGEST_GROUP, LARGEST_EXPANSION * before):
+            raise DataError(
+                f"{self.path}: a row group makes {after:,} bytes of {before:,} compressed ones",
+                f"at most {LARGEST_EXPANSION} bytes of one in a row group above {LARGEST_GROUP:,} bytes",
                 "write the file again in smaller row groups if you trust it",
             )
 

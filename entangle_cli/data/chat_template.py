@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from entangle_cli.data.paths import refuse_irregular
 from entangle_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,13 +25,14 @@ def template_from(path: Path) -> str:
     Raises:
         UsageError: it cannot be read, or is no Jinja.
     """
+    refuse_irregular(path, UsageError)
     try:
         text = path.read_text(encoding="utf-8")
         # The sandbox is transformers'; here only the grammar is looked at.
         jinja2.Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"]).parse(
             re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)
         )
-    except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, jinja2.TemplateError) as error:
         raise UsageError(
             f"--chat-template {path}: {error}",
             "a file with a chat template in Jinja",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def _refuse_missing_shards(index: Path) -> None:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: {error}", "an index of the shards", "copy the checkpoint again") from error
+    if others := sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors")):
+        raise ModelError(
+            f"{index}: names {others[0]}, which is no safetensors file",
+            "an index of safetensors shards; transformers would unpickle another file",
+            "convert the weights to safetensors",
+        )
     if missing := sorted(str(shard) for shard in shards if not (index.parent / str(shard)).is_file()):
         raise ModelError(
             f"{index.parent}: {len(missing)} of {len(shards)} shards are missing, the first {missing[0]}",
@@ -68,13 +75,39 @@ def refuse_claimed_layers(folder: Path, config: Any) -> None:
         ModelError: it has, or a file is no safetensors.
     """
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    num_tensors = len(_weight_names(folder))
+    shapes = _weight_shapes(folder)
+    num_tensors = len(shapes)
+    if num_tensors:
+        _refuse_claimed_sizes(
+            folder, config.get_text_config(), max((size for shape in shapes for size in shape), default=1)
+        )
     if num_tensors and isinstance(layers, int) and layers > num_tensors:
         raise ModelError(
             f"{folder}: config.json says {layers:,} layers, and the weights are {num_tensors:,} tensors",
             "at least one tensor per layer",
             "restore config.json",
         )
+
+
+SIZES = re.compile(r"size|dim|heads|experts|embd|inner|rank|channels")
+LARGEST_RATIO = 64
+"""Of a size in a config to the largest dimension of a weight; packed and fused weights are smaller than their sizes."""
+
+LARGEST_POSITIONS = 10**8
+
+
+def _refuse_claimed_sizes(folder: Path, config: Any, largest: int) -> None:
+    """Refuse a size that no weight has: the model would be made at that size before its weights are read."""
+    for key, value in config.to_dict().items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        limit = LARGEST_RATIO * largest if SIZES.search(key) else LARGEST_POSITIONS if "position" in key else None
+        if limit is not None and value > max(limit, 65_536):
+            raise ModelError(
+                f"{folder}: config.json says {key} {value:,}, and no dimension of a weight is above {largest:,}",
+                "the sizes of these weights",
+                "restore config.json",
+            )
 
 
 def refuse_slow_quantisation(folder: Path) -> None:
@@ -89,14 +122,21 @@ def refuse_slow_quantisation(folder: Path) -> None:
 
 
 def _weight_names(folder: Path) -> list[str]:
-    names: list[str] = []
+    return [name for file, name in _weights(folder)]
+
+
+def _weight_shapes(folder: Path) -> list[tuple[int, ...]]:
+    return [tuple(file.get_slice(name).get_shape()) for file, name in _weights(folder)]
+
+
+def _weights(folder: Path) -> Iterator[tuple[Any, str]]:
+    """Every weight's name, with its open file."""
     for file in (path for path in checkpoint_files(folder).values() if path.suffix == ".safetensors"):
         try:
             with safetensors.safe_open(file, framework="pt") as weights:
-                names += weights.keys()
+                yield from ((weights, name) for name in weights.keys())  # noqa: SIM118
         except (OSError, safetensors.SafetensorError) as error:
             raise ModelError(f"{file}: {error}", "weights in safetensors", "copy the checkpoint again") from error
-    return names
 
 
 def code_of(config: Mapping[str, Any]) -> list[str]:
@@ -115,6 +155,9 @@ def _references(entry: Any) -> list[str]:
     return [reference for reference in entries if isinstance(reference, str)]
 
 
+MOST_LABELS = 100_000
+
+
 def refuse_odd_entries(name: str, config: Mapping[str, Any]) -> None:
     """Refuse a config whose entries are not of the kind that transformers takes for granted.
 
@@ -122,6 +165,11 @@ def refuse_odd_entries(name: str, config: Mapping[str, Any]) -> None:
         ModelError: a model_type that is no text, or architectures that are no texts.
     """
     model_type, architectures = config.get("model_type"), config.get("architectures")
+    labels = config.get("num_labels")
+    if isinstance(labels, int) and labels > MOST_LABELS:
+        raise ModelError(
+            f"{name}: config.json has num_labels {labels:,}", "a few labels at most", "restore config.json"
+        )
     is_list = isinstance(architectures, list) and all(isinstance(each, str) for each in architectures)
     for key, value, fits in (
         ("model_type", model_type, model_type is None or isinstance(model_type, str)),

@@ -9,7 +9,7 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from entangle_cli.data.fingerprint import READ_BYTES
 from entangle_cli.errors import DataError
@@ -45,8 +45,52 @@ def is_compressed(path: Path) -> bool:
     return path.suffix.lower() in COMPRESSIONS
 
 
+class ExpansionError(OSError):
+    """A compressed file holds out of proportion more than it takes."""
+
+
+class _Counted(io.RawIOBase):
+    """Decompressed content, which must stay in proportion to its file."""
+
+    def __init__(self, content: IO[bytes], num_bytes: int) -> None:
+        self._content = content
+        self._limit = max(LARGEST_EXPANDED, LARGEST_EXPANSION * num_bytes)
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._content.read(len(buffer))
+        self._read += len(piece)
+        if self._read > self._limit:
+            raise ExpansionError(0, f"it decompresses to more than {self._limit:,} bytes, {LARGEST_EXPANSION} for each")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        self._content.close()
+        super().close()
+
+
+LARGEST_EXPANSION = 200
+"""Bytes that a compressed file may make of one, where it makes more than `LARGEST_EXPANDED` in all."""
+
+LARGEST_EXPANDED = 32 * 2**20
+
+
 def opened_bytes(path: Path) -> IO[bytes]:
-    """A file's content, decompressed while it is read."""
+    """A file's content, decompressed while it is read.
+
+    Raises:
+        ExpansionError: while it is read, where there is out of proportion much.
+    """
+    if not is_compressed(path):
+        return path.open("rb")
+    return io.BufferedReader(_Counted(_decompressed(path), path.stat().st_size), READ_BYTES)
+
+
+def _decompressed(path: Path) -> IO[bytes]:
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return cast("IO[bytes]", gzip.open(path))
@@ -54,12 +98,10 @@ def opened_bytes(path: Path) -> IO[bytes]:
         return bz2.open(path)
     if suffix == ".xz":
         return lzma.open(path)
-    if suffix == ".zst":
-        # pyarrow brings the codec; Python has one only since 3.14.
-        import pyarrow
+    # pyarrow brings the codec; Python has one only since 3.14.
+    import pyarrow
 
-        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), READ_BYTES)
-    return path.open("rb")
+    return cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
 
 
 def opened_for_writing(path: Path, name: Path) -> IO[bytes]:

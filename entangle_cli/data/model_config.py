@@ -83,7 +83,8 @@ def router_loss_coefficient(config: Any) -> float:
     text = config.get_text_config()
     if not hasattr(text, "output_router_logits"):
         return 0.0
-    return float(getattr(text, "router_aux_loss_coef", 0.0) or 0.0)
+    found = getattr(text, "router_aux_loss_coef", None)
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_pt_utils import get_parameter_names
 
+from entangle_cli.data.paths import refuse_irregular
 from entangle_cli.errors import DataError
 
 # As `Trainer.get_decay_parameter_names` has them; a method there, of an object that cannot be made without training.
@@ -58,7 +59,10 @@ def read_optimizer(path: Path, model: nn.Module, parameters: Mapping[str, nn.Par
     Raises:
         DataError: no such file, not an optimizer's state, another optimizer's, or of other parameters.
     """
+    refuse_irregular(path, DataError)
     groups, state = _loaded(path)
+    for group in groups:
+        _check_group(path, group)
     names = _names(groups, model, parameters)
     numbers = [number for group in groups for number in group["params"]]
     if len(names) != len(numbers):
@@ -81,6 +85,8 @@ def _loaded(path: Path) -> tuple[list[dict[str, Any]], dict[int, Any]]:
         if not isinstance(document, dict):
             raise TypeError(f"a {type(document).__name__}")
         groups, state = document["param_groups"], document["state"]
+        if not isinstance(groups, list) or not isinstance(state, dict):
+            raise TypeError(f"param_groups as a {type(groups).__name__}, state as a {type(state).__name__}")
         if not (groups and all({"params", "lr", "betas", "eps"} <= group.keys() for group in groups)):
             raise KeyError("betas")
         return groups, state
@@ -104,6 +110,27 @@ def _loaded(path: Path) -> tuple[list[dict[str, Any]], dict[int, Any]]:
             "param_groups with lr, betas and eps, and a state, as torch's AdamW saves them",
             "leave --state out to forecast the first step",
         ) from error
+
+
+def _check_group(path: Path, group: Mapping[str, Any]) -> None:
+    """Refuse a group whose numbers are not those of torch's AdamW."""
+    betas, epsilon = group["betas"], _number(group["eps"])
+    are_two = isinstance(betas, list | tuple) and len(betas) == 2
+    rates = [_number(beta) for beta in betas] if are_two else []
+    fits = {
+        "params": isinstance(group["params"], list) and all(isinstance(each, int) for each in group["params"]),
+        "lr": _number(group["lr"]) is not None,
+        "betas": are_two and all(rate is not None and 0.0 <= rate < 1.0 for rate in rates),
+        "eps": epsilon is not None and epsilon >= 0.0,
+        "weight_decay": _number(group.get("weight_decay", 0.0)) is not None,
+    }
+    for name, is_fit in fits.items():
+        if not is_fit:
+            raise DataError(
+                f"--state {path}: {name} is {str(group.get(name))[:40]}",
+                "param_groups as torch's AdamW saves them",
+                "save it again, or leave --state out to forecast the first step",
+            )
 
 
 def _names(groups: list[dict[str, Any]], model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[str]:

@@ -95,11 +95,12 @@ def find_origin(name: str, loading: LoadingSettings, what: str = "checkpoint") -
 
 
 def origin_of(name: str, folder: Path) -> Origin:
-    """A folder, with the stamps of its files.
+    """A folder, with the stamps of its files. A link is followed once, here: it may lead elsewhere later.
 
     Raises:
         ModelError: a file in it that is no regular one, or a name that leads out of it.
     """
+    folder = folder.resolve()
     return Origin(name, folder, stamps={file: stamp_of(path) for file, path in checkpoint_files(folder).items()})
 
 

@@ -237,6 +237,10 @@ def _half_an_emoji(text: str) -> str | None:
     return f"half an emoji at character {found.start()}: \\u{ord(found[0]):x} alone is no text; repair the row's source"
 
 
+PADDING = {"padding", "tokenizer_kwargs"}
+"""Arguments of `apply_chat_template` that reach the tokenizer and can make a row of any length."""
+
+
 def _conversation_ids(
     tokenizer: PreTrainedTokenizerBase,
     pair: PreferencePair,
@@ -244,6 +248,8 @@ def _conversation_ids(
     *,
     add_generation_prompt: bool,
 ) -> list[int]:
+    if unfit := sorted(PADDING & pair.chat_template_kwargs.keys()):
+        raise _TemplateError(f"chat_template_kwargs has {unfit[0]}, which changes the tokens of a row")
     settings: dict[str, Any] = {"tools": pair.tools, **pair.chat_template_kwargs}
     if add_generation_prompt:
         settings["add_generation_prompt"] = True

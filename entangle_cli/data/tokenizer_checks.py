@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from entangle_cli.errors import ModelError
 
-LARGEST_GROWTH = 1000
-"""Characters into which a normalizer may turn one. Those in use make fewer than 20, by Unicode's decompositions."""
+LARGEST_GROWTH = 20
+"""Characters into which a normalizer or a decoder may turn one. Those in use make one or two."""
 
 MOST_ADDED_TOKENS = 1000
 """That a tokenizer may put around a text. Those in use put a handful."""
@@ -25,8 +25,10 @@ def refuse_growing(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return
-    normalizer = backend.normalizer
-    growth = 1 if normalizer is None else _growth(json.loads(normalizer.__getstate__()))
+    parts = [part for part in (backend.normalizer, backend.decoder) if part is not None]
+    growth = max((_growth(json.loads(part.__getstate__())) for part in parts), default=1)
+    processor = None if backend.post_processor is None else json.loads(backend.post_processor.__getstate__())
+    growth = max(growth, _repeats(processor))
     added = backend.num_special_tokens_to_add(False)
     if growth > LARGEST_GROWTH or added > MOST_ADDED_TOKENS:
         raise ModelError(
@@ -37,11 +39,11 @@ def refuse_growing(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _growth(normalizer: dict[str, Any]) -> int:
-    """The most characters that a normalizer makes of one."""
+    """The most characters that a normalizer or a decoder makes of one."""
     kind = normalizer.get("type")
     if kind == "Sequence":
         growth = 1
-        for part in normalizer.get("normalizers") or ():
+        for part in normalizer.get("normalizers") or normalizer.get("decoders") or ():
             growth *= _growth(part)
         return growth
     if kind == "Prepend":
@@ -49,4 +51,18 @@ def _growth(normalizer: dict[str, Any]) -> int:
     if kind != "Replace":
         return 1
     replaced = (normalizer.get("pattern") or {}).get("String")
-    return max(1, -(-len(normalizer.get("content") or "") // max(1, len(replaced or ""))))
+    added = len(normalizer.get("content") or "")
+    # An expression may find the nothing between two characters.
+    return max(1, -(-added // len(replaced))) if replaced else 1 + added
+
+
+def _repeats(processor: Any) -> int:
+    """How often a text stands in what a post-processor makes of it."""
+    if isinstance(processor, list):
+        return sum(map(_repeats, processor))
+    if not isinstance(processor, dict):
+        return 0
+    if processor.get("type") == "Sequence":
+        return max(1, _repeats(processor.get("processors")))
+    single = processor.get("single")
+    return sum("Sequence" in piece for piece in single if isinstance(piece, dict)) if isinstance(single, list) else 1

@@ -80,4 +80,4 @@ def damaged_file(folder: Path, part: Mapping[str, Any]) -> Path | None:
 
 
 def _is_intact(path: Path, sha256: str) -> bool:
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

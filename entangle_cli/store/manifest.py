@@ -11,6 +11,7 @@ Check = Callable[[Any], bool]
 
 PART_FILE = re.compile(r"part-\d{6,}\.parquet", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+SHARD = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -46,6 +47,19 @@ def _is_part(value: Any) -> bool:
     )
 
 
+def _are_different(parts: Any) -> bool:
+    return len({part["file"] for part in parts}) == len(parts)
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, dict) and _is_text(value.get("name")) and _is_count(value.get("rows"))
+
+
+def _is_shard(value: Any) -> bool:
+    found = SHARD.fullmatch(value) if isinstance(value, str) else None
+    return found is not None and 1 <= int(found[1]) <= int(found[2])
+
+
 def _are_options(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) and _is_number(item) for name, item in value.items())
 
@@ -67,7 +81,7 @@ NEEDED: Mapping[str, Check] = {
     "identity.settings": _is_object,
     "identity.settings.dtype": lambda value: value in DTYPES,
     "loss": _is_object,
-    "parts": lambda value: isinstance(value, list) and all(map(_is_part, value)),
+    "parts": lambda value: isinstance(value, list) and all(map(_is_part, value)) and _are_different(value),
 }
 """Path of an entry to what it must be. A path that may be null may be missing."""
 OPTIONAL: Mapping[str, Check] = {
@@ -84,11 +98,11 @@ OPTIONAL: Mapping[str, Check] = {
     "tokenizer": _is_object,
     "configuration": _is_object,
     "configuration.options": lambda value: isinstance(value, dict) and all(map(_is_text, [*value, *value.values()])),
-    "identity.data.sources": lambda value: isinstance(value, list) and all(map(_is_object, value)),
+    "identity.data.sources": lambda value: isinstance(value, list) and all(map(_is_source, value)),
     "identity.settings.limit": _optional(_is_count),
     "identity.settings.sample": _optional(_is_count),
     "identity.settings.seed": _optional(lambda value: isinstance(value, int)),
-    "identity.settings.shard": _optional(_is_text),
+    "identity.settings.shard": _optional(_is_shard),
 }
 """Likewise, of entries that older runs lack."""
 

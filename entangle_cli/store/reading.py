@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 
 from entangle_cli.errors import RunError, is_out_of_memory, out_of_memory
 from entangle_cli.records.pair import PairRecord, Status
@@ -132,7 +133,10 @@ def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
         RunError: unreadable, another number of rows than the manifest says, or columns of other types.
     """
     path = folder / "pairs" / part["file"]
+    refuse_irregular_file(path)
     table = _read(path)
+    if len(set(table.column_names)) < len(table.column_names):
+        raise RunError(f"{path}: a column is there twice", "a part written by entangle scan", "scan again")
     if table.num_rows != part["rows"]:
         raise RunError(f"{path}: {table.num_rows:,} rows", f"{part['rows']:,}, as the manifest says", "scan again")
     if missing := {"index", "status", "pair_id"} - set(table.column_names):
@@ -143,11 +147,25 @@ def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
             if pyarrow.types.is_string(wanted) and not pyarrow.types.is_string(table[name].type):
                 raise pyarrow.ArrowInvalid(f"{name} is {table[name].type}")
             table[name].cast(wanted)
+            if not pyarrow.types.is_string(wanted):
+                table[name].cast(pyarrow.float64())  # whole numbers that a float cannot hold are refused
         if table["index"].null_count or table["status"].null_count:
             raise pyarrow.ArrowInvalid("a row without index or status")
+        if table.num_rows and (pyarrow.compute.min(table["index"]).as_py() or 0) < 0:
+            raise pyarrow.ArrowInvalid("a negative index")
     except pyarrow.ArrowException as error:
         raise RunError(f"{path}: {error}", "a part written by entangle scan", "scan again") from error
     return table
+
+
+def refuse_irregular_file(path: Path) -> None:
+    """Refuse a part that is a pipe or a device.
+
+    Raises:
+        RunError: it is.
+    """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path}: no regular file", "a part written by entangle scan", "scan again")
 
 
 def _read(path: Path) -> pyarrow.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -475,3 +476,81 @@ def test_a_merged_run_of_a_slice_is_whole(entangle: Entangle) -> None:
         assert entangle("scan", MODEL, LONG, *words).code == 0
     assert entangle("merge", "run1", "run2", "-o", "all").code == 0
     assert entangle("gate", "all", "--fail-if", "pairs < 6").code == 0
+
+
+def test_the_verdict_says_how_many_rows_have_no_measurement(
+    entangle: Entangle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENTANGLE_MAX_LENGTH", "27")
+    assert entangle("scan", MODEL, LONG, "-q", "-o", "run").code == 0
+    outcome = entangle("gate", "run", *RULE)
+    assert "100 of 100 rows of the data, 95 of them without a measurement" in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize("option", ["--ref-model", "--chat-template", "--tokenizer"])
+def test_nothing_is_written_over_what_options_name(entangle: Entangle, tmp_path: Path, option: str) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "copy")
+    named, target = (
+        (model / "chat_template.jinja",) * 2 if option == "--chat-template" else (model, model / "config.json")
+    )
+    before = target.read_bytes()
+    outcome = entangle("scan", MODEL, LONG, "--limit", "2", option, named, "-o", "run", "--json", target)
+    assert (outcome.code, "would change what is read" in outcome.err) == (2, True)
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--chat-template", "--state"])
+def test_pipes_are_not_waited_for(entangle: Entangle, tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command = ("forecast", MODEL, LONG, "--limit", "2") if option == "--state" else ("scan", MODEL, LONG, "-o", "run")
+    outcome = entangle(*command, option, "pipe")
+    assert outcome.code in (2, 3)
+    assert "a pipe, a device or a socket" in outcome.err
+
+
+def test_a_template_nested_too_deeply_is_refused(entangle: Entangle, tmp_path: Path) -> None:
+    (tmp_path / "deep.jinja").write_text("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}")
+    assert entangle("scan", MODEL, LONG, "--chat-template", "deep.jinja", "-o", "run").code == 2
+
+
+def test_template_arguments_that_pad_are_skipped(entangle: Entangle, tmp_path: Path) -> None:
+    row = json.loads(chat_rows(tmp_path).read_text())
+    row["chat_template_kwargs"] = {"padding": "max_length", "max_length": 2 * 10**9}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    outcome = entangle("inspect", "rows.jsonl", "--model", MODEL)
+    assert "chat_template_kwargs has padding" in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json.gz", b"[" + b" " * 10**8 + b"]"),
+        ("a.json.gz", b"[" + b"{}," * 2 * 10**7 + b"{}]"),
+        ("a.jsonl.gz", b'{"chosen": "a", "rejected": "b", "prompt": "c"}' + b"\n" * 10**8),
+    ],
+)
+def test_a_compressed_file_of_next_to_nothing_is_refused(
+    entangle: Entangle, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(content, 1))
+    outcome = entangle("inspect", name)
+    assert (outcome.code, "it decompresses to more than" in outcome.err) == (3, True)
+
+
+def test_a_row_of_very_many_answers_makes_no_pair_of_each_two(entangle: Entangle, tmp_path: Path) -> None:
+    answers = [{"answer": f"a{number}", "rank": number} for number in range(101)]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "p", "answers": answers}) + "\n")
+    assert "--ranked all takes rows of 100 at most" in " ".join(
+        entangle("inspect", "rows.jsonl", "--ranked", "all").out.split()
+    )
+    assert entangle("inspect", "rows.jsonl", "--ranked", "adjacent").code == 0
+
+
+def test_a_parquet_file_that_claims_rows_without_bytes_is_refused(entangle: Entangle, tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    column = pyarrow.nulls(5 * 10**6, pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"chosen": column, "rejected": column}), tmp_path / "a.parquet")
+    outcome = entangle("inspect", "a.parquet")
+    assert (outcome.code, "5,000,000 rows of 2 columns" in outcome.err) == (3, True)

@@ -103,11 +103,11 @@ def test_one_long_value_for_many_rows_takes_the_memory_of_one(tmp_path: Path, ne
 
 
 def test_a_column_that_is_nearly_nothing_on_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow_files, "LARGEST_COLUMN", 2**20)
+    monkeypatch.setattr(arrow_files, "LARGEST_GROUP", 2**20)
     rows = [{"prompt": f"{number}" + "x" * 10_000, "chosen": "b", "rejected": "c"} for number in range(500)]
     write = {"compression": "zstd", "use_dictionary": False}
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", **write)
-    with pytest.raises(DataError, match=r"the column prompt makes 5,0.* bytes of"):
+    with pytest.raises(DataError, match=r"a row group makes 5,0.* bytes of"):
         open_source(str(tmp_path / "a.parquet"))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=50, **write)
     assert [row.value for row in open_source(str(tmp_path / "b.parquet")).rows()] == rows

@@ -31,6 +31,7 @@ from transformers import (
 
 from entangle_cli.data import patterns
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libraries
+from entangle_cli.data.origin import find_origin, identity_of
 from entangle_cli.data.parameters import select_parameters
 from entangle_cli.errors import ExitCode, ModelError, UsageError
 from entangle_cli.records.settings import LoadingSettings
@@ -576,3 +577,44 @@ def test_names_that_no_folder_can_have(name: str) -> None:
 def test_an_index_that_says_nothing_is_refused(content: str, copied: Path) -> None:
     (copied / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json" in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"vocab_size": 20_000_000}, "vocab_size 20,000,000"),
+        ({"hidden_size": 10**6}, "hidden_size 1,000,000"),
+        ({"intermediate_size": 2 * 10**6}, "intermediate_size 2,000,000"),
+        ({"head_dim": 10**9}, "head_dim 1,000,000,000"),
+        ({"num_labels": 10**8}, "num_labels 100,000,000"),
+        ({"max_position_embeddings": 10**12}, "max_position_embeddings"),
+    ],
+)
+def test_a_config_with_sizes_that_no_weight_has_is_refused(copied: Path, entry: dict[str, int], words: str) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, **entry}))
+    assert words in refusal(copied)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "weights.dat"])
+def test_an_index_of_safetensors_names_no_pickles(copied: Path, name: str) -> None:
+    weights = load_file(copied / "model.safetensors")
+    torch.save(weights, copied / name)
+    (copied / "model.safetensors").rename(copied / "other.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert f"names {name}, which is no safetensors file" in refusal(copied)
+
+
+def test_a_folder_that_is_a_link_is_followed_once(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(copied)
+    origin = find_origin(str(tmp_path / "link"), LoadingSettings())
+    assert origin.folder == copied.resolve()
+    assert identity_of(origin)["files"] == identity_of(find_origin(str(copied), LoadingSettings()))["files"]
+
+
+def test_a_router_without_a_number_has_no_loss(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    entry = {"output_router_logits": True, "router_aux_loss_coef": "x"}
+    (copied / "config.json").write_text(json.dumps({**config, **entry}))
+    assert "W-ROUTER-LOSS" not in load(copied).warnings

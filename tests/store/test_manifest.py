@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from entangle_cli.diagnose.views.whole_run import refuse_missing_rows
 from entangle_cli.errors import RunError
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.run import Identity
@@ -63,4 +69,69 @@ def test_rows_that_a_manifest_claims_are_not_allocated(run: Path) -> None:
     manifest["parts"][0]["rows"] = 10**12
     (run / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunError, match="as the manifest says"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sample": 5 * 10**8}, {"limit": 10**9}])
+def test_rows_that_an_identity_claims_are_not_listed(run: Path, settings: dict[str, int]) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["identity"]["data"]["rows"] = 10**12
+    manifest["identity"]["settings"].update(settings)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="as its manifest says"):
+        refuse_missing_rows(read_run(run))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("identity.settings.shard", "9/0"),
+        ("identity.settings.shard", "1"),
+        ("identity.data.sources", [{}]),
+        ("identity.data.sources", [{"name": "d", "rows": "x"}]),
+    ],
+)
+def test_what_a_manifest_says_of_its_data_is_of_the_right_kind(run: Path, path: str, value: Any) -> None:
+    assert first_wrong(changed(run, path, value)) == f"{path} is {str(value)[:40]!r}"
+
+
+def test_a_part_is_named_once(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "parts": manifest["parts"] * 2}))
+    with pytest.raises(RunError, match="parts is"):
+        read_run(run)
+
+
+def change_part(run: Path, change: Callable[[pyarrow.Table], pyarrow.Table]) -> None:
+    part = run / "pairs/part-000000.parquet"
+    pyarrow.parquet.write_table(change(pyarrow.parquet.read_table(part)), part)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["parts"][0]["sha256"] = hashlib.sha256(part.read_bytes()).hexdigest()
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def with_number(name: str, number: int) -> Callable[[pyarrow.Table], pyarrow.Table]:
+    return lambda table: table.set_column(table.column_names.index(name), name, pyarrow.array([number]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_number("index", -(2**63)), "not in range"),
+        (with_number("index", -1), "a negative index"),
+        (with_number("edit_distance", 2**62), "not in range"),
+        (with_number("line", 2**60), "not in range"),
+        (lambda table: table.append_column("status", table["status"]), "a column is there twice"),
+    ],
+)
+def test_a_part_holds_numbers_that_can_be(run: Path, change: Any, words: str) -> None:
+    change_part(run, change)
+    with pytest.raises(RunError, match=words):
+        read_run(run)
+
+
+def test_a_part_that_is_a_pipe_is_not_waited_for(run: Path) -> None:
+    (run / "pairs/part-000000.parquet").unlink()
+    os.mkfifo(run / "pairs/part-000000.parquet")
+    with pytest.raises(RunError, match="missing or changed"):
         read_run(run)

@@ -37,6 +37,10 @@ def answer_pairs(rewritten: Mapping[str, Any], way: str) -> list[AnswerPair]:
     return pairs[:1] if way == WAYS[0] else pairs
 
 
+MOST_ANSWERS = 100
+"""Of a row, each with each other one: 4,950 pairs."""
+
+
 def ranked_pairs(answers: list[RankedAnswer], way: str) -> Iterator[AnswerPair]:
     """Pairs of answers, the better one first; two answers of one rank are a pair too, for the caller to refuse.
 
@@ -47,6 +51,8 @@ def ranked_pairs(answers: list[RankedAnswer], way: str) -> Iterator[AnswerPair]:
     """
     if len(answers) < 2:
         raise NotAPair("malformed", f"{len(answers)} ranked answers where a pair needs two")
+    if way == "all" and len(answers) > MOST_ANSWERS:
+        raise NotAPair("malformed", f"{len(answers):,} answers; --ranked all takes rows of {MOST_ANSWERS} at most")
     in_order = sorted(answers, key=lambda answer: answer.rank)
     if way == "best-worst":
         yield in_order[0], in_order[-1]

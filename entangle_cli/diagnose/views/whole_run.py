@@ -10,6 +10,7 @@ import numpy as np
 from entangle_cli.analysis.gate import Reduction, Scope
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.errors import RunError
+from entangle_cli.records.pair import Status
 from entangle_cli.records.run import Run
 
 
@@ -27,6 +28,7 @@ def refuse_missing_rows(run: Run) -> None:
     if run.status != "complete" or run.identity.is_until_decided:
         return
     found = np.unique(index)
+    _refuse_claimed_rows(run, len(found))
     expected = _expected(run)
     if expected is None:
         return
@@ -39,6 +41,19 @@ def refuse_missing_rows(run: Run) -> None:
         raise _unlike(run, f"{len(missing):,} rows are missing, the first row {missing[0]}", "every selected row")
     if len(found) > len(expected):
         raise _unlike(run, f"row {np.setdiff1d(found, expected)[0]} was not selected", "the selected rows alone")
+
+
+MANY_ROWS = 10**8
+"""More than any run of some hundred million pairs holds; their indices are not written out."""
+
+
+def _refuse_claimed_rows(run: Run, num_found: int) -> None:
+    """Refuse a claim of more rows than can be listed, before they are."""
+    limit, sample, shard = (run.identity.settings.get(name) for name in ("limit", "sample", "shard"))
+    wanted = min(number for number in (run.identity.num_rows or 0, limit, sample) if number is not None)
+    wanted //= int(str(shard or "1/1").partition("/")[2])
+    if num_found < wanted and wanted > MANY_ROWS:
+        raise _unlike(run, f"{num_found:,} rows", f"{wanted:,} rows, as its manifest says")
 
 
 def _expected(run: Run) -> Any:
@@ -79,6 +94,7 @@ def scope_of(run: Run, further: tuple[Reduction, ...] = (), elsewhere: Mapping[s
     return Scope(
         rows_in_data=_rows_in_data(run),
         rows_read=len(np.unique(run.columns["index"])),
+        not_measured=int(np.count_nonzero(run.columns["status"] != Status.OK.value)),
         reductions=(*reductions, *further),
         set_elsewhere={**{f"{name} of the scan": where for name, where in at_scan.items()}, **here},
     )
