@@ -99,7 +99,7 @@ def test_one_long_value_for_many_rows_takes_the_memory_of_one(tmp_path: Path, ne
     )
     num_rows, kilobytes = map(int, done.stdout.split())
     assert num_rows == 2000
-    assert kilobytes // (1024 if sys.platform == "darwin" else 1) < 1_200_000  # the rows' text is 160 GB
+    assert kilobytes // (1024 if sys.platform == "darwin" else 1) < 2_000_000  # the rows' text is 160 GB
 
 
 def test_a_column_that_is_nearly_nothing_on_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

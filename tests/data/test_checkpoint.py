@@ -186,6 +186,17 @@ def test_a_quantisation_whose_expressions_do_not_end_is_refused(copied: Path, mo
             },
         ),
         ("normalizer", {"type": "Prepend", "prepend": "a" * 1000}),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": ""}, "content": "a" * 30}),
+        ("decoder", {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}),
+        (
+            "post_processor",
+            {
+                "type": "TemplateProcessing",
+                "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 100,
+                "pair": [],
+                "special_tokens": {},
+            },
+        ),
         (
             "post_processor",
             {

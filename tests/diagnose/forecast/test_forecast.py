@@ -392,3 +392,21 @@ def test_no_usable_pair_is_nothing_to_judge(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a", "chosen": "b", "rejected": "b"}\n')
     with pytest.raises(NothingToJudgeError), open_forecast(str(MODEL), path, None, SETTINGS, STEP) as ready:
         ready.run(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("lr", value) for value in ("x", None, float("nan"))],
+        *[("betas", value) for value in (5, (0.9,), (1.5, 0.9), ("a", "b"))],
+        *[("eps", value) for value in (-1.0, float("nan"))],
+        ("weight_decay", "x"),
+        ("params", 5),
+    ],
+)
+def test_a_state_with_numbers_that_adamw_has_not_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    model = fresh()
+    group = {"params": [0], "lr": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, name: value}
+    torch.save({"param_groups": [group], "state": {}}, tmp_path / "optimizer.pt")
+    with pytest.raises(DataError, match=f"{name} is "):
+        read_optimizer(tmp_path / "optimizer.pt", model, dict(model.named_parameters()))
