@@ -64,7 +64,7 @@ class Scope:
     """Pairs or rows among them that were skipped or are undefined."""
     reductions: tuple[Reduction, ...] = ()
     set_elsewhere: Mapping[str, str] = field(default_factory=dict)
-    """Further options that decide the verdict and were not on a command line, to where they were set."""
+    """WorkerRank options that decide the verdict and were not on a command line, to where they were set."""
 
     @property
     def rows_unread(self) -> int | None:

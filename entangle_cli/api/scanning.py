@@ -14,7 +14,7 @@ from entangle_cli.records.settings import ScanSettings
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.sequential import Decision
-    from entangle_cli.diagnose.processes.ranks import Further, Ranks
+    from entangle_cli.diagnose.processes.ranks import Ranks, WorkerRank
     from entangle_cli.diagnose.scan.scan import Scan
     from entangle_cli.store.writing import RunWriter
 
@@ -205,7 +205,7 @@ def check_settings(settings: ScanSettings) -> None:
     check_until_decided(settings)
 
 
-def measure_for_first(model: Model, data: Data, settings: ScanSettings, known: Path | None, rank: Further) -> None:
+def measure_for_first(model: Model, data: Data, settings: ScanSettings, known: Path | None, rank: WorkerRank) -> None:
     """Measure a share of the batches for rank 0, which writes and reports."""
     from entangle_cli.diagnose.scan.scan import open_scan
     from entangle_cli.diagnose.scan.until_decided import rounds

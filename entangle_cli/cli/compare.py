@@ -34,7 +34,7 @@ def compare(
     loss_option: LossOptions = None,
     debug: Debug = False,
 ) -> None:
-    """Compare runs of the same pairs: who moved between classes, what shifted, and what the log-probs really did."""
+    """Compare runs of the same pairs: movements, numbers and log-probs."""
     from entangle_cli import api
     from entangle_cli.cli.chosen_run import chosen_run
     from entangle_cli.report.comparison import comparison_report

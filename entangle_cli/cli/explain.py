@@ -13,7 +13,10 @@ from entangle_cli.cli.options import Debug
 def explain(
     name: Annotated[
         list[str] | None,
-        typer.Argument(help="A topic, a warning's code, a field, a loss, a metric, a skip reason or an exit code."),
+        typer.Argument(
+            metavar="[NAME]",
+            help="A topic, a warning's code, a field, a loss, a metric, a skip reason or an exit code.",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -18,15 +18,17 @@ def filter_rows(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="The data that the run was scanned from.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write, or folder where the data are one; it must be new.")
+        Path, typer.Option("--output", "-o", help="New file to write, or new folder if the data are a folder.")
     ],
     drop: Annotated[
         list[str] | None,
-        typer.Option(metavar="'FIELD OP VALUE'", help="Drop pairs of which it is true, as 'movement == both_fall'."),
+        typer.Option(
+            metavar="'FIELD OP VALUE'", help="Drop pairs for which this is true, such as 'movement == both_fall'."
+        ),
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="'FIELD OP VALUE'", help="Keep only measured pairs of which it is true."),
+        typer.Option(metavar="'FIELD OP VALUE'", help="Keep only measured pairs for which this is true."),
     ] = None,
     keep_lowest: Annotated[
         float | None, typer.Option(help="Keep this share of the measured pairs, lowest --by.")
@@ -42,7 +44,8 @@ def filter_rows(
         bool, typer.Option("--drop-unmeasured", help="Drop rows that were skipped or are not in the run.")
     ] = False,
     keep_unmeasured: Annotated[
-        bool, typer.Option("--keep-unmeasured", help="Keep rows that are not in the run, as after scan --limit.")
+        bool,
+        typer.Option("--keep-unmeasured", help="Keep rows that are not in the run, for example after scan --limit."),
     ] = False,
     write_dropped: Annotated[
         bool, typer.Option("--write-dropped", help="Write the dropped rows instead of the kept ones.")
@@ -57,7 +60,7 @@ def filter_rows(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the outcome to this file.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Keep or drop rows by what was measured of them; the rows are written as they are."""
+    """Write the rows of a data set that a run's numbers keep or drop."""
     from entangle_cli import api
     from entangle_cli.cli.chosen_run import chosen_run
     from entangle_cli.report.filtering import filter_report

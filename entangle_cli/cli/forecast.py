@@ -56,39 +56,42 @@ def forecast(
     data: Data,
     pairs: PairOptions,
     eval_data: Annotated[
-        str | None, typer.Option(help="Held-out pairs, forecast under the first step; they take no part in it.")
+        str | None, typer.Option(help="Held-out pairs to forecast. They take no part in the step.")
     ] = None,
     eval_split: Annotated[str | None, typer.Option(help="Split of the held-out data set.")] = None,
-    optimizer: Annotated[OptimizerName, typer.Option(help="Whose step.")] = OptimizerName.ADAMW,
+    optimizer: Annotated[OptimizerName, typer.Option(help="Optimizer that takes the step.")] = OptimizerName.ADAMW,
     learning_rate: Annotated[
         float | None, typer.Option("--lr", help="Learning rate; default: the state's, else TRL's 1e-6.")
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(min=0.0, help="Of all but biases and norms; default: the state's, else 0.")
+        float | None,
+        typer.Option(
+            min=0.0, help="Weight decay of all parameters but biases and norms; default: the state's, else 0."
+        ),
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="optimizer.pt of a Trainer checkpoint; default: the very first step.")
+        Path | None, typer.Option(help="optimizer.pt of a Trainer checkpoint; default: none, for the first step.")
     ] = None,
     max_grad_norm: Annotated[
-        float, typer.Option(min=0.0, help="Gradient clipping of the optimizer's step; 0 for none.")
+        float, typer.Option(min=0.0, help="Largest gradient norm, as in training; 0 for no clipping.")
     ] = 1.0,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pairs of a batch, drawn with --seed; default: all pairs in one step.")
+        int | None, typer.Option(min=1, help="Pairs per batch, drawn with --seed; default: all pairs in one step.")
     ] = None,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches a step.")] = 1,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per step.")] = 1,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Take the step for real, on a copy, at three learning rates; compare.")
+        bool, typer.Option("--verify", help="Take the real step on a copy at three learning rates and compare.")
     ] = False,
     steps: Annotated[
-        int, typer.Option(min=0, help="Also train so many real steps on a copy: how long is the forecast right?")
+        int, typer.Option(min=0, help="Also train this many real steps on a copy, to see how long the forecast holds.")
     ] = 0,
     ref_model: RefModel = None,
     loss: LossName = None,
     beta: Beta = None,
     gamma: Gamma = None,
     loss_option: LossOptions = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
-    dtype: Annotated[ForecastDtype, typer.Option(help="What the weights are loaded as.")] = ForecastDtype.FLOAT32,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all numbers to this file.")] = None,
+    dtype: Annotated[ForecastDtype, typer.Option(help="Dtype of the weights.")] = ForecastDtype.FLOAT32,
     device: Device = "auto",
     limit: Limit = None,
     sample: Sample = None,
@@ -97,7 +100,7 @@ def forecast(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Forecast every pair's movement under one step on the whole batch, with your optimizer; --verify takes it."""
+    """Forecast the movement of every pair under one step of your optimizer on a batch."""
     from entangle_cli import api
 
     weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)

@@ -43,22 +43,22 @@ def gate(
     run: RunFolder = None,
     fail_if: FailIf = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="A run that rules ending in _increase, and --only-new, are over.")
+        Path | None, typer.Option(help="Run to compare with, for _increase rules and --only-new.")
     ] = None,
     only_new: Annotated[
-        bool, typer.Option("--only-new", help="Judge only pairs that the baseline does not have.")
+        bool, typer.Option("--only-new", help="Judge only pairs that the baseline did not measure.")
     ] = False,
     ignore_file: Annotated[
-        Path | None, typer.Option(help="TOML file of pairs to leave out, each with a reason and the day it expires.")
+        Path | None, typer.Option(help="TOML file of pairs to leave out, each with a reason and an expiry date.")
     ] = None,
-    min_pairs: Annotated[int, typer.Option(min=1, help="Measured pairs needed to judge; else exit 5.")] = 1,
+    min_pairs: Annotated[int, typer.Option(min=1, help="Minimum of measured pairs; below it exit 5.")] = 1,
     max_skipped: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Largest share of rows not measured to judge; else exit 5.")
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of rows without a measurement; above it exit 5.")
     ] = 1.0,
     output_format: Annotated[GateFormat, typer.Option("--format", help="What to write to stdout.")] = GateFormat.TEXT,
     write: Annotated[
         list[str] | None,
-        typer.Option("--write", metavar="FORMAT=FILE", help="Also write the verdict so; may be given repeatedly."),
+        typer.Option("--write", metavar="FORMAT=FILE", help="Also write the verdict in this format. Repeatable."),
     ] = None,
     loss: OtherLoss = None,
     beta: Beta = None,
@@ -66,7 +66,7 @@ def gate(
     loss_option: LossOptions = None,
     debug: Debug = False,
 ) -> None:
-    """Judge a run by rules: exit 0 where all pass, 1 where one fails, 5 where there is nothing to judge."""
+    """Judge a run by rules: exit 0 if all pass, 1 if one fails, 5 if there is nothing to judge."""
     from entangle_cli import api
     from entangle_cli.cli.chosen_run import chosen_run
     from entangle_cli.cli.verdict import CODES, keeping

@@ -28,12 +28,12 @@ def inspect(
     ] = None,
     limit: Limit = None,
     max_skipped: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Largest share of rows that may be no usable pair; else exit 5.")
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of unusable rows; above it exit 5.")
     ] = 1.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Show how a data set is read: format, counts, lengths, traps, three pairs. Without --model no torch is loaded."""
+    """Show how a data set is read: format, counts, lengths, warnings, three pairs."""
     from entangle_cli import api
     from entangle_cli.report.inspection import inspection_report
     from entangle_cli.report.rows import write_json

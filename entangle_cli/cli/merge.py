@@ -15,7 +15,7 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the joined run; it must be new.")],
     debug: Debug = False,
 ) -> None:
-    """Join the runs that scan --shard made, to the run that one process would have made."""
+    """Join the runs of scan --shard into one run."""
     from entangle_cli.api.run import merge_runs
     from entangle_cli.report.escape import for_terminal
 

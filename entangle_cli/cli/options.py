@@ -21,13 +21,13 @@ Data = Annotated[
         "pattern such as 'data/*.jsonl'; a hub name; or - for standard input. Several are read one after the other.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu, cuda or cuda:N.")]
 MaxLength = Annotated[
     int | None,
     typer.Option(
         min=0,
         help="Tokens of prompt and response together; 0 for no limit. Default: 1024 as in TRL, or the model's context "
-        "where that is shorter.",
+        "if that is shorter.",
     ),
 ]
 
@@ -40,10 +40,10 @@ class TruncationOption(StrEnum):
 
 
 TruncationMode = Annotated[
-    TruncationOption, typer.Option("--truncation", help="Which end of a longer sequence is kept.")
+    TruncationOption, typer.Option("--truncation", help="Which end of a sequence to keep if it is longer.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
-Sample = Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Read only this many rows from the start.")]
+Sample = Annotated[int | None, typer.Option(min=1, help="Read only this many rows, drawn at random.")]
 Split = Annotated[
     str | None, typer.Option(help="Split of a data set that has several, also a part such as 'train[:500]'.")
 ]
@@ -55,12 +55,12 @@ ColumnMap = Annotated[
         "--map",
         metavar="ROLE=COLUMN",
         help="Read rows by their columns: prompt, chosen, rejected, system, tools, chosen_score, ...; a path such as "
-        "meta.answer or output.0 works too. May be given repeatedly.",
+        "meta.answer or output.0 works too. Repeatable.",
     ),
 ]
 MaxRowBytes = Annotated[
     int,
-    typer.Option(min=1, help="Bytes of the longest row, before and after the chat template; longer ones are skipped."),
+    typer.Option(min=1, help="Longest row in bytes, before and after the chat template. Longer rows are skipped."),
 ]
 Ranked = Annotated[str, typer.Option(help="Pairs of a row with more than two answers: best-worst, adjacent or all.")]
 DataFormat = Annotated[
@@ -74,7 +74,7 @@ Parameters = Annotated[
     str | None,
     typer.Option(
         help="Parameters that count: all, adapter, or a regular expression on their names; "
-        "default: an adapter's where MODEL is one, else all."
+        "default: the adapter's if MODEL is one, else all."
     ),
 ]
 ModelRevision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub.")]
@@ -86,14 +86,16 @@ Tokenizer = Annotated[
 ]
 TemplateDate = Annotated[
     str | None,
-    typer.Option(metavar="YYYY-MM-DD", help="Day that a chat template takes for today; default: today."),
+    typer.Option(metavar="YYYY-MM-DD", help="Day that the chat template uses as today; default: today."),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the code that comes with a checkpoint. Read it first.")
 ]
 PickledWeights = Annotated[
     bool,
-    typer.Option("--pickled-weights", help="Read pickled weights where there are no others, by weights-only loading."),
+    typer.Option(
+        "--pickled-weights", help="Read pickled weights if there are no others, by torch's weights-only loading."
+    ),
 ]
 
 
@@ -110,7 +112,9 @@ AttnImplementation = Annotated[
     Attention | None,
     typer.Option("--attn-implementation", help="How attention is computed, as in TRL; default: transformers' choice."),
 ]
-BaseModel = Annotated[str | None, typer.Option(help="Base of a PEFT adapter, if not the one it names.")]
+BaseModel = Annotated[
+    str | None, typer.Option(help="Base checkpoint of a PEFT adapter; default: the one its config names.")
+]
 RefModel = Annotated[
     str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
 ]
@@ -125,11 +129,11 @@ Beta = Annotated[float | None, typer.Option("--beta", help="Inverse temperature 
 Gamma = Annotated[float | None, typer.Option("--gamma", help="Target margin of simpo and alphapo.")]
 LossOptions = Annotated[
     list[str] | None,
-    typer.Option("--loss-option", metavar="NAME=VALUE", help="Another number of the loss; may be given repeatedly."),
+    typer.Option("--loss-option", metavar="NAME=VALUE", help="Another number of the loss. Repeatable."),
 ]
 FailIf = Annotated[
     list[str] | None,
-    typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Exit 1 where it is true; may be given repeatedly."),
+    typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Fail the gate (exit 1) if this is true. Repeatable."),
 ]
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; default: the newest.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]

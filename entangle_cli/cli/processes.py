@@ -9,17 +9,17 @@ from contextlib import contextmanager
 import typer
 
 from entangle_cli.cli.tell import tell
-from entangle_cli.diagnose.processes.launch import Launch, launched
+from entangle_cli.diagnose.processes.launch import TorchrunProcess, launched
 from entangle_cli.diagnose.processes.mailbox import LostProcessError
 from entangle_cli.errors import EntangleError, unexpected
 
 
 @contextmanager
-def scan_processes(*, debug: bool) -> Iterator[Launch]:
+def scan_processes(*, debug: bool) -> Iterator[TorchrunProcess]:
     """This process and those beside it, for the time of a scan.
 
-    What ends the scan for good is noted, so that torchrun's --max-restarts does not begin it again; a process that
-    was lost, or failed in a way that nobody foresaw, is worth another start.
+    A final result is noted, so torchrun's --max-restarts does not start the scan again. An unexpected failure or a
+    lost process may be retried.
 
     Raises:
         typer.Exit: an earlier start ended for good.

@@ -37,14 +37,14 @@ def report(
     loss_option: LossOptions = None,
     fail_if: Annotated[
         list[str] | None,
-        typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Show what the gate would say; html and markdown."),
+        typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Add what the gate would say (html and markdown)."),
     ] = None,
     losses: Annotated[
-        bool, typer.Option("--losses", help="Compare all losses, and what would let more pairs separate.")
+        bool, typer.Option("--losses", help="Compare all losses and show what would let more pairs separate.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Show a run: a summary (terminal, html, markdown) or every pair (json, jsonl, csv). Needs no model, no torch."""
+    """Show a run: a summary (terminal, html, markdown) or every pair (json, jsonl, csv)."""
     from entangle_cli import api
     from entangle_cli.cli.chosen_run import chosen_run
 

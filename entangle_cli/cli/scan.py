@@ -55,7 +55,7 @@ def scan(
         Path | None, typer.Option("--output", "-o", help="Folder of the run; default: a folder below entangle-runs/.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the run document to this file.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="What the weights are loaded as and computed in.")] = Dtype.FLOAT32,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the weights and of the computation.")] = Dtype.FLOAT32,
     device: Device = "auto",
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over several devices: auto, balanced or sequential.")
@@ -64,31 +64,37 @@ def scan(
     sample: Sample = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the rows, for job arrays; see merge.")
+        str | None,
+        typer.Option(metavar="I/N", help="Measure part I of N, for job arrays. Join the parts with entangle merge."),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a batch, padding included; default: what is fast and fits.")
+        int | None,
+        typer.Option(min=1, help="Tokens per batch, padding included; default: chosen for speed and memory."),
     ] = None,
     activation_checkpointing: Annotated[
         bool,
-        typer.Option("--activation-checkpointing", help="Less memory for more time, as in training; for long answers."),
+        typer.Option(
+            "--activation-checkpointing", help="Recompute activations: less memory, more time. For long answers."
+        ),
     ] = False,
     parameters: Parameters = None,
     checkpoints: Annotated[
         str | None,
-        typer.Option(help="Of a folder that Trainer wrote: last, all, or steps such as 100,200; a run each."),
+        typer.Option(help="Checkpoints of a Trainer folder: last, all, or steps such as 100,200. One run each."),
     ] = None,
     ref_model: RefModel = None,
     unshared_cosine: Annotated[
         bool,
-        typer.Option("--unshared-cosine", help="Also the cosine without the tokens that both answers start with."),
+        typer.Option(
+            "--unshared-cosine", help="Also measure the cosine without the tokens that both answers start with."
+        ),
     ] = False,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also keep each parameter group's part: embedding, blocks, head.")
+        bool, typer.Option("--layers", help="Also keep the part of each parameter group: embedding, blocks, head.")
     ] = False,
     include_text: Annotated[
         bool,
-        typer.Option("--include-text", help="Keep the pairs' text in the run, for reports. Off: it may be private."),
+        typer.Option("--include-text", help="Keep the text of the pairs in the run, for reports. It may be private."),
     ] = False,
     loss: LossName = None,
     beta: Beta = None,
@@ -97,31 +103,30 @@ def scan(
     fail_if: FailIf = None,
     until_decided: Annotated[
         bool,
-        typer.Option(
-            "--until-decided", help="Measure rows in random order until every --fail-if is settled, and stop."
-        ),
+        typer.Option("--until-decided", help="Measure rows in random order and stop when every --fail-if is settled."),
     ] = False,
-    confidence: Annotated[float, typer.Option(help="Of the verdict of --until-decided, whenever it comes.")] = 0.95,
-    strict: Annotated[bool, typer.Option("--strict", help="End at the first row that cannot be measured.")] = False,
+    confidence: Annotated[float, typer.Option(help="Confidence of the --until-decided verdict.")] = 0.95,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be measured.")] = False,
     known: Annotated[
         Path | None,
-        typer.Option(help="A run of the same model and settings: pairs that it measured are taken from it."),
+        typer.Option(help="Run of the same model and settings. Pairs that it measured are not measured again."),
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option(help="End after so long with what was measured, as 50m or 1h30m; exit 4.")
+        str | None,
+        typer.Option(help="Stop after this time and keep what was measured, for example 50m or 1h30m (exit 4)."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, the memory and the time it will take, and stop.")
+        bool, typer.Option("--dry-run", help="Print the plan and the memory and time it needs, then stop.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only a gate's verdict and errors.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure every pair: do the gradients of chosen and rejected pull the same way, and where does that lead?"""
+    """Measure how far the gradients of chosen and rejected overlap, for every pair."""
     from entangle_cli import api
     from entangle_cli.api import scanning
     from entangle_cli.cli.processes import scan_processes
     from entangle_cli.cli.scan_display import ScanDisplay
-    from entangle_cli.diagnose.processes.ranks import Further
+    from entangle_cli.diagnose.processes.ranks import WorkerRank
     from entangle_cli.report.escape import for_terminal
     from entangle_cli.report.terminal import console_for, plan_lines
 
@@ -173,7 +178,7 @@ def scan(
                 if (plan := scanning.estimate(each, data, settings, ranks)) is not None:
                     console_for(sys.stdout).print(plan_lines(*plan))
                 continue
-            if isinstance(ranks, Further):
+            if isinstance(ranks, WorkerRank):
                 scanning.measure_for_first(each, data, settings, known, ranks)
                 continue
             folder = output if output is None or len(models) == 1 else output / Path(each).name

@@ -54,18 +54,18 @@ def tokens(
     output_format: Annotated[TokensFormat, typer.Option("--format", help="What to write to stdout.")] = (
         TokensFormat.TERMINAL
     ),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     npy_file: Annotated[Path | None, typer.Option("--npy", help="Also write the inner products to this file.")] = None,
     loss: LossName = None,
     beta: Beta = None,
     gamma: Gamma = None,
     loss_option: LossOptions = None,
-    dtype: Annotated[TokensDtype, typer.Option(help="What the weights are loaded as.")] = TokensDtype.FLOAT32,
+    dtype: Annotated[TokensDtype, typer.Option(help="Dtype of the weights.")] = TokensDtype.FLOAT32,
     device: Device = "auto",
     parameters: Parameters = None,
     debug: Debug = False,
 ) -> None:
-    """Show which tokens of a pair's two answers pull together, what each pushes, and what leaving some out would do."""
+    """Show which tokens of one pair pull together and what each token pushes."""
     from entangle_cli import api
     from entangle_cli.report.html import write_tokens_page
     from entangle_cli.report.rows import write_json

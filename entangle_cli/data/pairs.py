@@ -105,7 +105,7 @@ class PairReader:
         settings: how rows are read.
         files: where the rows come from: what describes them may lie beside.
     Raises:
-        UsageError: a format, a way of ranking or a role that there is not.
+        UsageError: an unknown format, ranking or role.
         DataError: a description beside the file that cannot be used.
     """
 

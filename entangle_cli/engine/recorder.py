@@ -1,6 +1,6 @@
 """Sees every use of a parameter in a forward pass, and reports it with the gradient that reaches it.
 
-A torch function mode is handed each call of a torch function, whichever module makes it. A call that takes a
+A torch function mode sees every call of a torch function. A call that takes a
 parameter is a use of it: recognised ones (linear, embedding, norm, scale, bias) get a hook on their result and are
 reported in the backward pass, the moment the gradient exists; any other use makes the parameter one for the slow
 way. So a parameter cannot be missed, nor used behind a module's back, without the recorder knowing.
@@ -139,7 +139,7 @@ class Recorder(TorchFunctionMode):
         return found
 
     def _stand(self, func: Any, args: Sequence[Any]) -> _Stand | None:
-        """What the result of `func` stands for, if it is a parameter in another dress."""
+        """What the result of `func` stands for, if it is a view or a cast of a parameter."""
         source = self._known(args[0]) if args else None
         if source is None:
             return None

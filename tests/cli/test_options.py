@@ -27,6 +27,7 @@ SURFACE = {
         "--shard", "--until-decided", "--confidence",
     },
     "schema": set(),
+    "explain": {"[NAME]"},
     "merge": {"RUN ...", "--output", "-o"},
     "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
     "tokens": {

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from entangle_cli.diagnose.scan.budget import SMALLEST_TOKENS, is_out_of_memory
+from entangle_cli.diagnose.scan.budget import SMALLEST_TOKENS, within_memory
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.displacement import RELATIVE_STEPS, Derivatives, Weights
 from entangle_cli.engine.scorer import Scorer
@@ -124,13 +124,9 @@ class Policy:
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
         while True:
-            try:
-                return work()
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            found = within_memory(work)
+            if found is not None:
+                return found
             if self._batch_tokens < SMALLEST_TOKENS // 16:
                 raise UnfinishedError(
                     "out of memory on a single pair",

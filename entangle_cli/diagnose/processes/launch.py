@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from entangle_cli.diagnose.processes.mailbox import Mailbox, Patience
-from entangle_cli.diagnose.processes.ranks import First, Further, Ranks
+from entangle_cli.diagnose.processes.mailbox import Mailbox, WaitLimit
+from entangle_cli.diagnose.processes.ranks import First, Ranks, WorkerRank
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class TorchrunProcess:
     """A start of this process, and of others beside it."""
 
     ranks: Ranks
@@ -33,30 +33,30 @@ class Launch:
 
 
 @contextmanager
-def launched(tell: Callable[[str], None], environment: Mapping[str, str] = os.environ) -> Iterator[Launch]:
+def launched(tell: Callable[[str], None], environment: Mapping[str, str] = os.environ) -> Iterator[TorchrunProcess]:
     """The processes of the torchrun that started this one; it is alone where none did, or it started no other.
 
     Args:
         tell: takes a sentence for people.
     """
     if "TORCHELASTIC_RUN_ID" not in environment or int(environment.get("WORLD_SIZE", "1")) == 1:
-        yield Launch(Ranks())
+        yield TorchrunProcess(Ranks())
         return
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
     outermost = Mailbox(store, tell)
     if (ended := outermost.read("ended")) is not None:
-        yield Launch(Ranks(), ended_with=int(ended))
+        yield TorchrunProcess(Ranks(), ended_with=int(ended))
         return
     began = outermost.read("began")
     if rank == 0 and began is None:
         outermost.post("began", str(time.time()))
     place = meet(outermost, rank, size)
-    kind = First if rank == 0 else Further
+    kind = First if rank == 0 else WorkerRank
     ranks = kind(place, rank, size, int(environment["LOCAL_RANK"]), int(environment["LOCAL_WORLD_SIZE"]))
     with place.heartbeat(rank):
-        yield Launch(ranks, 0.0 if began is None else time.time() - float(began), None, outermost)
+        yield TorchrunProcess(ranks, 0.0 if began is None else time.time() - float(began), None, outermost)
 
 
 def meet(mailbox: Mailbox, rank: int, size: int) -> Mailbox:
@@ -76,7 +76,7 @@ def meet(mailbox: Mailbox, rank: int, size: int) -> Mailbox:
         names = [own, *(place.wait(f"name/{other}", other) for other in range(1, size))]
         place.post("names", json.dumps(names))
         return place
-    patience = Patience(mailbox, [0])
+    patience = WaitLimit(mailbox, [0])
     while True:
         if (found := mailbox.read("place")) is not None:
             place = mailbox.apart(found, is_root=True)

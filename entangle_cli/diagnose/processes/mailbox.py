@@ -117,14 +117,14 @@ class Mailbox:
         Raises:
             LostProcessError: nobody leaves it, or the store is gone.
         """
-        patience = Patience(self.root, [rank])
+        patience = WaitLimit(self.root, [rank])
         while (text := self.read(name)) is None:
             meanwhile()
             patience.rest()
         return text
 
 
-class Patience:
+class WaitLimit:
     """A wait for other processes that ends.
 
     Args:

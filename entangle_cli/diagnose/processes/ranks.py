@@ -1,8 +1,8 @@
 """One scan by several processes, as torchrun starts them: who measures what, and how rank 0 comes by it.
 
-Every process reads the same rows and forms the same batches; who is free takes the next batch, by a number that
-the store hands out, so that nobody waits for a slower one. Rank 0 alone writes the run: the others send it their
-records. No tensor is exchanged, and no backend is set up.
+Every process reads the same rows and forms the same batches. Each batch goes to the first idle process, by a number
+that the store hands out. Rank 0 alone writes the run: the others send it their records. No tensor is exchanged, and no
+backend is set up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from entangle_cli.diagnose.processes.mailbox import LostProcessError, Mailbox, Patience
+from entangle_cli.diagnose.processes.mailbox import LostProcessError, Mailbox, WaitLimit
 from entangle_cli.errors import EntangleError, UsageError
 from entangle_cli.records.measurement import GroupProducts
 from entangle_cli.records.pair import LayerRecord, PairRecord, RecordBatch, RowKey
@@ -167,8 +167,8 @@ class First(OneOfMany):
         self._mailbox.post(f"last/{self._round}", json.dumps(is_last))
         self._round += 1
 
-    def _patience(self) -> Patience:
-        return Patience(self._mailbox.root, sorted(self._measuring))
+    def _patience(self) -> WaitLimit:
+        return WaitLimit(self._mailbox.root, sorted(self._measuring))
 
     def _raise_failures(self) -> None:
         for rank in self._num_read:
@@ -190,7 +190,7 @@ class First(OneOfMany):
                     yield batch
 
 
-class Further(OneOfMany):
+class WorkerRank(OneOfMany):
     """A process that measures for rank 0."""
 
     def __init__(self, mailbox: Mailbox, rank: int, size: int, local_rank: int, local_size: int) -> None:

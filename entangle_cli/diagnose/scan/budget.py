@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 FASTEST_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Larger batches gain no speed: measured on a CPU, assumed on CUDA."""
@@ -40,9 +44,16 @@ def fitting_tokens(device: torch.device, bytes_per_token: int, local_size: int =
     return tokens
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a device or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def within_memory(work: Callable[[], Result]) -> Result | None:
+    """The result of work; None if memory ran out, on a device or on the host. Then the device's cache is empty."""
+    try:
+        return work()
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def _free_bytes(device: torch.device) -> int | None:

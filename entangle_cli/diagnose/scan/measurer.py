@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
-from entangle_cli.diagnose.scan.budget import is_out_of_memory
+from entangle_cli.diagnose.scan.budget import within_memory
 from entangle_cli.diagnose.scan.row_records import (
     PreparedRow,
     layer_records,
@@ -48,13 +46,9 @@ class Measurer:
 
     def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
         """Measure a batch; when memory runs out, its halves one after the other, and a pair alone by recomputing."""
-        try:
-            return self._measure_at_once(rows, recompute=recompute)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        measured = within_memory(lambda: self._measure_at_once(rows, recompute=recompute))
+        if measured is not None:
+            return measured
         if len(rows) == 1 and not recompute:
             return self._measure(rows, recompute=True)
         if len(rows) == 1:

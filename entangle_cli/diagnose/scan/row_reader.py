@@ -177,7 +177,7 @@ def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
     """What finds the pairs in a source's rows.
 
     Raises:
-        UsageError: a setting that there is not.
+        UsageError: an unknown setting.
         DataError: a description beside the file that cannot be used.
     """
     return PairReader(reading, source.files)

@@ -15,7 +15,7 @@ from torch.distributed import HashStore
 from entangle_cli.diagnose.processes import mailbox
 from entangle_cli.diagnose.processes.launch import launched, meet
 from entangle_cli.diagnose.processes.mailbox import LostProcessError, Mailbox
-from entangle_cli.diagnose.processes.ranks import First, Further, OneOfMany, Ranks
+from entangle_cli.diagnose.processes.ranks import First, OneOfMany, Ranks, WorkerRank
 from entangle_cli.errors import DataError, EntangleError, UnfinishedError, UsageError
 from entangle_cli.records.measurement import GroupProducts
 from entangle_cli.records.pair import LayerRecord, PairRecord, RecordBatch
@@ -31,9 +31,9 @@ BATCH = RecordBatch(
 )
 
 
-def ranks(size: int) -> tuple[First, list[Further]]:
+def ranks(size: int) -> tuple[First, list[WorkerRank]]:
     box = Mailbox(HashStore())
-    return First(box, 0, size, 0, size), [Further(box, rank, size, rank, size) for rank in range(1, size)]
+    return First(box, 0, size, 0, size), [WorkerRank(box, rank, size, rank, size) for rank in range(1, size)]
 
 
 @pytest.mark.parametrize("seed", range(5))
