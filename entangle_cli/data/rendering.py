@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from entangle_cli.data.rendering_child import HEADER
+from entangle_cli.errors import UnfinishedError
 
 SECONDS = 30.0
 """Wall time of one text. Templates in use take milliseconds."""
+
+START_SECONDS = 300.0
 
 MEMORY_BYTES = 2**30
 """Beyond what the process needs to start."""
@@ -91,7 +94,19 @@ class _Renderer:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is the parent's
             )
+            self._wait_for_start(self._process)
         return self._process
+
+    def _wait_for_start(self, process: subprocess.Popen[bytes]) -> None:
+        try:
+            _frame_of(process, time.monotonic() + START_SECONDS)
+        except (EOFError, TimeoutError) as error:
+            self.stop()
+            raise UnfinishedError(
+                "the process that renders chat templates does not start",
+                "memory and time to import transformers once more",
+                "close other programs, or raise ulimit -v",
+            ) from error
 
     def stop(self) -> None:
         """End the process."""

@@ -20,7 +20,9 @@ def limit_memory(num_bytes: int) -> None:
     statistics = Path("/proc/self/statm")
     if statistics.exists():
         present = int(statistics.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (present + num_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        set_already = [limit for limit in limits if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_AS, (min([present + num_bytes, *set_already]), limits[1]))
 
 
 def reply_to(request: dict[str, Any], max_characters: int) -> dict[str, Any]:
@@ -46,20 +48,26 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
     return stream.read(int.from_bytes(header, "big")) if len(header) == HEADER.size else None
 
 
+def write_frame(stream: IO[bytes], content: bytes) -> None:
+    """Send a frame."""
+    stream.write(HEADER.pack(len(content)) + content)
+    stream.flush()
+
+
 def serve(memory_bytes: int) -> None:
-    """Answer requests until there are no more."""
+    """Say that it has started, and answer requests until there are no more."""
     import transformers.utils.chat_template_utils  # noqa: F401  before the limit
 
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     limit_memory(memory_bytes)
+    write_frame(replies, b"ready")
     while (frame := read_frame(requests)) is not None:
         max_characters, request = pickle.loads(frame)
         try:
             content = json.dumps(reply_to(request, max_characters)).encode()
         except MemoryError:
             content = b'{"too_large": "more memory than it may take"}'
-        replies.write(HEADER.pack(len(content)) + content)
-        replies.flush()
+        write_frame(replies, content)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from entangle_cli.data import rendering
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
-from entangle_cli.errors import ModelError
+from entangle_cli.errors import EntangleError, ModelError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse, shared_prefix
 from entangle_cli.records.settings import LARGEST_ROW
 
@@ -212,7 +212,14 @@ def _refusing(sentence: str, text: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, MemoryError, rendering.TemplateTooLarge, rendering.TemplateUnusable):
+    except (
+        KeyboardInterrupt,
+        SystemExit,
+        MemoryError,
+        EntangleError,
+        rendering.TemplateTooLarge,
+        rendering.TemplateUnusable,
+    ):
         raise
     except BaseException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from entangle_cli.data import rendering
 from entangle_cli.data.rendering import TemplateRefusal, TemplateTooLarge, TemplateUnusable, isolated_templates
+from entangle_cli.errors import UnfinishedError
 
 TOKENIZER: Any = AutoTokenizer.from_pretrained(Path(__file__).resolve().parents[2] / "sample_data/model")
 MESSAGES = [
@@ -118,3 +119,10 @@ def test_transformers_keeps_its_ways_outside() -> None:
     with pytest.raises(TemplateTooLarge):
         rendered("{{ 'a' * 1000 }}", 10)
     assert len(TOKENIZER.apply_chat_template(MESSAGES, chat_template="{{ 'a' * 1000 }}", tokenize=False)) == 1000
+
+
+def test_a_process_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_renderer", rendering._Renderer())
+    monkeypatch.setattr(rendering, "START_SECONDS", 0.01)
+    with pytest.raises(UnfinishedError, match="does not start"):
+        rendered("{{ 1 + 1 }}")
