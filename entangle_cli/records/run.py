@@ -99,6 +99,15 @@ class Identity:
         found |= {name for name in names if self.settings.get(name) != other.settings.get(name)}
         return sorted(found - set(ignoring))
 
+    def difference_words(self, other: Identity, ignoring: Collection[str] = ()) -> list[str]:
+        """`differences` in words: settings with both values, such as `dtype (float32, now float64)`."""
+        return [
+            f"{name} ({self.settings.get(name)}, now {other.settings.get(name)})"
+            if name in self.settings or name in other.settings
+            else name
+            for name in self.differences(other, ignoring)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:

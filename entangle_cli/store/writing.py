@@ -236,9 +236,9 @@ def _next_number(parts: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _refuse_other_run(folder: Path, before: Identity, identity: Identity) -> None:
-    if different := before.differences(identity):
+    if different := before.difference_words(identity):
         raise UsageError(
-            f"--output {folder}: holds a run with another {', '.join(different)}",
+            f"--output {folder}: holds a run with a different {', '.join(different)}",
             "a run of the same model, data and settings, or an empty folder",
             "name another folder; runs are never mixed",
         )

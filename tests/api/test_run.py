@@ -97,7 +97,7 @@ def test_a_run_in_memory_goes_into_a_folder_and_on(tmp_path: Path, run: Run) -> 
         written = entangle_cli.scan(model, ROWS, output=tmp_path / "run")
         assert written.folder == tmp_path / "run"
         assert [pair.cosine for pair in written] == [pair.cosine for pair in run]
-    with pytest.raises(UsageError, match="another data"):
+    with pytest.raises(UsageError, match="different data"):
         entangle_cli.scan(model, ROWS[:3], output=tmp_path / "run")
 
 

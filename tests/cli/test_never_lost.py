@@ -211,9 +211,9 @@ def test_reference_log_probs_of_a_known_pair_are_those_of_its_row(
 def test_runs_of_other_settings_are_not_known(entangle: Entangle) -> None:
     assert entangle("scan", MODEL, LONG, "--limit", "3", "-q", "-o", "old", "--max-length", "256").code == 0
     for words, message in (
-        ((), "measured with another max_length"),
-        (("--max-length", "256", "--dtype", "float64"), "measured with another dtype"),
-        (("--max-length", "256", "--layers"), "measured with another layers"),
+        ((), "measured with a different max_length (256, now 512)"),
+        (("--max-length", "256", "--dtype", "float64"), "measured with a different dtype (float32, now float64)"),
+        (("--max-length", "256", "--layers"), "measured with a different layers (None, now True)"),
     ):
         outcome = entangle("scan", MODEL, LONG, "--known", "old", "-o", "new", *words)
         assert outcome.code == 2

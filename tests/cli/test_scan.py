@@ -307,9 +307,9 @@ def test_a_run_of_other_settings_is_not_mixed(entangle: Entangle) -> None:
     entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run", "-q")
     before = Path("run/manifest.json").read_bytes()
     outcome = entangle("scan", MODEL, LONG, "--limit", "2", "--max-length", "99", "-o", "run")
-    assert_refused(outcome, 2, "another max_length")
+    assert_refused(outcome, 2, "different max_length")
     short = LONG.with_name("short_ending.jsonl")
-    assert_refused(entangle("scan", MODEL, short, "--limit", "2", "-o", "run"), 2, "another data")
+    assert_refused(entangle("scan", MODEL, short, "--limit", "2", "-o", "run"), 2, "different data")
     assert Path("run/manifest.json").read_bytes() == before
 
 
@@ -428,7 +428,7 @@ def test_ranked_rows_go_on_after_any_of_their_pairs(entangle: Entangle, rows_fil
     again = json.loads(Path("run.json").read_text())["pairs"]
     assert [pair["pair_id"] for pair in again] == [pair["pair_id"] for pair in pairs]
     assert [pair["cosine"] for pair in again] == pytest.approx([pair["cosine"] for pair in pairs], abs=1e-5)
-    assert_refused(entangle("scan", MODEL, path, "--ranked", "adjacent", "-o", "run"), 2, "another ranked")
+    assert_refused(entangle("scan", MODEL, path, "--ranked", "adjacent", "-o", "run"), 2, "different ranked")
 
 
 def test_warnings_stand_in_every_output(entangle: Entangle, rows_file: RowsFile) -> None:
@@ -479,7 +479,7 @@ def test_layers_are_stored_beside_the_pairs_and_add_up_to_them(entangle: Entangl
     parts[0].write_bytes(b"damaged")
     assert_refused(entangle("report", "run"), 3, f"{parts[0]}: missing or changed")
     assert entangle(*words).code == 0
-    assert_refused(entangle("scan", MODEL, LONG, "--limit", "6", "-o", "run"), 2, "another layers")
+    assert_refused(entangle("scan", MODEL, LONG, "--limit", "6", "-o", "run"), 2, "different layers")
 
 
 def test_text_that_no_encoding_holds_loses_no_row(entangle: Entangle, rows_file: RowsFile) -> None:
@@ -505,7 +505,7 @@ def test_a_description_beside_the_data_is_part_of_what_was_measured(entangle: En
     describe("a", "b")
     assert entangle(*words).code == 0
     describe("b", "a")
-    assert_refused(entangle(*words), 2, "another data")
+    assert_refused(entangle(*words), 2, "different data")
     half = entangle("scan", MODEL, "my.jsonl", "--split", "train[:50%]", "-o", "half", "--chat-template", template)
     assert half.code == 0, half.err
     assert "LLaMA-Factory alpaca" in half.err

@@ -119,7 +119,7 @@ def test_a_shard_in_a_subfolder_is_part_of_the_identity(entangle: Entangle, shar
     content[-1] ^= 1
     shard.write_bytes(content)
     outcome = entangle(*words)
-    assert (outcome.code, "another model" in outcome.err) == (2, True)
+    assert (outcome.code, "different model" in outcome.err) == (2, True)
 
 
 @pytest.mark.parametrize("way", ["../outside/shard.safetensors", "absolute", "link"])
@@ -223,7 +223,7 @@ def test_rows_that_were_never_read_count_as_not_measured(entangle: Entangle, run
 def test_a_baseline_is_of_the_same_measurement(entangle: Entangle, run: str, words: tuple[str, ...], what: str) -> None:
     assert entangle("scan", MODEL, LONG, "--limit", "2", "-q", "-o", "before", *words).code == 0
     outcome = entangle("gate", run, *RULE, "--only-new", "--baseline", "before")
-    assert (outcome.code, f"another {what}" in outcome.err) == (2, True), outcome.err
+    assert (outcome.code, f"different {what}" in outcome.err) == (2, True), outcome.err
     assert entangle("gate", run, *RULE, "--only-new", "--baseline", run).code == 2
 
 

@@ -140,7 +140,7 @@ def test_a_pair_is_held_once(tmp_path: Path, second: list[int]) -> None:
 def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:
     RunWriter.open(tmp_path, IDENTITY, ABOUT)
     other = Identity({**IDENTITY.document, "settings": {"dtype": "bfloat16"}})
-    with pytest.raises(UsageError, match="another dtype"):
+    with pytest.raises(UsageError, match="different dtype"):
         RunWriter.open(tmp_path, other, {})
 
 

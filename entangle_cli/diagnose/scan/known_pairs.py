@@ -20,14 +20,14 @@ class KnownPairs:
         run: whose pairs they are.
         identity: of the scan that will take them.
     Raises:
-        UsageError: the run is of another model, other settings or another tokenisation, or keeps what is asked for not.
+        UsageError: the run has a different model or settings, or lacks data that these settings require.
     """
 
     def __init__(self, run: Run, identity: Identity) -> None:
-        different = run.identity.differences(identity, ignoring=OTHER_ROWS)
+        different = run.identity.difference_words(identity, ignoring=OTHER_ROWS)
         if different:
             raise UsageError(
-                f"--known {run.place}: measured with another {', '.join(different)}",
+                f"--known {run.place}: measured with a different {', '.join(different)}",
                 "a run of the same model and settings, of any data",
                 "name another run, or leave --known out",
             )

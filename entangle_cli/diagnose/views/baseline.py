@@ -18,12 +18,12 @@ def refuse_baseline(run: Run, baseline: Run) -> None:
             "another run, scanned before",
             "name an earlier run",
         )
-    different = baseline.identity.differences(run.identity, ignoring=OTHER_ROWS)
+    different = baseline.identity.difference_words(run.identity, ignoring=OTHER_ROWS)
     if baseline.loss != run.loss:
         different = [*different, "loss"]
     if different:
         raise UsageError(
-            f"--baseline {baseline.place}: measured with another {', '.join(different)}",
+            f"--baseline {baseline.place}: measured with a different {', '.join(different)}",
             "a run of the same model, settings and loss",
             f"scan the baseline's data again, or look at both: entangle compare {baseline.place} {run.place}",
         )
