@@ -84,7 +84,7 @@ def refuse_relative(rules: Sequence[Rule]) -> None:
     """Refuse rules over a baseline where there is none.
 
     Raises:
-        UsageError: there is such a rule.
+        UsageError: a rule ends in _increase.
     """
     from entangle_cli.analysis.rules import is_relative
 
@@ -100,7 +100,7 @@ def refuse_without_baseline(rules: Sequence[Rule], *, only_new: bool) -> None:
     """Refuse what needs a baseline.
 
     Raises:
-        UsageError: there is something.
+        UsageError: `only_new`, or a rule that ends in _increase.
     """
     from entangle_cli.analysis.rules import is_relative
 
@@ -116,7 +116,7 @@ def refuse_partial(run: Run) -> None:
     """Refuse a run that is no whole.
 
     Raises:
-        NothingToJudgeError: it is partial, or was measured until its own rules were decided.
+        NothingToJudgeError: the run is partial, or was measured until its own rules were decided.
     """
     if run.identity.is_until_decided:
         raise NothingToJudgeError(

@@ -264,7 +264,7 @@ def newest_folder() -> tuple[Path, list[Path]]:
     """The newest run below `entangle-runs/` that holds a measured pair, and newer ones without any.
 
     Raises:
-        RunError: there is none.
+        RunError: no run holds a measured pair.
     """
     from entangle_cli.store.reading import newest_run
 

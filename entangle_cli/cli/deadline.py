@@ -30,7 +30,7 @@ class Deadline:
         Args:
             num_pairs: that the run holds.
         Raises:
-            UnfinishedError: it is.
+            UnfinishedError: the deadline has passed.
         """
         if self._end is not None and time.monotonic() >= self._end:
             raise UnfinishedError(

@@ -154,7 +154,7 @@ class ArrowFile(_ArrowBatches):
         """Look through the whole file, for a reader that trusts it.
 
         Raises:
-            DataError: it is damaged.
+            DataError: the file is damaged.
         """
         try:
             for batch in self.open_batches()[1]:

@@ -72,7 +72,7 @@ def refuse_claimed_layers(folder: Path, config: Any) -> None:
     """Refuse a config with more layers than the folder has tensors: building them would take hours.
 
     Raises:
-        ModelError: it has, or a file is no safetensors.
+        ModelError: the config claims more, or a file is not in safetensors.
     """
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     shapes = _weight_shapes(folder)
@@ -114,7 +114,7 @@ def refuse_slow_quantisation(folder: Path) -> None:
     """Refuse a quantisation whose expressions on names of modules do not end.
 
     Raises:
-        ModelError: one does not, or a file is no safetensors.
+        ModelError: an expression does not end, or a file is not in safetensors.
     """
     if (folder / "config.json").is_file():
         settings = read_object(folder / "config.json").get("quantization_config")

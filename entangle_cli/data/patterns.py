@@ -48,7 +48,7 @@ def refuse_slow_patterns(place: str, config: Any, names: Collection[str]) -> Non
         config: JSON; every text in it may be an expression.
         names: of modules or weights.
     Raises:
-        ModelError: there is one.
+        ModelError: an expression takes more than SECONDS.
     """
     patterns = sorted({text for text in _texts(config) if REPEATS.search(text)})
     if not patterns:

@@ -56,7 +56,9 @@ class _Renderer:
         """What transformers' `render_jinja_template` gives for a request.
 
         Raises:
-            TemplateTooLarge, TemplateUnusable, TemplateRefusal: see there.
+            TemplateTooLarge: the text is too long, or takes too much memory.
+            TemplateUnusable: the template does not end in time.
+            TemplateRefusal: the template raises an error.
         """
         content = pickle.dumps((max_characters, request))
         process = self._running()
@@ -124,7 +126,7 @@ def _frame_of(process: subprocess.Popen[bytes], deadline: float) -> bytes:
     """The process's next frame.
 
     Raises:
-        TimeoutError: it does not come in time.
+        TimeoutError: the deadline has passed.
         EOFError: the process ended.
     """
     content = b""

@@ -65,7 +65,7 @@ class RowSource(ABC):
         """Refuse data that changed since they were hashed, when all rows were read.
 
         Raises:
-            DataError: they did.
+            DataError: a file changed.
         """
         refuse_changed(self.fingerprints, DataError)
 

@@ -20,7 +20,7 @@ def refuse_growing(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer that makes a long text of a short one: the tokenizers library would take all memory.
 
     Raises:
-        ModelError: it does.
+        ModelError: it makes more than LARGEST_GROWTH characters of one, or adds more than MOST_ADDED_TOKENS.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

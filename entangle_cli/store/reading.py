@@ -38,7 +38,7 @@ def newest_run(base: Path = RUNS_FOLDER) -> tuple[Path, list[Path]]:
     Returns:
         That folder, and the newer runs that were passed over because they hold none.
     Raises:
-        RunError: there is none.
+        RunError: no run below `base` holds a measured pair.
     """
     found = _runs(base)
     for place, folder in enumerate(found):
@@ -162,7 +162,7 @@ def refuse_irregular_file(path: Path) -> None:
     """Refuse a part that is a pipe or a device.
 
     Raises:
-        RunError: it is.
+        RunError: the part is a pipe or a device.
     """
     if path.exists() and not path.is_file():
         raise RunError(f"{path}: no regular file", "a part written by entangle scan", "scan again")

@@ -143,7 +143,7 @@ class WaitLimit:
         """Sleep a little.
 
         Raises:
-            LostProcessError: it has been long, or one of them shows no sign of life.
+            LostProcessError: the time is over, or a process shows no sign of life.
         """
         now = time.monotonic()
         if not self._is_told and now - self._since > TOLD_SECONDS:

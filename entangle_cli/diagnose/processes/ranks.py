@@ -45,7 +45,7 @@ class Ranks:
         """See that all processes measure the same, and leave out the same.
 
         Raises:
-            UsageError: they do not.
+            UsageError: the processes disagree.
         """
 
     def share_done(self, done: Iterable[RowKey]) -> None:
@@ -206,7 +206,7 @@ class WorkerRank(OneOfMany):
         """See that this process measures what rank 0 does.
 
         Raises:
-            UsageError: it does not.
+            UsageError: this process disagrees with rank 0.
         """
         first = json.loads(self._mailbox.wait("work", 0))
         own = json.loads(json.dumps(work))
@@ -237,7 +237,7 @@ class WorkerRank(OneOfMany):
         """Tell rank 0, whose message and exit code are the scan's; it ends this process by way of torchrun.
 
         Raises:
-            LostProcessError: it does not.
+            LostProcessError: rank 0 gives no answer.
         """
         text = json.dumps([type(error).__name__, error.found, error.expected, error.remedy])
         self._mailbox.root.post(f"failure/{self.rank}", text)

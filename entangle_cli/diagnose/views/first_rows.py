@@ -50,7 +50,7 @@ def refuse_unknown_columns(rows: Sequence[RawRow], reading: ReadingSettings) -> 
     """Refuse a map with a column that none of the first rows has.
 
     Raises:
-        UsageError: there is such a column.
+        UsageError: the map names a column that no row has.
     """
     values = [row.value for row in rows if isinstance(row.value, dict)]
     names = list(dict.fromkeys(name for value in values for name in value))
