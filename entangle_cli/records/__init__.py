@@ -1,1 +1,1 @@
-"""The nouns that cross folder borders: frozen data without numpy or torch, and no behaviour beyond reading them."""
+"""The nouns that cross folder borders: frozen data, and no behaviour beyond reading them. Only `arrays` imports numpy."""
