@@ -1,1 +1,1 @@
-"""The nouns that cross folder borders: frozen data, and no behaviour beyond reading them. Only `arrays` imports numpy."""
+"""The nouns that cross folder borders: frozen data, no behaviour beyond reading. Only `arrays` imports numpy."""
