@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entangle_cli.data import json_text
+from entangle_cli.data import compression, json_text
 from entangle_cli.data.pairs import PairReader
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
@@ -711,11 +711,16 @@ def test_a_row_above_the_limit_that_cannot_be_skipped_is_refused(tmp_path: Path,
         list(open_source(str(tmp_path / name), SHORT).rows())
 
 
-def test_a_small_file_that_expands_to_one_long_line_takes_no_memory(tmp_path: Path) -> None:
+def test_a_small_file_that_expands_to_one_long_line_takes_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "pairs.jsonl.gz"
     with gzip.open(path, "wb") as file:
         for _ in range(256):
             file.write(b"0" * 2**20)
+    with pytest.raises(DataError, match="it decompresses to more than"):
+        open_source(str(path))
+    monkeypatch.setattr(compression, "LARGEST_EXPANDED", 2**30)
     tracemalloc.start()
     source = open_source(str(path), ReadingSettings(max_row_bytes=2**20))
     assert [row.problem is not None for row in source.rows()] == [True]
