@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.compute
 
 from entangle_cli.errors import RunError, is_out_of_memory, out_of_memory
 from entangle_cli.records.pair import PairRecord, Status
@@ -151,7 +150,7 @@ def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
                 table[name].cast(pyarrow.float64())  # whole numbers that a float cannot hold are refused
         if table["index"].null_count or table["status"].null_count:
             raise pyarrow.ArrowInvalid("a row without index or status")
-        if table.num_rows and (pyarrow.compute.min(table["index"]).as_py() or 0) < 0:
+        if table.num_rows and numbers(table["index"]).min() < 0:
             raise pyarrow.ArrowInvalid("a negative index")
     except pyarrow.ArrowException as error:
         raise RunError(f"{path}: {error}", "a part written by entangle scan", "scan again") from error
