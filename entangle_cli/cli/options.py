@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import LossSettings
+from entangle_cli.records.settings import LossSettings, Truncation
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
 Data = Annotated[
@@ -32,15 +32,8 @@ MaxLength = Annotated[
 ]
 
 
-class TruncationOption(StrEnum):
-    """As TRL's `truncation_mode`."""
-
-    KEEP_START = "keep_start"
-    KEEP_END = "keep_end"
-
-
 TruncationMode = Annotated[
-    TruncationOption, typer.Option("--truncation", help="Which end of a sequence to keep if it is longer.")
+    Truncation, typer.Option("--truncation", help="Which end of a sequence to keep if it is longer.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read only this many rows from the start.")]
 Sample = Annotated[int | None, typer.Option(min=1, help="Read only this many rows, drawn at random.")]

@@ -25,11 +25,10 @@ from entangle_cli.cli.options import (
     TemplateDate,
     Tokenizer,
     TruncationMode,
-    TruncationOption,
     TrustRemoteCode,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import AUTO_LENGTH, LARGEST_ROW, LoadingSettings, ReadingSettings
+from entangle_cli.records.settings import AUTO_LENGTH, LARGEST_ROW, LoadingSettings, ReadingSettings, Truncation
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class PairOptions:
     ranked: Ranked = "best-worst"
     max_row_bytes: MaxRowBytes = LARGEST_ROW
     max_length: MaxLength = None
-    truncation: TruncationMode = TruncationOption.KEEP_START
+    truncation: TruncationMode = Truncation.KEEP_START
     tokenizer: Tokenizer = None
     chat_template: ChatTemplate = None
     template_date: TemplateDate = None

@@ -25,15 +25,7 @@ from entangle_cli.cli.options import (
 from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import LossSettings, ScanSettings
-
-
-class TokensDtype(StrEnum):
-    """Dtypes in which a token's gradient is measured."""
-
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-    BFLOAT16 = "bfloat16"
+from entangle_cli.records.settings import Dtype, LossSettings, ScanSettings
 
 
 class TokensFormat(StrEnum):
@@ -60,7 +52,7 @@ def tokens(
     beta: Beta = None,
     gamma: Gamma = None,
     loss_option: LossOptions = None,
-    dtype: Annotated[TokensDtype, typer.Option(help="Dtype of the weights.")] = TokensDtype.FLOAT32,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the weights.")] = Dtype.FLOAT32,
     device: Device = "auto",
     parameters: Parameters = None,
     debug: Debug = False,

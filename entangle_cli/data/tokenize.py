@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data import rendering
@@ -15,20 +14,13 @@ from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import EntangleError, ModelError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse, shared_prefix
-from entangle_cli.records.settings import LARGEST_ROW
+from entangle_cli.records.settings import LARGEST_ROW, Truncation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZATION = "trl-1.16"
 """Whose rules these are; stands in every manifest."""
-
-
-class Truncation(StrEnum):
-    """Which end of a sequence longer than `max_length` is kept."""
-
-    KEEP_START = "keep_start"
-    KEEP_END = "keep_end"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
+
+
+class Dtype(StrEnum):
+    """Dtypes that can be measured in; float16 cannot."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT64 = "float64"
+
+
+class Truncation(StrEnum):
+    """Which end of a sequence longer than `max_length` is kept; TRL's `truncation_mode`."""
+
+    KEEP_START = "keep_start"
+    KEEP_END = "keep_end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +102,11 @@ class UntilDecided:
 class ScanSettings:
     """What a scan measures and how; the first group decides the numbers."""
 
-    dtype: str = "float32"
+    dtype: str = Dtype.FLOAT32.value
     max_length: int | Literal["auto"] | None = AUTO_LENGTH
     """Tokens of prompt and response together; `auto` for TRL's 1,024, or the model's context where that is shorter;
     None for no limit."""
-    truncation: str = "keep_start"
+    truncation: str = Truncation.KEEP_START.value
     parameters: str | None = None
     """`all`, `adapter`, or a regular expression on parameter names; None for an adapter's where there is one."""
     limit: int | None = None

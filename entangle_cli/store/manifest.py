@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from entangle_cli.records.settings import Dtype
+
 Check = Callable[[Any], bool]
 
 PART_FILE = re.compile(r"part-\d{6,}\.parquet", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 SHARD = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
-DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = tuple(dtype.value for dtype in Dtype)
 
 
 def _is_count(value: Any) -> bool:

@@ -8,8 +8,9 @@ import pytest
 
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, Truncation, tokenize_pair
+from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
+from entangle_cli.records.settings import Truncation
 from tests.data.reading import only_pair
 from tests.data.tokenizers import small_tokenizer
 

@@ -15,10 +15,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 import entangle_cli
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, Truncation, tokenize_pair
+from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
 from entangle_cli.errors import ExitCode, ModelError
 from entangle_cli.records.measurement import TokenizedResponse
-from entangle_cli.records.settings import ScanSettings
+from entangle_cli.records.settings import ScanSettings, Truncation
 from tests.data.reading import only_pair
 from tests.data.tokenizers import BOS, EOS, small_tokenizer
 from tests.data.trl_reference import tiny_llama

@@ -11,13 +11,13 @@ from typing import Any, Literal
 from entangle_cli.data.checkpoint import Checkpoint
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
-from entangle_cli.data.tokenize import TokenSettings, Truncation, tokenize_pair
+from entangle_cli.data.tokenize import TokenSettings, tokenize_pair
 from entangle_cli.data.traps import text_of
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.diagnose.views.first_rows import place_of
 from entangle_cli.errors import DataError
-from entangle_cli.records.settings import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings
+from entangle_cli.records.settings import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings, Truncation
 
 WINDOW_PAIRS = 512
 """Pairs among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
