@@ -64,11 +64,9 @@ class _ArrowBatches(FileSource):
 
 
 LARGEST_EXPANSION = 100
-"""Bytes that a row group of a Parquet file may make of one, where it makes more than `LARGEST_GROUP` of them."""
+"""Bytes that a Parquet file may make of one, where it makes more than `LARGEST_EXPANDED` in all."""
 
-LARGEST_GROUP = 256 * 2**20
-"""Bytes."""
-
+LARGEST_EXPANDED = 256 * 2**20
 
 MOST_COLUMNS = 10_000
 FEW_ROWS = 1_000_000
@@ -86,40 +84,30 @@ class Parquet(_ArrowBatches):
 
         super().__init__(path, max_row_bytes)
         try:
-            metadata = pyarrow.parquet.ParquetFile(path).metadata
+            file = pyarrow.parquet.ParquetFile(path)
+            metadata, columns = file.metadata, file.schema
             self.num_rows = metadata.num_rows
-            self._refuse_claims(metadata)
-            chunks = [
-                metadata.row_group(group).column(column)
-                for group in range(metadata.num_row_groups)
-                for column in range(metadata.num_columns)
-            ]
-        except DataError:
-            raise
+            # Not the columns of a row group: pyarrow ends the process where one of those is damaged.
+            num_bytes = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
         except Exception as error:
             raise self._damaged(error) from error
-        self._texts = sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
-        for number in range(metadata.num_row_groups):
-            start = number * metadata.num_columns
-            self._refuse_expansion(chunks[start : start + metadata.num_columns])
+        self._refuse_claims(metadata.num_columns, num_bytes)
+        texts = (columns.column(number) for number in range(metadata.num_columns))
+        self._texts = sorted({column.path for column in texts if column.physical_type == "BYTE_ARRAY"})
 
-    def _refuse_claims(self, metadata: Any) -> None:
+    def _refuse_claims(self, num_columns: int, num_bytes: int) -> None:
         size = self.path.stat().st_size
-        if metadata.num_columns > MOST_COLUMNS or metadata.num_rows > max(FEW_ROWS, ROWS_PER_BYTE * size):
+        if num_columns > MOST_COLUMNS or self.num_rows > max(FEW_ROWS, ROWS_PER_BYTE * size):
             raise DataError(
-                f"{self.path}: {metadata.num_rows:,} rows of {metadata.num_columns:,} columns in {size:,} bytes",
+                f"{self.path}: {self.num_rows:,} rows of {num_columns:,} columns in {size:,} bytes",
                 f"at most {MOST_COLUMNS:,} columns, and {ROWS_PER_BYTE} rows for each byte",
                 "check where the file is from",
             )
-
-    def _refuse_expansion(self, chunks: Sequence[Any]) -> None:
-        before = sum(chunk.total_compressed_size for chunk in chunks)
-        after = sum(chunk.total_uncompressed_size for chunk in chunks)
-        if after > max(LARGEST_GROUP, LARGEST_EXPANSION * before):
+        if num_bytes > max(LARGEST_EXPANDED, LARGEST_EXPANSION * size):
             raise DataError(
-                f"{self.path}: a row group makes {after:,} bytes of {before:,} compressed ones",
-                f"at most {LARGEST_EXPANSION} bytes of one in a row group above {LARGEST_GROUP:,} bytes",
-                "write the file again in smaller row groups if you trust it",
+                f"{self.path}: {num_bytes:,} bytes in {size:,} compressed ones",
+                f"at most {LARGEST_EXPANSION} bytes of one in a file that expands to more than {LARGEST_EXPANDED:,}",
+                "write the file again without compression if you trust it",
             )
 
     def open_batches(self) -> tuple[Any, Iterator[Any]]:
