@@ -130,7 +130,7 @@ def _number(text: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"condition {text!r}: {value!r}", "a finite number", "correct it")
+        raise UsageError(f"condition {text!r}: {value!r}", "a finite number", "write for example 'cosine > 0.9'")
     return number
 
 

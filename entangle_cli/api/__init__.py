@@ -7,7 +7,7 @@ from entangle_cli.api.comparing import compare
 from entangle_cli.api.filtering import check_filter_rules, filter_rows
 from entangle_cli.api.forecasting import forecast
 from entangle_cli.api.inspecting import inspect
-from entangle_cli.api.judging import gate, parsed_rules, refuse_relative, refuse_without_baseline
+from entangle_cli.api.judging import gate, parsed_rules, refuse_without_baseline
 from entangle_cli.api.run import Run, check_loss, merge_runs, newest_folder, read
 from entangle_cli.api.scanning import scan
 from entangle_cli.api.token_products import tokens
@@ -25,7 +25,6 @@ __all__ = [
     "newest_folder",
     "parsed_rules",
     "read",
-    "refuse_relative",
     "refuse_without_baseline",
     "scan",
     "tokens",

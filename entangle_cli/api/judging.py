@@ -67,48 +67,31 @@ NUM_WORST = 10
 """Pairs that a verdict names."""
 
 
-def parsed_rules(rules: Sequence[str | Rule], origin: str = "command line") -> list[Rule]:
+def parsed_rules(rules: Sequence[str | Rule], origin: str | None = None) -> list[Rule]:
     """Rules as they are judged.
 
     Args:
-        origin: where they were set.
+        origin: where they were set; None for the command line.
     Raises:
         UsageError: one that cannot be.
     """
-    from entangle_cli.analysis.rules import parse_rule
+    from entangle_cli.analysis.rules import COMMAND_LINE, parse_rule
 
-    return [parse_rule(rule, origin) if isinstance(rule, str) else rule for rule in rules]
-
-
-def refuse_relative(rules: Sequence[Rule]) -> None:
-    """Refuse rules over a baseline where there is none.
-
-    Raises:
-        UsageError: a rule ends in _increase.
-    """
-    from entangle_cli.analysis.rules import is_relative
-
-    for rule in filter(is_relative, rules):
-        raise UsageError(
-            f"--fail-if {rule.text!r} without a baseline",
-            "a run to compare with",
-            "give --baseline to entangle gate",
-        )
+    return [parse_rule(rule, origin or COMMAND_LINE) if isinstance(rule, str) else rule for rule in rules]
 
 
-def refuse_without_baseline(rules: Sequence[Rule], *, only_new: bool) -> None:
-    """Refuse what needs a baseline.
+def refuse_without_baseline(rules: Sequence[Rule], *, only_new: bool = False) -> None:
+    """Refuse what needs a baseline where there is none.
 
     Raises:
         UsageError: `only_new`, or a rule that ends in _increase.
     """
     from entangle_cli.analysis.rules import is_relative
 
-    if only_new or any(map(is_relative, rules)):
+    needed = ["--only-new"] * only_new + [f"--fail-if {rule.text!r}" for rule in rules if is_relative(rule)]
+    if needed:
         raise UsageError(
-            "--only-new or a rule ending in _increase without --baseline",
-            "a run to compare with",
-            "give --baseline RUN",
+            f"{needed[0]} without a baseline", "a run to compare with", "give --baseline RUN to entangle gate"
         )
 
 

@@ -13,7 +13,7 @@ from entangle_cli.errors import UsageError
 from entangle_cli.records import run as stored
 from entangle_cli.records.columns import FIELD_NAMES, Columns, rows_of, taken
 from entangle_cli.records.pair import PairRecord, Status
-from entangle_cli.records.settings import LossSettings
+from entangle_cli.records.settings import LossSettings, ReportFormat
 
 if TYPE_CHECKING:
     import pandas
@@ -24,8 +24,6 @@ NUM_WORST = 5
 NUM_SKIPPED = 5
 PAGE_ROWS = 100
 """Worst pairs and skipped rows that a page lists."""
-
-FORMATS = ("terminal", "html", "markdown", "json", "jsonl", "csv")
 
 
 class Run(stored.Run, Sequence[PairRecord]):
@@ -53,9 +51,7 @@ class Run(stored.Run, Sequence[PairRecord]):
             beta = numbers.pop("beta", LossSettings().beta)
             loss = LossSettings(loss, beta, numbers)
         elif numbers:
-            raise UsageError(
-                "a loss with numbers of its own and others", "one of the two", "put them into the settings"
-            )
+            raise UsageError("LossSettings and further numbers", "one of the two", "put the numbers into LossSettings")
         check_loss(loss)
         return replace(self, loss=loss)
 
@@ -197,7 +193,7 @@ class Run(stored.Run, Sequence[PairRecord]):
             case "csv":
                 rows.write_csv(stream, self.all_columns)
             case _:
-                raise UsageError(f"report format {output_format!r}", f"one of {', '.join(FORMATS)}", "choose one")
+                raise UsageError(f"report format {output_format!r}", f"one of {', '.join(ReportFormat)}", "choose one")
 
     def rendered(self) -> Any:
         """The terminal report, as rich renders it."""

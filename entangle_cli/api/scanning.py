@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +92,18 @@ def _scan_in_memory(model: Model, data: Data, settings: ScanSettings, observer: 
             records.extend(batch.pairs)
             observer.measured(_num_rows(batch), len(records))
 
+        def num_rows() -> int:
+            return len({record.index for record in records})
+
         with observer.measuring(ready.plan.num_selected, 0):
-            _measure(ready, settings, frozenset(), take, lambda: columns_of(records), lambda: len(_indices(records)))
+            _measure(
+                ready,
+                settings,
+                frozenset(),
+                take,
+                lambda: columns_of(records),
+                lambda: len({record.index for record in records}),
+            )
         manifest: dict[str, Any] = {
             **ready.about,
             "identity": ready.identity.document,
@@ -103,12 +113,8 @@ def _scan_in_memory(model: Model, data: Data, settings: ScanSettings, observer: 
     return Run(None, manifest, columns_of(records), settings.loss)
 
 
-def _indices(records: Sequence[PairRecord]) -> set[int]:
-    return {record.index for record in records}
-
-
 def _num_rows(batch: RecordBatch) -> int:
-    """Rows that a batch ends: a ranked row ends with its first pair."""
+    """Rows that a batch counts as done: a ranked row counts with its first pair."""
     return sum(not record.pair_in_row for record in batch.pairs)
 
 

@@ -44,5 +44,5 @@ def _seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
-        raise UsageError(f"--deadline {text!r}", "a duration such as 50m, 1h30m or 90s", "correct it")
+        raise UsageError(f"--deadline {text!r}", "a duration such as 50m, 1h30m or 90s", "write for example 50m")
     return seconds

@@ -95,7 +95,7 @@ def gate(
         max_skipped=max_skipped,
         origins=origins.taken,
     )
-    about = _about(judged, verdict)
+    about = _about(judged)
     code = CODES[verdict.outcome]
     with keeping(code):
         _write(sys.stdout, output_format, verdict, about)
@@ -129,12 +129,11 @@ def _format_and_file(text: str, *inputs: Path | None) -> tuple[GateFormat, Path]
     return GateFormat(kind), Path(file)
 
 
-def _about(run: Run, verdict: Verdict) -> dict[str, Any]:
+def _about(run: Run) -> dict[str, Any]:
     return {
         "run": run.place,
         "loss": run.loss_words,
         "data_file": run.manifest.get("plan", {}).get("data"),
-        "worst": verdict.worst,
     }
 
 

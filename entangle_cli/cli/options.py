@@ -161,5 +161,5 @@ def _named_number(text: str) -> tuple[str, float]:
         return name.strip().replace("-", "_"), float(value)
     except ValueError as error:
         raise UsageError(
-            f"--loss-option {text!r}", "NAME=VALUE with a number, such as penalty=5", "correct it"
+            f"--loss-option {text!r}", "NAME=VALUE with a number", "write for example penalty=5"
         ) from error

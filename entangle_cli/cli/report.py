@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, RunFolder
 from entangle_cli.errors import UsageError
+from entangle_cli.records.settings import ReportFormat
 
 if TYPE_CHECKING:
     from entangle_cli.api import Run
-
-
-class ReportFormat(StrEnum):
-    """Outputs of `entangle report`."""
-
-    TERMINAL = "terminal"
-    HTML = "html"
-    MARKDOWN = "markdown"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 def report(
@@ -49,7 +38,7 @@ def report(
     from entangle_cli.cli.chosen_run import chosen_run
 
     rules = api.parsed_rules(fail_if or ())
-    api.refuse_relative(rules)
+    api.refuse_without_baseline(rules)
     seen = chosen_run(run, loss, beta, gamma, loss_option)
     if losses:
         _show_losses(seen, output_format)

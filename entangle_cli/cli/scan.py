@@ -139,7 +139,7 @@ def scan(
                 "one of the two",
                 "leave --dry-run out",
             )
-        api.refuse_relative(rules)
+        api.refuse_without_baseline(rules)
         time_left = Deadline(deadline, launch.seconds_before)
         stop = UntilDecided(tuple(rule.text for rule in rules), confidence) if until_decided else None
         weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)

@@ -21,7 +21,7 @@ from entangle_cli.data.checkpoint_checks import (
     code_of,
     ignored_weights,
     refuse_absent_weights,
-    refuse_claimed_layers,
+    refuse_claimed_sizes,
     refuse_incomplete,
     refuse_not_finite,
     refuse_offloaded,
@@ -134,6 +134,8 @@ def load_checkpoint(
 def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
     """A model that is loaded already, measured where it is; its weights are neither moved nor changed.
 
+    It is put into evaluation mode. Of a PEFT model the base with its layers is measured.
+
     Args:
         dtype: what the settings ask for.
     Raises:
@@ -141,6 +143,10 @@ def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
         UsageError: the weights are of another dtype.
     """
     model: Any = given.model
+    is_adapted = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+    if is_adapted:
+        model = model.get_base_model()
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     config = model.config
     refuse_other_models(given.name, config)
     if (found := str(model.dtype).removeprefix("torch.")) != dtype:
@@ -150,14 +156,13 @@ def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
             f"set dtype={found!r}, or convert the model: model.to(torch.{dtype})",
         )
     refuse_not_finite(given.name, model)
-    adapter = frozenset(name for name, parameter in model.named_parameters() if "lora_" in name)
     return Checkpoint(
         model=model.eval(),
         tokenizer=given.tokenizer,
         identity={"name": given.name, "sha256": _weights_sha256(model)},
         position_limit=position_limit(config),
         context=context_of(config),
-        adapter_parameters=adapter,
+        adapter_parameters=frozenset(trained if is_adapted else ()),
         language_parameters=language_parameters(model),
     )
 
@@ -216,7 +221,7 @@ def _load_model(
     config = load_config(origin, loading)
     if origin.folder is not None:
         refuse_absent_weights(origin.folder, pickled_weights=loading.pickled_weights)
-        refuse_claimed_layers(origin.folder, config)
+        refuse_claimed_sizes(origin.folder, config)
         refuse_slow_quantisation(origin.folder)
     with translated(origin, config=config), offline(origin.local_only):
         # With this flag the stubs' single result is really a pair.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,25 +69,33 @@ def _refuse_missing_shards(index: Path) -> None:
         )
 
 
-def refuse_claimed_layers(folder: Path, config: Any) -> None:
-    """Refuse a config with more layers than the folder has tensors: building them would take hours.
+def refuse_claimed_sizes(folder: Path, config: Any) -> None:
+    """Refuse a config with more layers or larger sizes than the weights have.
+
+    The model is made before its weights are read: that would take hours, or all memory.
 
     Raises:
         ModelError: the config claims more, or a file is not in safetensors.
     """
-    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    shapes = _weight_shapes(folder)
-    num_tensors = len(shapes)
-    if num_tensors:
-        _refuse_claimed_sizes(
-            folder, config.get_text_config(), max((size for shape in shapes for size in shape), default=1)
-        )
-    if num_tensors and isinstance(layers, int) and layers > num_tensors:
+    shapes = [tuple(file.get_slice(name).get_shape()) for file, name in _weights(folder)]
+    if not shapes:
+        return
+    text = config.get_text_config()
+    layers = getattr(text, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > len(shapes):
         raise ModelError(
-            f"{folder}: config.json says {layers:,} layers, and the weights are {num_tensors:,} tensors",
+            f"{folder}: config.json says {layers:,} layers, and the weights are {len(shapes):,} tensors",
             "at least one tensor per layer",
             "restore config.json",
         )
+    largest = max((size for shape in shapes for size in shape), default=1)
+    for key, value in text.to_dict().items():
+        if isinstance(value, int) and value > _largest_value(key, largest):
+            raise ModelError(
+                f"{folder}: config.json says {key} {value:,}, and no dimension of a weight is above {largest:,}",
+                "the sizes of these weights",
+                "restore config.json",
+            )
 
 
 SIZES = re.compile(r"size|dim|heads|experts|embd|inner|rank|channels")
@@ -96,18 +105,15 @@ LARGEST_RATIO = 64
 LARGEST_POSITIONS = 10**8
 
 
-def _refuse_claimed_sizes(folder: Path, config: Any, largest: int) -> None:
-    """Refuse a size that no weight has: the model would be made at that size before its weights are read."""
-    for key, value in config.to_dict().items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            continue
-        limit = LARGEST_RATIO * largest if SIZES.search(key) else LARGEST_POSITIONS if "position" in key else None
-        if limit is not None and value > max(limit, 65_536):
-            raise ModelError(
-                f"{folder}: config.json says {key} {value:,}, and no dimension of a weight is above {largest:,}",
-                "the sizes of these weights",
-                "restore config.json",
-            )
+SMALLEST_LIMIT = 65_536
+"""Some sizes are of no weight, such as that of an attention window."""
+
+
+def _largest_value(key: str, largest: int) -> float:
+    """The largest number that an entry of a config may have, beside weights of at most `largest` in a dimension."""
+    if SIZES.search(key):
+        return max(LARGEST_RATIO * largest, SMALLEST_LIMIT)
+    return LARGEST_POSITIONS if "position" in key else math.inf
 
 
 def refuse_slow_quantisation(folder: Path) -> None:
@@ -116,17 +122,10 @@ def refuse_slow_quantisation(folder: Path) -> None:
     Raises:
         ModelError: an expression does not end, or a file is not in safetensors.
     """
-    if (folder / "config.json").is_file():
-        settings = read_object(folder / "config.json").get("quantization_config")
-        refuse_slow_patterns(f"{folder}/config.json, quantization_config", settings, _weight_names(folder))
-
-
-def _weight_names(folder: Path) -> list[str]:
-    return [name for file, name in _weights(folder)]
-
-
-def _weight_shapes(folder: Path) -> list[tuple[int, ...]]:
-    return [tuple(file.get_slice(name).get_shape()) for file, name in _weights(folder)]
+    settings = read_object(folder / "config.json").get("quantization_config")
+    if settings is not None:
+        names = [name for _, name in _weights(folder)]
+        refuse_slow_patterns(f"{folder}/config.json, quantization_config", settings, names)
 
 
 def _weights(folder: Path) -> Iterator[tuple[Any, str]]:

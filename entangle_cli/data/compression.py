@@ -45,16 +45,19 @@ def is_compressed(path: Path) -> bool:
     return path.suffix.lower() in COMPRESSIONS
 
 
-class ExpansionError(OSError):
-    """A compressed file holds out of proportion more than it takes."""
+LARGEST_EXPANSION = 200
+"""Bytes that a compressed file may make of one, where it makes more than `LARGEST_EXPANDED` in all."""
+
+LARGEST_EXPANDED = 32 * 2**20
 
 
 class _Counted(io.RawIOBase):
     """Decompressed content, which must stay in proportion to its file."""
 
-    def __init__(self, content: IO[bytes], num_bytes: int) -> None:
+    def __init__(self, content: IO[bytes], path: Path) -> None:
         self._content = content
-        self._limit = max(LARGEST_EXPANDED, LARGEST_EXPANSION * num_bytes)
+        self._path = path
+        self._limit = max(LARGEST_EXPANDED, LARGEST_EXPANSION * path.stat().st_size)
         self._read = 0
 
     def readable(self) -> bool:
@@ -64,7 +67,11 @@ class _Counted(io.RawIOBase):
         piece = self._content.read(len(buffer))
         self._read += len(piece)
         if self._read > self._limit:
-            raise ExpansionError(0, f"it decompresses to more than {self._limit:,} bytes, {LARGEST_EXPANSION} for each")
+            raise DataError(
+                f"{self._path}: it decompresses to more than {self._limit:,} bytes",
+                f"at most {LARGEST_EXPANSION} bytes for each of the file's",
+                "decompress it if you trust it",
+            )
         buffer[: len(piece)] = piece
         return len(piece)
 
@@ -73,21 +80,15 @@ class _Counted(io.RawIOBase):
         super().close()
 
 
-LARGEST_EXPANSION = 200
-"""Bytes that a compressed file may make of one, where it makes more than `LARGEST_EXPANDED` in all."""
-
-LARGEST_EXPANDED = 32 * 2**20
-
-
 def opened_bytes(path: Path) -> IO[bytes]:
     """A file's content, decompressed while it is read.
 
     Raises:
-        ExpansionError: while it is read, where there is out of proportion much.
+        DataError: while it is read: it decompresses out of proportion to its size.
     """
     if not is_compressed(path):
         return path.open("rb")
-    return io.BufferedReader(_Counted(_decompressed(path), path.stat().st_size), READ_BYTES)
+    return io.BufferedReader(_Counted(_decompressed(path), path), READ_BYTES)
 
 
 def _decompressed(path: Path) -> IO[bytes]:

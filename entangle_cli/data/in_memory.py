@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data.rows import RawRow, RowSource
-from entangle_cli.errors import DataError
+from entangle_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def model_in_memory(model: Any) -> ModelInMemory:
+    """A model and its tokenizer, as callers give them.
+
+    Raises:
+        UsageError: not a pair of the two.
+    """
+    if isinstance(model, tuple) and len(model) == 2:
+        return ModelInMemory(*model)
+    raise UsageError(
+        f"a {type(model).__name__} as the model",
+        "a folder, a name on the hub, or a pair of a transformers model and its tokenizer",
+        "write scan((model, tokenizer), data)",
+    )
+
+
+@contextmanager
+def modes_kept(model: PreTrainedModel) -> Iterator[None]:
+    """Put every module back into training or evaluation mode afterwards, as the caller had it."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +60,12 @@ class RowsInMemory(RowSource):
 
     kind = "rows in memory"
 
-    def __init__(self, rows: Sequence[Any] | Iterable[Any]) -> None:
+    def __init__(self, rows: Iterable[Any]) -> None:
         self.location = self.name = "rows in memory"
-        self._rows: Any = rows
+        self._rows = list(rows) if isinstance(rows, Iterator) else rows  # they are read more than once
         digest = hashlib.sha256()
         self.num_rows = 0
-        for row in rows:
+        for row in self._rows:
             digest.update(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "backslashreplace") + b"\n")
             self.num_rows += 1
         self._sha256 = digest.hexdigest()

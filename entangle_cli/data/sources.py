@@ -20,6 +20,7 @@ from entangle_cli.data.hub import HubDataset, is_hub_name
 from entangle_cli.data.json_files import JsonDocument, open_json
 from entangle_cli.data.paths import expanded, is_folder, is_there, refuse_irregular
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
+from entangle_cli.data.slices import Slice, split_and_slice
 from entangle_cli.data.splits import chosen_split
 from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
 from entangle_cli.errors import DataError, is_out_of_memory
@@ -59,7 +60,7 @@ def named_data(data: str | Path | Sequence[str]) -> list[str]:
 
 
 def _open_source(data: str, reading: ReadingSettings, limit: int | None) -> RowSource:
-    split, spec = _split_and_slice(reading.split)
+    split, spec = split_and_slice(reading.split)
     source = _open(data, split, reading, None if spec else limit)
     if source.num_rows == 0:
         raise DataError(f"{data}: no rows", "at least one preference pair", "check that the data are complete")
@@ -318,65 +319,3 @@ class JoinedSources(RowSource):
             for place, row in enumerate(source.rows()):
                 yield replace(row, index=start + place, file=row.file or source.location)
             start += source.num_rows
-
-
-def _split_and_slice(spec: str | None) -> tuple[str | None, str | None]:
-    """The split's name, and the whole specification where it takes a part of it, such as `train[:500]`."""
-    if spec is None or "[" not in spec:
-        return spec, None
-    names = {part.split("[")[0].strip() for part in spec.split("+")}
-    if len(names) > 1:
-        raise DataError(f"--split {spec}: several splits", "parts of one split", "scan them one after the other")
-    return names.pop(), spec
-
-
-class Slice(RowSource):
-    """A part of a split; rows keep the indices that they have in the whole.
-
-    Args:
-        spec: as `datasets` has it: `train[:500]`, `train[50%:]`, `train[:10]+train[90:]`.
-    """
-
-    def __init__(self, whole: RowSource, spec: str) -> None:
-        self.whole = whole
-        self._spec = spec
-        self.location = f"{whole.location}, {spec}"
-        self.name = whole.name
-        self.kind = whole.kind
-        self.files = whole.files
-        self._indices = _sliced(spec, whole.num_rows)
-        self.num_rows = len(self._indices)
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """That of the whole, and which part."""
-        return {**self.whole.identity, "slice": self._spec}
-
-    @property
-    def fingerprints(self) -> Sequence[Fingerprint]:
-        """Of the whole."""
-        return self.whole.fingerprints
-
-    @property
-    def indices(self) -> Sequence[int]:
-        """Where the rows stand in the whole."""
-        return self._indices
-
-    def rows(self) -> Iterator[RawRow]:
-        """The rows of the part, in the order of the whole."""
-        wanted = self._indices if isinstance(self._indices, range) else frozenset(self._indices)
-        return (row for row in self.whole.rows() if row.index in wanted)
-
-
-def _sliced(spec: str, num_rows: int) -> Sequence[int]:
-    import datasets
-
-    name = spec.split("[")[0].strip()
-    try:
-        parts = datasets.ReadInstruction.from_spec(spec).to_absolute({name: num_rows})
-    except (ValueError, AssertionError) as error:
-        raise DataError(
-            f"--split {spec}: {error}", "a slice such as train[:500] or train[50%:]", "correct it"
-        ) from error
-    ranges = [range(num_rows)[part.from_ : part.to] for part in parts]
-    return ranges[0] if len(ranges) == 1 else sorted({index for part in ranges for index in part})

@@ -21,7 +21,8 @@ from entangle_cli.data.hub import HubDataset
 from entangle_cli.data.json_files import BYTE_ORDER_MARK, JsonArray, JsonDocument, JsonLines, JsonValues
 from entangle_cli.data.json_text import Parser
 from entangle_cli.data.rows import FileSource, RowSource
-from entangle_cli.data.sources import SeveralFiles, Slice
+from entangle_cli.data.slices import Slice
+from entangle_cli.data.sources import SeveralFiles
 from entangle_cli.errors import UnfinishedError, UsageError
 
 

@@ -28,6 +28,15 @@ class Movement(StrEnum):
     STILL = "still"
 
 
+MOVEMENT_MEANINGS = {
+    Movement.SEPARATES: "chosen up, rejected down: what a preference loss is for",
+    Movement.BOTH_RISE: "both up: rejected answers gain probability too",
+    Movement.BOTH_FALL: "both down: chosen answers lose probability too",
+    Movement.REVERSED: "chosen down, rejected up",
+    Movement.STILL: "neither moves",
+}
+
+
 def _measured(meaning: str) -> Any:
     """A field that no loss changes; it is stored. Null where it is not known."""
     return field(default=None, metadata={"meaning": meaning, "by_loss": False})

@@ -17,6 +17,17 @@ class Dtype(StrEnum):
     FLOAT64 = "float64"
 
 
+class ReportFormat(StrEnum):
+    """Outputs of a run's report."""
+
+    TERMINAL = "terminal"
+    HTML = "html"
+    MARKDOWN = "markdown"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
 class Truncation(StrEnum):
     """Which end of a sequence longer than `max_length` is kept; TRL's `truncation_mode`."""
 

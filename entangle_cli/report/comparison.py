@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entangle_cli.report.escape import for_markdown, for_terminal
-from entangle_cli.report.terminal import MEANINGS
+from entangle_cli.report.terminal import STYLES
 
 SHORT = {"separates": "sep.", "both_rise": "rise", "both_fall": "fall", "reversed": "rev.", "still": "still"}
 
@@ -103,7 +103,7 @@ def _shares(whole: Mapping[str, Any], style: box.Box) -> Table:
     table = _table(style, "movement", "first", "last", "change", "95 % interval")
     for name, change in whole["movements"].items():
         table.add_row(
-            Text(name, style=MEANINGS[name][0]),
+            Text(name, style=STYLES[name]),
             _rate(change["before"]),
             _rate(change["after"]),
             _points(change["difference"]),
@@ -121,7 +121,7 @@ def _transitions(whole: Mapping[str, Any], style: box.Box) -> Table:
             for new, count in whole["transitions"][old].items()
         ]
         if any(whole["transitions"][old].values()):
-            table.add_row(Text(old, style=MEANINGS[old][0]), *cells)
+            table.add_row(Text(old, style=STYLES[old]), *cells)
     return table
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.report.terminal import MEANINGS
+from entangle_cli.report.terminal import STYLES
 from entangle_cli.report.words import counted
 
 
@@ -36,9 +36,7 @@ def _table(result: Mapping[str, Any]) -> Table:
     for heading in (f"all {before['pairs']:,}", f"kept {after['pairs']:,}"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in before["movements"]:
-        table.add_row(
-            Text(name, style=MEANINGS[name][0]), *(_rate(side["movements"][name]) for side in (before, after))
-        )
+        table.add_row(Text(name, style=STYLES[name]), *(_rate(side["movements"][name]) for side in (before, after)))
     table.add_row("mean cosine", *(_cosine(side["mean_cosine"]) for side in (before, after)))
     return table
 

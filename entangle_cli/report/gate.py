@@ -78,7 +78,7 @@ def write_github(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> Non
     if verdict.scope is not None:
         _command(stream, "notice", "entangle gate", f"Judged {verdict.scope.sentence}")
     if verdict.outcome.value == "failed":
-        for row in about["worst"][:ANNOTATIONS]:
+        for row in verdict.worst[:ANNOTATIONS]:
             file = row["file"] or about["data_file"]
             _command(stream, "warning", "entangle pair", pair_sentence(row), file=file, line=row["line"])
 

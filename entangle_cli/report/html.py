@@ -16,12 +16,12 @@ from typing import IO, Any
 import jinja2
 from markupsafe import Markup
 
-from entangle_cli.records.pair import Movement
+from entangle_cli.records.pair import MOVEMENT_MEANINGS, Movement
 from entangle_cli.records.run import Notice, Run
 from entangle_cli.report import figures
 from entangle_cli.report.comparison import comparison_sentence, differences_sentence
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.report.terminal import MEANINGS, verdict_sentence
+from entangle_cli.report.terminal import verdict_sentence
 from entangle_cli.report.words import counted
 
 SHOWN_CHARACTERS = 600
@@ -125,7 +125,7 @@ def write_report_page(
         "loss": loss,
         "notices": [{"code": notice.code, "count": notice.count, "message": notice.message} for notice in notices],
         "summary": summary,
-        "meanings": {name: meaning for name, (_, meaning) in MEANINGS.items()},
+        "meanings": {name.value: meaning for name, meaning in MOVEMENT_MEANINGS.items()},
         "gate": verdict,
         "losses": [view.words for view in data.losses],
         "map": figures.movement_map(scale, data.log_ratios, data.cosines, data.movements, data.shown),

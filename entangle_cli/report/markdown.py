@@ -11,9 +11,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from entangle_cli.records.pair import MOVEMENT_MEANINGS
 from entangle_cli.records.run import Notice, Run
 from entangle_cli.report.escape import for_markdown
-from entangle_cli.report.terminal import MEANINGS, verdict_sentence
+from entangle_cli.report.terminal import verdict_sentence
 
 WIDTH = 10_000
 """No line is broken."""
@@ -83,7 +84,7 @@ def _movements(summary: Mapping[str, Any]) -> Table:
     table = _table("movement", "pairs", "share", "95 % interval", "meaning")
     for name, share in summary["movements"].items():
         interval = "{:.1%} to {:.1%}".format(*share["interval"])
-        table.add_row(name, f"{share['count']:,}", f"{share['rate']:.1%}", interval, MEANINGS[name][1])
+        table.add_row(name, f"{share['count']:,}", f"{share['rate']:.1%}", interval, MOVEMENT_MEANINGS[name])
     if without := summary["without_movement"]:
         rate = f"{without / summary['pairs']:.1%}"
         table.add_row("none", f"{without:,}", rate, "", "the loss has no finite coefficients for these pairs")
@@ -91,7 +92,7 @@ def _movements(summary: Mapping[str, Any]) -> Table:
 
 
 def _data_sets(data_sets: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("data set", "rows", "pairs", *MEANINGS)
+    table = _table("data set", "rows", "pairs", *MOVEMENT_MEANINGS)
     for found in data_sets:
         rates = (share["rate"] for share in found["movements"].values())
         cells = ("-" if rate is None else f"{rate:.1%}" for rate in rates)

@@ -27,12 +27,12 @@ def write_sarif(stream: IO[str], verdict: Any, about: Mapping[str, Any], version
     tool that did not do its work (`executionSuccessful` is false), so that no results are not a pass.
 
     Args:
-        about: as for JSON, with the worst pairs.
+        about: as for JSON.
         version: entangle's own.
     """
     results = [_rule_result(result, about) for result in verdict.results if result.outcome.value == "failed"]
     if verdict.outcome.value == "failed":
-        results.extend(_pair_result(row, about) for row in about["worst"])
+        results.extend(_pair_result(row, about) for row in verdict.worst)
     rules = {result.rule.text: _rule(result.rule) for result in verdict.results}
     invocation = {
         "executionSuccessful": verdict.outcome.value != "cannot_judge",

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from entangle_cli.records.pair import MOVEMENT_MEANINGS, Movement
 from entangle_cli.records.plan import ScanEstimate, ScanPlan
 from entangle_cli.records.run import Notice, Run
 from entangle_cli.report.escape import for_terminal
@@ -22,12 +23,12 @@ PLAIN_WIDTH = 120
 SHOWN_GROUPS = 20
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
-MEANINGS = {
-    "separates": ("green", "chosen up, rejected down: what a preference loss is for"),
-    "both_rise": ("yellow", "rejected answers gain probability too"),
-    "both_fall": ("red", "chosen answers lose probability too"),
-    "reversed": ("red", "chosen down, rejected up"),
-    "still": ("dim", "neither moves"),
+STYLES: Mapping[str, str] = {
+    Movement.SEPARATES: "green",
+    Movement.BOTH_RISE: "yellow",
+    Movement.BOTH_FALL: "red",
+    Movement.REVERSED: "red",
+    Movement.STILL: "dim",
 }
 
 
@@ -160,7 +161,7 @@ def _movement_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, share in summary["movements"].items():
-        style, meaning = MEANINGS[name]
+        style, meaning = STYLES[name], MOVEMENT_MEANINGS[name]
         interval = "" if share["interval"] is None else "{:.1%} to {:.1%}".format(*share["interval"])
         rate = "" if share["rate"] is None else f"{share['rate']:.1%}"
         table.add_row(Text(name, style=style), f"{share['count']:,}", rate, interval, Text(meaning, style="dim"))
@@ -179,7 +180,7 @@ def _movement_table(summary: Mapping[str, Any]) -> Table:
 def _data_set_table(data_sets: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", overflow="fold")
-    for heading in ("rows", "pairs", *MEANINGS):
+    for heading in ("rows", "pairs", *MOVEMENT_MEANINGS):
         table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
     for found in data_sets:
         rates = (share["rate"] for share in found["movements"].values())
@@ -227,7 +228,7 @@ def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
             _delta(row["chosen_delta"]),
             _delta(row["rejected_delta"]),
             _number(row["slack"]),
-            Text(name, style=MEANINGS.get(movement, ("", ""))[0]),
+            Text(name, style=STYLES.get(movement, "")),
         )
     return table
 

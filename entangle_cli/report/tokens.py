@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.report.terminal import MEANINGS
+from entangle_cli.report.terminal import STYLES
 
 SHOWN_TOKENS = 40
 """Of each answer in the terminal's heat map and table."""
@@ -125,6 +125,6 @@ def _mask_table(masks: Sequence[Mapping[str, Any]]) -> Table:
             f"{case['tokens']:,}",
             f"{case['chosen_delta']:+.3g}",
             f"{case['rejected_delta']:+.3g}",
-            Text(movement, style=MEANINGS[movement][0]),
+            Text(movement, style=STYLES[movement]),
         )
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,12 @@ def read_part(path: Path, names: list[str] | None = None) -> pyarrow.Table:
     """The rows of one part, all columns or those of some names that it has.
 
     Not `pyarrow.parquet.read_table`, which loads pandas: that alone takes longer than reading a small run.
+
+    Raises:
+        OSError: no regular file; opening a pipe would wait for ever.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     with pyarrow.parquet.ParquetFile(path) as file:
         return file.read(names if names is None else [name for name in names if name in file.schema_arrow.names])
 

@@ -132,7 +132,6 @@ def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
         RunError: unreadable, another number of rows than the manifest says, or columns of other types.
     """
     path = folder / "pairs" / part["file"]
-    refuse_irregular_file(path)
     table = _read(path)
     if len(set(table.column_names)) < len(table.column_names):
         raise RunError(f"{path}: a column is there twice", "a part written by entangle scan", "scan again")
@@ -155,16 +154,6 @@ def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
     except pyarrow.ArrowException as error:
         raise RunError(f"{path}: {error}", "a part written by entangle scan", "scan again") from error
     return table
-
-
-def refuse_irregular_file(path: Path) -> None:
-    """Refuse a part that is a pipe or a device.
-
-    Raises:
-        RunError: the part is a pipe or a device.
-    """
-    if path.exists() and not path.is_file():
-        raise RunError(f"{path}: no regular file", "a part written by entangle scan", "scan again")
 
 
 def _read(path: Path) -> pyarrow.Table:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import entangle_cli
-from entangle_cli import LossSettings, Run, ScanSettings
+from entangle_cli import LoadingSettings, LossSettings, Run, ScanSettings
 from entangle_cli.errors import NothingToJudgeError, UsageError
 from tests.cli.conftest import LONG, MODEL, Entangle
 
@@ -82,11 +84,41 @@ def test_a_model_and_rows_that_are_loaded_give_the_same_numbers(run: Run) -> Non
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_a_model_is_given_back_as_it_was() -> None:
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).train()
+    model.lm_head.eval()
+    modes = [module.training for module in model.modules()]
+    entangle_cli.scan((model, AutoTokenizer.from_pretrained(MODEL)), ROWS[:1])
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_an_adapter_in_memory_is_measured_as_its_folder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    adapted = get_peft_model(
+        base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    settings = ScanSettings(loading=LoadingSettings(base_model=str(MODEL)))
+    stored = entangle_cli.scan(str(tmp_path / "adapter"), LONG, replace(settings, limit=3))
+    found = entangle_cli.scan((adapted, AutoTokenizer.from_pretrained(MODEL)), ROWS[:3])
+    assert found.identity.settings["parameters"] == stored.identity.settings["parameters"] == "adapter"
+    assert [pair.cosine for pair in found] == pytest.approx([pair.cosine for pair in stored], abs=1e-6)
+
+
+def test_rows_may_come_once(run: Run) -> None:
+    pair = (AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), AutoTokenizer.from_pretrained(MODEL))
+    found = entangle_cli.scan(pair, iter(ROWS))
+    assert [each.cosine for each in found] == [each.cosine for each in run]
+
+
 def test_objects_that_cannot_be_measured_are_refused() -> None:
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
     pair = (model, AutoTokenizer.from_pretrained(MODEL))
     with pytest.raises(UsageError, match="dtype float32, and the model's weights are bfloat16"):
         entangle_cli.scan(pair, ROWS)
+    with pytest.raises(UsageError, match="as the model"):
+        entangle_cli.scan(model, ROWS)
     with pytest.raises(entangle_cli.EntangleError, match="no rows"):
         entangle_cli.scan(pair, [], ScanSettings(dtype="bfloat16"))
 
@@ -106,7 +138,7 @@ def test_the_gate_says_what_it_judged(run: Run) -> None:
     assert (verdict.outcome.value, verdict.scope.rows_read if verdict.scope else None) == ("passed", 6)
     assert "--limit 6" in verdict.scope.sentence if verdict.scope else False
     assert run.gate("pairs > 0").outcome.value == "failed"
-    with pytest.raises(UsageError, match="without --baseline"):
+    with pytest.raises(UsageError, match="without a baseline"):
         run.gate("both_fall_rate_increase > 0.1")
 
 

@@ -19,7 +19,7 @@ from entangle_cli.errors import RunError
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.run import Identity
 from entangle_cli.store.manifest import NEEDED, OPTIONAL, first_wrong
-from entangle_cli.store.reading import read_run
+from entangle_cli.store.reading import newest_run, read_run
 from entangle_cli.store.writing import RunWriter
 
 IDENTITY = {"model": {"name": "m"}, "data": {"name": "d", "rows": 1}, "settings": {"dtype": "float32"}}
@@ -135,3 +135,4 @@ def test_a_part_that_is_a_pipe_is_not_waited_for(run: Path) -> None:
     os.mkfifo(run / "pairs/part-000000.parquet")
     with pytest.raises(RunError, match="missing or changed"):
         read_run(run)
+    assert newest_run(run.parent)[0] == run

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import entangle_cli
-from entangle_cli.api.run import FORMATS
 from entangle_cli.records.pair import PAIR_FIELDS
+from entangle_cli.records.settings import ReportFormat
 from tests.cli.conftest import LONG, MODEL, Entangle
 
 OLD = Path(__file__).parent / "run_0_5_0"
@@ -27,7 +27,7 @@ def test_its_numbers_are_those_of_today() -> None:
 
 def test_every_command_reads_it(entangle: Entangle, tmp_path: Path) -> None:
     run = shutil.copytree(OLD, tmp_path / "old")
-    for output_format in FORMATS:
+    for output_format in ReportFormat:
         assert entangle("report", run, "--format", output_format).code == 0
     assert entangle("gate", run, "--fail-if", "both_fall_rate > 1e-9").code in (0, 1)
     assert entangle("compare", run, run, "--format", "json").code == 0

@@ -42,7 +42,7 @@ class KnownPairs:
 
     @property
     def identity(self) -> str:
-        """A hash of the pairs' ids: who knows the same pairs leaves out the same."""
+        """A hash of the pairs' ids: equal in all processes that reuse the same pairs."""
         return hashlib.sha256(" ".join(sorted(self._places)).encode()).hexdigest()
 
     def record(self, row: PreparedRow) -> PairRecord | None:

@@ -20,7 +20,7 @@ from entangle_cli.data.checkpoint import (
     quiet_libraries,
 )
 from entangle_cli.data.device import choose_device
-from entangle_cli.data.in_memory import ModelInMemory, RowsInMemory, is_rows
+from entangle_cli.data.in_memory import RowsInMemory, is_rows, model_in_memory, modes_kept
 from entangle_cli.data.origin import refuse_swapped
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.parameters import default_parameters, select_parameters
@@ -196,9 +196,7 @@ def open_scan(model: Any, data: Any, settings: ScanSettings, ranks: Ranks | None
     pairs = pair_reader(source, settings.reading)
     formats = peeked_formats(source, pairs, settings.reading)
     ranks = ranks or Ranks()
-    device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
-    with quiet_libraries():
-        checkpoint = _loaded(model, settings, device)
+    with quiet_libraries(), _loaded(model, settings, ranks) as (checkpoint, device):
         pattern = settings.parameters or default_parameters(checkpoint)
         max_length = resolved_length(settings.max_length, checkpoint.context)
         settings = replace(settings, parameters=pattern, max_length=max_length)
@@ -209,7 +207,7 @@ def open_scan(model: Any, data: Any, settings: ScanSettings, ranks: Ranks | None
             opened_reference(settings, checkpoint, device) as reference,
         ):
             reader = RowReader(source, pairs, checkpoint, settings)
-            name = str(checkpoint.identity["name"]) if isinstance(model, tuple) else str(model)
+            name = str(model) if isinstance(model, str | Path) else str(checkpoint.identity["name"])
             plan = _plan(name, source, formats, checkpoint, engine, settings, device, ranks, reader.num_selected)
             scan = Scan(reader, checkpoint, parameters, engine, reference, settings, plan, ranks)
             scan.reader.check()
@@ -225,10 +223,16 @@ def _opened(model: Any, data: Any, settings: ScanSettings) -> RowSource:
     return open_source(names, settings.reading, settings.limit)
 
 
-def _loaded(model: Any, settings: ScanSettings, device: torch.device) -> Checkpoint:
+@contextmanager
+def _loaded(model: Any, settings: ScanSettings, ranks: Ranks) -> Iterator[tuple[Checkpoint, torch.device]]:
+    """The model to measure, and its device: one that is in memory stays where it is."""
     if isinstance(model, str | Path):
-        return load_checkpoint(str(model), settings.dtype, device, settings.loading, settings.device_map)
-    return checkpoint_in_memory(ModelInMemory(*model), settings.dtype)
+        device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
+        yield load_checkpoint(str(model), settings.dtype, device, settings.loading, settings.device_map), device
+        return
+    given = model_in_memory(model)
+    with modes_kept(given.model):
+        yield checkpoint_in_memory(given, settings.dtype), given.model.device
 
 
 def _plan(

@@ -12,7 +12,7 @@ from entangle_cli.analysis.losses.table import LOSSES, OTHER_NAMES
 from entangle_cli.analysis.rules import METRICS, metric_meaning
 from entangle_cli.data.traps import MESSAGES
 from entangle_cli.errors import EXIT_CODES, UsageError
-from entangle_cli.records.pair import PAIR_FIELDS, REASONS, Movement
+from entangle_cli.records.pair import MOVEMENT_MEANINGS, PAIR_FIELDS, REASONS
 
 CHECKPOINT_WARNINGS = {
     "W-DEQUANTISED": "quantised weights were turned into plain ones of the chosen dtype before the scan",
@@ -28,14 +28,6 @@ CHECKPOINT_WARNINGS = {
     "W-TEMPLATE-DATE": "the chat template writes the date into conversations, so other days give other tokens",
 }
 """Codes of warnings on how a checkpoint was loaded."""
-
-MOVEMENTS = {
-    Movement.SEPARATES: "the chosen log-prob rises and the rejected one falls, as a preference loss intends",
-    Movement.BOTH_RISE: "both log-probs rise: the rejected answer gains probability too",
-    Movement.BOTH_FALL: "both log-probs fall: the chosen answer loses probability too",
-    Movement.REVERSED: "the chosen log-prob falls and the rejected one rises",
-    Movement.STILL: "neither log-prob moves",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +85,7 @@ def _all() -> Iterator[Explanation]:
     for one in PAIR_FIELDS.values():
         kind = f"field of a pair, {one.kind.value}" + (", depends on the loss" if one.by_loss else "")
         yield Explanation(one.name, kind, one.meaning, "reports")
-    for movement, meaning in MOVEMENTS.items():
+    for movement, meaning in MOVEMENT_MEANINGS.items():
         yield Explanation(movement.value, "movement", meaning, "reports")
     for loss in LOSSES.values():
         numbers = "".join(f"\n{name} ({option.default:g}): {option.meaning}" for name, option in loss.options.items())
