@@ -96,14 +96,7 @@ def _scan_in_memory(model: Model, data: Data, settings: ScanSettings, observer: 
             return len({record.index for record in records})
 
         with observer.measuring(ready.plan.num_selected, 0):
-            _measure(
-                ready,
-                settings,
-                frozenset(),
-                take,
-                lambda: columns_of(records),
-                lambda: len({record.index for record in records}),
-            )
+            _measure(ready, settings, frozenset(), take, lambda: columns_of(records), num_rows)
         manifest: dict[str, Any] = {
             **ready.about,
             "identity": ready.identity.document,

@@ -107,7 +107,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(out_of_memory(), words)
     except BaseException as error:  # a panic in a library's Rust is no Exception
         return _unexpected(error, words)
-    return ExitCode.DONE
 
 
 def _working_directory() -> Path | None:

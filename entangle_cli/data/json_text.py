@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -84,9 +84,6 @@ def values(file: IO[str], limit: int) -> Iterator[Element]:
     while not text.is_at_end():
         yield text.element()
         text.skip_space()
-
-
-ReadElements = Callable[[IO[str], int], Iterator[Element]]
 
 
 class _Text:
