@@ -54,6 +54,8 @@ class _ArrowBatches(FileSource):
                 for value in piece.to_pylist():
                     yield RawRow(index, decode(value))
                     index += 1
+            if index != self.num_rows:
+                raise ValueError(f"the file promises {self.num_rows:,} rows")
         except Exception as error:  # a damaged file makes the library raise whatever
             raise self._damaged(error, f", after row {index}") from error
 
@@ -88,10 +90,12 @@ class Parquet(_ArrowBatches):
             metadata, columns = file.metadata, file.schema
             self.num_rows = metadata.num_rows
             # Not the columns of a row group: pyarrow ends the process where one of those is damaged.
-            num_bytes = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            if (in_groups := sum(group.num_rows for group in groups)) != self.num_rows:
+                raise ValueError(f"{self.num_rows:,} rows in the file, {in_groups:,} in its row groups")
         except Exception as error:
             raise self._damaged(error) from error
-        self._refuse_claims(metadata.num_columns, num_bytes)
+        self._refuse_claims(metadata.num_columns, sum(group.total_byte_size for group in groups))
         texts = (columns.column(number) for number in range(metadata.num_columns))
         self._texts = sorted({column.path for column in texts if column.physical_type == "BYTE_ARRAY"})
 

@@ -143,3 +143,31 @@ def test_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DAMAGED, str(tmp_path / "a.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("rows_in_group", [0, 2])
+def test_row_groups_and_file_disagree_on_the_number_of_rows(tmp_path: Path, rows_in_group: int) -> None:
+    """pyarrow reads as many rows as the row groups have, and drops the others without a word."""
+    path = tmp_path / "a.parquet"
+    rows = [{"prompt": "p", "chosen": "c", "rejected": "r"}] * 3
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    content = bytearray(path.read_bytes())
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for place in (place for place in range(start, len(content)) if content[place] == 6):  # 3, as Thrift writes it
+        content[place] = 2 * rows_in_group
+        path.write_bytes(content)
+        if _rows_in_groups(path) == rows_in_group:
+            break
+        content[place] = 6
+    else:
+        pytest.fail("the number is not where it was")
+    with pytest.raises(DataError, match=f"3 rows in the file, {rows_in_group} in its row groups"):
+        open_source(str(path))
+
+
+def _rows_in_groups(path: Path) -> int | None:
+    try:
+        metadata = pq.ParquetFile(path).metadata
+    except (OSError, pa.ArrowException):
+        return None
+    return int(metadata.row_group(0).num_rows) if metadata.num_rows == 3 else None
