@@ -41,7 +41,9 @@ def peeked_formats(source: RowSource, pairs: PairReader, reading: ReadingSetting
         raise DataError(
             f"{source.location}: no preference pair in the first {len(rows)} rows; {first_problem}",
             'rows with "chosen" and "rejected", and a "prompt" unless the two start with it',
-            f"name the columns, if these are the right ones: {suggested_map(columns)}",
+            f"name the columns, if these are the right ones: {suggested_map(columns)}"
+            if columns
+            else "check that it is the data file, and that it was copied completely",
         )
     return tuple(formats)
 
