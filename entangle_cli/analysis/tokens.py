@@ -49,35 +49,35 @@ def token_roles(chosen: Sequence[int], rejected: Sequence[int]) -> tuple[list[Ro
 class Pushes(NamedTuple):
     """How a step moves tokens and answers, nats per unit learning rate."""
 
-    tokens_n: Floats
+    tokens_N: Floats
     """Of each token's log-prob, chosen first."""
-    by_tokens_2n: Floats
+    by_tokens_2N: Floats
     """What each token's own part of the step does to the chosen and to the rejected answer's log-prob, [2, n]."""
 
     def total(self, num_chosen: int) -> tuple[float, float]:
         """Of both answers' log-probs."""
-        return float(self.tokens_n[:num_chosen].sum()), float(self.tokens_n[num_chosen:].sum())
+        return float(self.tokens_N[:num_chosen].sum()), float(self.tokens_N[num_chosen:].sum())
 
 
-def pushes(gram_nn: Floats, num_chosen: int, coefficients: tuple[float, float], mask_n: Floats | None = None) -> Pushes:
+def pushes(gram_NN: Floats, num_chosen: int, coefficients: tuple[float, float], mask_N: Floats | None = None) -> Pushes:
     """The pushes of a step in which tokens weigh as a mask says.
 
     Args:
-        gram_nn: inner products of the tokens' gradients, chosen first.
+        gram_NN: inner products of the tokens' gradients, chosen first.
         coefficients: the loss's d_c and d_r.
-        mask_n: weight of each token in the loss; None for 1 throughout. What is pushed are the whole answers.
+        mask_N: weight of each token in the loss; None for 1 throughout. What is pushed are the whole answers.
     """
     weights = np.concatenate(
-        [np.full(num_chosen, coefficients[0]), np.full(len(gram_nn) - num_chosen, -coefficients[1])]
+        [np.full(num_chosen, coefficients[0]), np.full(len(gram_NN) - num_chosen, -coefficients[1])]
     )
-    if mask_n is not None:
-        weights = weights * mask_n
-    by_tokens = np.stack([gram_nn[:num_chosen].sum(0), gram_nn[num_chosen:].sum(0)]) * weights
-    return Pushes(gram_nn @ weights, by_tokens)
+    if mask_N is not None:
+        weights = weights * mask_N
+    by_tokens = np.stack([gram_NN[:num_chosen].sum(0), gram_NN[num_chosen:].sum(0)]) * weights
+    return Pushes(gram_NN @ weights, by_tokens)
 
 
 def masked_roles(
-    gram_nn: Floats, num_chosen: int, coefficients_of: Callable[[Floats], tuple[float, float]], roles: Sequence[Role]
+    gram_NN: Floats, num_chosen: int, coefficients_of: Callable[[Floats], tuple[float, float]], roles: Sequence[Role]
 ) -> list[dict[str, Any]]:
     """What leaving the tokens of one role out of the loss would change, for every role that there is; first nothing.
 
@@ -91,7 +91,7 @@ def masked_roles(
     found = []
     for case in cases:
         mask = np.array([0.0 if role is case else 1.0 for role in roles])
-        chosen, rejected = pushes(gram_nn, num_chosen, coefficients_of(mask), mask).total(num_chosen)
+        chosen, rejected = pushes(gram_NN, num_chosen, coefficients_of(mask), mask).total(num_chosen)
         found.append(
             {
                 "masked": None if case is None else case.value,
@@ -104,14 +104,14 @@ def masked_roles(
     return found
 
 
-def role_products(gram_nn: Floats, num_chosen: int, roles: Sequence[Role]) -> list[dict[str, Any]]:
+def role_products(gram_NN: Floats, num_chosen: int, roles: Sequence[Role]) -> list[dict[str, Any]]:
     """The inner product of the two answers' gradients by the roles of the tokens that meet; the parts add up to it."""
     found = []
     for left in Role:
         for right in Role:
             rows = [place for place, role in enumerate(roles[:num_chosen]) if role is left]
             columns = [place for place, role in enumerate(roles) if role is right and place >= num_chosen]
-            block = gram_nn[np.ix_(rows, columns)]
+            block = gram_NN[np.ix_(rows, columns)]
             if block.size:
                 found.append(
                     {
@@ -124,9 +124,9 @@ def role_products(gram_nn: Floats, num_chosen: int, roles: Sequence[Role]) -> li
     return found
 
 
-def cosines(gram_nn: Floats) -> Floats:
+def cosines(gram_NN: Floats) -> Floats:
     """The Gram as cosines, [n, n]; NaN where a token has no gradient."""
-    norms = np.sqrt(np.diagonal(gram_nn))
+    norms = np.sqrt(np.diagonal(gram_NN))
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = gram_nn / np.outer(norms, norms)
+        found: Floats = gram_NN / np.outer(norms, norms)
     return np.clip(found, -1.0, 1.0)

@@ -86,7 +86,7 @@ def tokens(
     else:
         console_for(sys.stdout).print(tokens_report(found.document, found.cosines))
     if json_file is not None:
-        document = {**found.document, "inner_products": found.gram_nn.tolist()}
+        document = {**found.document, "inner_products": found.gram_NN.tolist()}
         write_file(json_file, lambda stream: write_json(stream, document))
     if npy_file is not None:
         write_bytes(npy_file, found.npy(), "--npy")

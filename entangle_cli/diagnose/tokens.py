@@ -30,18 +30,18 @@ class TokenReport:
 
     document: Mapping[str, Any]
     """JSON-able; without the Gram."""
-    gram_nn: Floats
+    gram_NN: Floats
     """Inner products of the tokens' gradients, those of the chosen answer first."""
 
     @property
     def cosines(self) -> Floats:
         """The inner products over the norms; NaN where a token has no gradient."""
-        return cosines(self.gram_nn)
+        return cosines(self.gram_NN)
 
     def npy(self) -> bytes:
         """The inner products as numpy's file."""
         stream = BytesIO()
-        np.save(stream, self.gram_nn)
+        np.save(stream, self.gram_NN)
         return stream.getvalue()
 
 
@@ -72,9 +72,9 @@ def pair_tokens(
         passes, tokens = planned_passes(prepared.tokens.pair, max_tokens)
         tell(f"{tokens:,} tokens, {passes:,} passes of up to {max_tokens:,} tokens with padding")
         found = token_gram(scan.checkpoint.model, scan.parameters, prepared.tokens.pair, max_tokens)
-        gram_nn = found.gram_nn.numpy()
-        document = _document(scan, prepared, record, gram_nn, found.log_probs_n.numpy(), settings.loss)
-    return TokenReport(document, gram_nn)
+        gram_NN = found.gram_NN.numpy()
+        document = _document(scan, prepared, record, gram_NN, found.log_probs_N.numpy(), settings.loss)
+    return TokenReport(document, gram_NN)
 
 
 def _prepared(scan: Scan, row: int, pair_in_row: int | None) -> PreparedRow:
@@ -97,18 +97,18 @@ def _prepared(scan: Scan, row: int, pair_in_row: int | None) -> PreparedRow:
 
 
 def _document(
-    scan: Scan, row: PreparedRow, record: PairRecord, gram_nn: Floats, log_probs_n: Floats, loss: LossSettings
+    scan: Scan, row: PreparedRow, record: PairRecord, gram_NN: Floats, log_probs_N: Floats, loss: LossSettings
 ) -> dict[str, Any]:
     pair = row.tokens.pair
     ids = [list(side.ids[side.first_scored :]) for side in (pair.chosen, pair.rejected)]
     num_chosen = len(ids[0])
     roles = [role for side in token_roles(*ids) for role in side]
 
-    def coefficients_of(mask_n: Floats) -> tuple[float, float]:
-        return _coefficients(record, loss, mask_n, log_probs_n)
+    def coefficients_of(mask_N: Floats) -> tuple[float, float]:
+        return _coefficients(record, loss, mask_N, log_probs_N)
 
     coefficients = coefficients_of(np.ones(len(roles)))
-    push = pushes(gram_nn, num_chosen, coefficients)
+    push = pushes(gram_NN, num_chosen, coefficients)
     return {
         "schema": "entangle.tokens",
         "schema_version": "1.0",
@@ -118,20 +118,20 @@ def _document(
         "pair": {name: getattr(record, name) for name in ("index", "file", "line", "pair_in_row", "pair_id")},
         "loss": {**asdict(loss), "words": describe_loss(loss), "chosen_coefficient": coefficients[0]}
         | {"rejected_coefficient": coefficients[1]},
-        "checks": _checks(record, gram_nn, num_chosen, log_probs_n),
-        "tokens": _tokens(scan, ids, roles, gram_nn, log_probs_n, push.tokens_n, push.by_tokens_2n),
-        "roles": role_products(gram_nn, num_chosen, roles),
-        "masks": masked_roles(gram_nn, num_chosen, coefficients_of, roles),
+        "checks": _checks(record, gram_NN, num_chosen, log_probs_N),
+        "tokens": _tokens(scan, ids, roles, gram_NN, log_probs_N, push.tokens_N, push.by_tokens_2N),
+        "roles": role_products(gram_NN, num_chosen, roles),
+        "masks": masked_roles(gram_NN, num_chosen, coefficients_of, roles),
     }
 
 
-def _coefficients(record: PairRecord, loss: LossSettings, mask_n: Floats, log_probs_n: Floats) -> tuple[float, float]:
+def _coefficients(record: PairRecord, loss: LossSettings, mask_N: Floats, log_probs_N: Floats) -> tuple[float, float]:
     """The loss's coefficients where tokens weigh as a mask says; without reference log-probs at the reference.
 
     A reference is known of whole answers only, so that a mask takes as much from it as from the policy.
     """
     num_chosen = record.chosen_tokens or 0
-    kept = (log_probs_n * mask_n, log_probs_n * (1 - mask_n))
+    kept = (log_probs_N * mask_N, log_probs_N * (1 - mask_N))
     chosen, rejected = (float(kept[0][part].sum()) for part in (slice(num_chosen), slice(num_chosen, None)))
     left_out = [float(kept[1][part].sum()) for part in (slice(num_chosen), slice(num_chosen, None))]
     references = [
@@ -141,7 +141,7 @@ def _coefficients(record: PairRecord, loss: LossSettings, mask_n: Floats, log_pr
         )
     ]
     # An answer of which nothing is left pushes nothing, whatever its coefficient.
-    lengths = [max(1.0, float(mask_n[part].sum())) for part in (slice(num_chosen), slice(num_chosen, None))]
+    lengths = [max(1.0, float(mask_N[part].sum())) for part in (slice(num_chosen), slice(num_chosen, None))]
     point = LossPoint(*(np.array([value]) for value in (chosen, rejected, *references, *lengths)))
     coefficients = tuple(float(side[0]) for side in loss_coefficients(loss, point))
     if not np.isfinite(coefficients).all():
@@ -153,15 +153,15 @@ def _coefficients(record: PairRecord, loss: LossSettings, mask_n: Floats, log_pr
     return coefficients[0], coefficients[1]
 
 
-def _checks(record: PairRecord, gram_nn: Floats, num_chosen: int, log_probs_n: Floats) -> list[dict[str, Any]]:
+def _checks(record: PairRecord, gram_NN: Floats, num_chosen: int, log_probs_N: Floats) -> list[dict[str, Any]]:
     """The Gram's sums beside what the scan measures of the pair."""
     chosen, rejected = slice(0, num_chosen), slice(num_chosen, None)
     sums = {
-        "chosen_log_prob": (log_probs_n[chosen].sum(), record.chosen_log_prob),
-        "rejected_log_prob": (log_probs_n[rejected].sum(), record.rejected_log_prob),
-        "chosen_grad_norm": (sqrt(max(0.0, gram_nn[chosen, chosen].sum())), record.chosen_grad_norm),
-        "rejected_grad_norm": (sqrt(max(0.0, gram_nn[rejected, rejected].sum())), record.rejected_grad_norm),
-        "inner_product": (gram_nn[chosen, rejected].sum(), record.inner_product),
+        "chosen_log_prob": (log_probs_N[chosen].sum(), record.chosen_log_prob),
+        "rejected_log_prob": (log_probs_N[rejected].sum(), record.rejected_log_prob),
+        "chosen_grad_norm": (sqrt(max(0.0, gram_NN[chosen, chosen].sum())), record.chosen_grad_norm),
+        "rejected_grad_norm": (sqrt(max(0.0, gram_NN[rejected, rejected].sum())), record.rejected_grad_norm),
+        "inner_product": (gram_NN[chosen, rejected].sum(), record.inner_product),
     }
     return [
         {"name": name, "from_tokens": float(found), "measured": measured} for name, (found, measured) in sums.items()
@@ -172,10 +172,10 @@ def _tokens(
     scan: Scan,
     ids: list[list[int]],
     roles: list[Role],
-    gram_nn: Floats,
-    log_probs_n: Floats,
-    pushes_n: Floats,
-    by_tokens_2n: Floats,
+    gram_NN: Floats,
+    log_probs_N: Floats,
+    pushes_N: Floats,
+    by_tokens_2N: Floats,
 ) -> list[dict[str, Any]]:
     sides = [("chosen", place, token) for place, token in enumerate(ids[0])]
     sides += [("rejected", place, token) for place, token in enumerate(ids[1])]
@@ -186,11 +186,11 @@ def _tokens(
             "id": token,
             "text": scan.checkpoint.tokenizer.decode([token]) or scan.checkpoint.tokenizer.convert_ids_to_tokens(token),
             "role": roles[place].value,
-            "log_prob": float(log_probs_n[place]),
-            "grad_norm": sqrt(max(0.0, float(gram_nn[place, place]))),
-            "delta": float(pushes_n[place]),
-            "pushes_chosen": float(by_tokens_2n[0, place]),
-            "pushes_rejected": float(by_tokens_2n[1, place]),
+            "log_prob": float(log_probs_N[place]),
+            "grad_norm": sqrt(max(0.0, float(gram_NN[place, place]))),
+            "delta": float(pushes_N[place]),
+            "pushes_chosen": float(by_tokens_2N[0, place]),
+            "pushes_rejected": float(by_tokens_2N[1, place]),
         }
         for place, (answer, position, token) in enumerate(sides)
     ]

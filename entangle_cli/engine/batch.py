@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from entangle_cli.engine.once import TokenLayout, to_device
+from entangle_cli.engine.distinct_tokens import TokenLayout, to_device
 from entangle_cli.records.measurement import TokenizedPair
 
 
@@ -87,7 +87,7 @@ def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
         positions_N=to_device(torch.tensor(positions), device),
         targets_N=to_device(torch.tensor(targets), device),
         slices=tuple(slices),
-        layout=TokenLayout.of(lengths, shared, num_positions).to(device),
+        layout=TokenLayout.from_lengths(lengths, shared, num_positions).to(device),
         num_shared=min(shared),
     )
 

@@ -14,17 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from entangle_cli.engine.batch import make_batch
-from entangle_cli.engine.gradient_pass import (
-    HeadNotFound,
-    PassResult,
-    UnrecognisedUse,
-    record_forward,
-    run_pass,
-)
-from entangle_cli.engine.head import Unembedding
+from entangle_cli.engine.gradient_pass import HeadNotFound, UnrecognisedUse, record_forward
 from entangle_cli.engine.memory import KeptBytes
+from entangle_cli.engine.pair_products import PassResult, measure_batch
 from entangle_cli.engine.per_response import response_log_prob, squared_gradient_norms
 from entangle_cli.engine.recorder import Recorder
+from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.engine.uses import Use, UseKind
 from entangle_cli.errors import ModelError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
@@ -96,7 +91,7 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
     """Find the rule of every parameter on a short made-up pair, and move what disagrees with autograd to the slow way.
 
     Args:
-        model: frozen.
+        model: prepared (see `model.prepared`).
         dtype: what the model computes in; sets the agreement demanded.
     Raises:
         ModelError: the model's log-probs on the probe are not finite, depend on later tokens, or have no gradient.
@@ -123,7 +118,7 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
     watched = {key: name for key, name in names.items() if name not in plan.slow}
     with _refused_without_gradient(model):
         try:
-            measured = run_pass(model, head, batch, watched)
+            measured = measure_batch(model, head, batch, watched)
         except UnrecognisedUse as unrecognised:
             raise AssertionError("a forward pass differs from the one before it") from unrecognised
         return _checked(plan, model, measured, probe, parameters, dtype)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from entangle_cli.engine.batch import make_batch
 from entangle_cli.engine.coverage import Plan, make_plan
-from entangle_cli.engine.gradient_pass import PassResult, Route, UnrecognisedUse, run_pass
-from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen, is_quantised
+from entangle_cli.engine.gradient_pass import UnrecognisedUse
+from entangle_cli.engine.model import find_unembedding, is_quantised, prepared
+from entangle_cli.engine.pair_products import PassResult, Route, measure_batch
 from entangle_cli.engine.per_response import measure_responses
 from entangle_cli.records.measurement import GroupProducts, PairMeasurement, TokenizedPair
 
@@ -49,9 +50,7 @@ class Engine:
 
     def __enter__(self) -> Engine:
         with ExitStack() as stack:
-            stack.enter_context(frozen(self._model))
-            stack.enter_context(differentiable_inputs(self._model))
-            stack.enter_context(experts_one_by_one(self._model))
+            stack.enter_context(prepared(self._model))
             self.plan = make_plan(self._model, self._head, self._parameters, self._head.weight_VD.dtype)
             self._stack = stack.pop_all()
         return self
@@ -90,7 +89,7 @@ class Engine:
         batch = make_batch(pairs, self._head.weight_VD.device)
         try:
             repeated = self.plan.repeated if recompute else None
-            results = [run_pass(self._model, self._head, batch, watched, self._route, repeated)]
+            results = [measure_batch(self._model, self._head, batch, watched, self._route, repeated)]
         except UnrecognisedUse as unrecognised:
             # Seen now though not by the probe, as an expert that it was not routed to.
             self.plan = self.plan.with_slow(unrecognised.functions)

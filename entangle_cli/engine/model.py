@@ -1,4 +1,4 @@
-"""A causal LM as the engine needs it: its unembedding, and its parameters frozen for the while."""
+"""A causal LM as the engine needs it: its unembedding found, its parameters frozen for as long as the engine runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from entangle_cli.engine.head import Unembedding
+from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.errors import ModelError
 
 
@@ -62,7 +62,14 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 @contextmanager
-def differentiable_inputs(model: nn.Module) -> Iterator[None]:
+def prepared(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is ready for a pass: frozen, in evaluation mode, with each expert a layer of its own."""
+    with _frozen(model), _differentiable_inputs(model), _experts_one_by_one(model):
+        yield
+
+
+@contextmanager
+def _differentiable_inputs(model: nn.Module) -> Iterator[None]:
     """Inside, a quantised model's embeddings require gradients, as in training on quantised weights.
 
     Otherwise its kernels take paths made for inference, which have no gradient.
@@ -81,7 +88,7 @@ def differentiable_inputs(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def experts_one_by_one(model: nn.Module) -> Iterator[None]:
+def _experts_one_by_one(model: nn.Module) -> Iterator[None]:
     """Inside, mixture-of-experts layers call each expert as a layer of its own, which shows whose tokens it gets."""
     any_model: Any = model
     if not hasattr(model, "set_experts_implementation"):
@@ -96,7 +103,7 @@ def experts_one_by_one(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def _frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no parameter gradients inside; everything as it was afterwards."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     modes = [(module, module.training) for module in model.modules()]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from entangle_cli.engine.gradient_pass import PassResult
+from entangle_cli.engine.pair_products import PassResult
 from entangle_cli.engine.products import at_least_float32, matrix_products
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 

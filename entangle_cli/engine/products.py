@@ -157,35 +157,35 @@ def materialised_products(input_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
     return products
 
 
-def routed_products(input_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor, num_rows: int) -> Tensor:
-    """Products of a weight's gradients from n tokens gathered from all over the batch; see `routed_gram`."""
-    by_rows_BB = routed_gram(input_nI, gradient_nO, rows_n, num_rows)
+def routed_products(input_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor, num_rows: int) -> Tensor:
+    """Products of a weight's gradients from tokens gathered from all over the batch; see `routed_gram`."""
+    by_rows_BB = routed_gram(input_GI, gradient_GO, rows_G, num_rows)
     num_pairs = num_rows // 2
     both_chosen, both_rejected = by_rows_BB.diagonal()[:num_pairs], by_rows_BB.diagonal()[num_pairs:]
     return torch.stack([both_chosen, both_rejected, by_rows_BB.diagonal(num_pairs)])
 
 
-def routed_gram(input_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor, num_rows: int) -> Tensor:
-    """Inner products of all rows' gradients of a weight from n tokens gathered from all over the batch, float64 [B, B].
+def routed_gram(input_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor, num_rows: int) -> Tensor:
+    """Inner products of all rows' gradients of a weight from tokens gathered from all over the batch, float64 [B, B].
 
     Every token meets every other; sorting the results by the tokens' rows r, as H' M H with M the
     gram and H[t, r] = [token t is in row r], picks out a pair's own.
 
     Args:
-        rows_n: batch row of each token, int64.
+        rows_G: batch row of each token, int64.
         num_rows: B.
     Precision: grams in float32 (float64 for float64), sums over tokens in float64.
-    Cost: 2 n^2 (I + O) flops; memory of `ROUTED_TILE_TOKENS` * n.
+    Cost: 2 G^2 (I + O) flops; memory of `ROUTED_TILE_TOKENS` * G.
     """
-    inputs, gradients = at_least_float32(input_nI), at_least_float32(gradient_nO)
-    members_nB = torch.zeros(rows_n.numel(), num_rows, dtype=torch.float64, device=rows_n.device)
-    members_nB.scatter_(1, rows_n.unsqueeze(1), 1.0)
-    by_rows_BB = members_nB.new_zeros(num_rows, num_rows)
-    for start in range(0, rows_n.numel(), ROUTED_TILE_TOKENS):
+    inputs, gradients = at_least_float32(input_GI), at_least_float32(gradient_GO)
+    members_GB = torch.zeros(rows_G.numel(), num_rows, dtype=torch.float64, device=rows_G.device)
+    members_GB.scatter_(1, rows_G.unsqueeze(1), 1.0)
+    by_rows_BB = members_GB.new_zeros(num_rows, num_rows)
+    for start in range(0, rows_G.numel(), ROUTED_TILE_TOKENS):
         tile = slice(start, start + ROUTED_TILE_TOKENS)
-        weighted_tn = gradients[tile] @ gradients.T
-        weighted_tn *= inputs[tile] @ inputs.T
-        by_rows_BB += members_nB[tile].T @ (weighted_tn.double() @ members_nB)
+        weighted_gG = gradients[tile] @ gradients.T
+        weighted_gG *= inputs[tile] @ inputs.T
+        by_rows_BB += members_GB[tile].T @ (weighted_gG.double() @ members_GB)
     return by_rows_BB
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from entangle_cli.engine.batch import Batch, make_batch
 from entangle_cli.engine.coverage import AGREEMENT, probe_pair
-from entangle_cli.engine.gradient_pass import HeadNotFound, record_forward
-from entangle_cli.engine.head import sweep_log_probs, weighted_backward
-from entangle_cli.engine.model import differentiable_inputs, experts_one_by_one, find_unembedding, frozen
+from entangle_cli.engine.gradient_pass import HeadNotFound, backward_from_scored, record_forward, scored_positions
+from entangle_cli.engine.head_sweep import sweep_log_probs, weighted_backward
+from entangle_cli.engine.model import find_unembedding, prepared
 from entangle_cli.engine.per_response import requiring_grad, response_log_prob
 from entangle_cli.engine.uses import Use
 from entangle_cli.records.measurement import TokenizedPair
@@ -40,9 +40,7 @@ class Scorer:
 
     def __enter__(self) -> Scorer:
         with ExitStack() as stack:
-            stack.enter_context(frozen(self._model))
-            stack.enter_context(differentiable_inputs(self._model))
-            stack.enter_context(experts_one_by_one(self._model))
+            stack.enter_context(prepared(self._model))
             self._by_own_logits = not self._agrees_with_own_logits()
             self._stack = stack.pop_all()
         return self
@@ -85,13 +83,9 @@ class Scorer:
                     (weight * response_log_prob(self._model, response)).backward()
             return
         batch, hidden_BTD = self._hidden(pairs)
-        scored_ND = hidden_BTD.detach()[batch.rows_N, batch.positions_N]
+        scored_ND = scored_positions(hidden_BTD, batch)
         weights_N = weights.to(scored_ND.device).flatten()[batch.rows_N]
-        seed_ND = weighted_backward(self._head, scored_ND, batch.targets_N, weights_N)
-        if hidden_BTD.requires_grad:
-            seed_BTD = torch.zeros_like(hidden_BTD)
-            seed_BTD[batch.rows_N, batch.positions_N] = seed_ND.to(seed_BTD.dtype)
-            hidden_BTD.backward(seed_BTD)
+        backward_from_scored(hidden_BTD, batch, weighted_backward(self._head, scored_ND, batch.targets_N, weights_N))
 
     def _hidden(self, pairs: Sequence[TokenizedPair]) -> tuple[Batch, Tensor]:
         batch = make_batch(pairs, self._head.weight_VD.device)
@@ -100,8 +94,7 @@ class Scorer:
 
     def _in_a_batch(self, pairs: Sequence[TokenizedPair]) -> Tensor:
         batch, hidden_BTD = self._hidden(pairs)
-        hidden_ND = hidden_BTD.detach()[batch.rows_N, batch.positions_N]
-        log_probs_N = sweep_log_probs(self._head, hidden_ND, batch.targets_N)
+        log_probs_N = sweep_log_probs(self._head, scored_positions(hidden_BTD, batch), batch.targets_N)
         return torch.stack([log_probs_N[scored].sum() for scored in batch.slices]).view(2, -1)
 
     def _one_by_one(self, pairs: Sequence[TokenizedPair]) -> Tensor:

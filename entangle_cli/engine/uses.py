@@ -23,7 +23,7 @@ class UseKind(StrEnum):
     VECTOR = "vector"
     """A broadcast scale or bias: the gradient is a sum of (factor times) output gradients."""
     UNEMBEDDING = "unembedding"
-    """The last linear layer, which `head` evaluates in chunks."""
+    """The last linear layer, which `head_sweep` evaluates in chunks."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,15 +44,15 @@ class Use:
     kind: UseKind
     shape: torch.Size
     left: LinearInput | Tensor | Callable[[], Tensor] | None
-    """LINEAR: the inputs, one object for all weights that read them. ROUTED: inputs [n, I]. LOOKUP: ids [B, T].
+    """LINEAR: the inputs, one object for all weights that read them. ROUTED: inputs [G, I]. LOOKUP: ids [B, T].
     VECTOR: the factor that a scale multiplies [B, ...], or a function that gives it; None for a bias."""
-    lines_up: bool = True
-    """LINEAR: whether dimension 1 of `left` is the batch's token positions, so that shared prefixes line up."""
+    has_batch_positions: bool = True
+    """LINEAR: whether dimension 1 of `left` is the batch's T positions: then the rows of a pair share their prefix."""
     constant_id: int | None = None
     """LOOKUP: the id whose row takes no gradient (`padding_idx`)."""
     rows: Tensor | None = None
-    """ROUTED, and VECTOR beside it: the batch row of each of the n gathered tokens."""
-    part: int | None = None
+    """ROUTED, and VECTOR beside it: the batch row of each of the G gathered tokens."""
+    slice_index: int | None = None
     """Index of the slice of the parameter that is used, an expert's; None for the whole parameter."""
     outputs_first: bool = False
     """LINEAR, ROUTED: the parameter is [O, I] rather than [I, O]."""
@@ -66,11 +66,7 @@ class Use:
     @property
     def key(self) -> tuple[str, int | None]:
         """What has one gradient: the parameter, or a slice of it."""
-        return self.name, self.part
-
-
-class Unrecognised(Exception):
-    """A call does not have the form that its rule needs."""
+        return self.name, self.slice_index
 
 
 Consume = Callable[[Use, Tensor], None]

@@ -46,9 +46,9 @@ def test_pushes_are_what_the_step_does() -> None:
     chosen, rejected = vectors[:3].sum(0), vectors[3:].sum(0)
     step = 0.3 * chosen - 0.2 * rejected
     found = pushes(vectors @ vectors.T, 3, (0.3, 0.2))
-    assert found.tokens_n == pytest.approx(vectors @ step)
+    assert found.tokens_N == pytest.approx(vectors @ step)
     assert found.total(3) == pytest.approx((chosen @ step, rejected @ step))
-    assert found.by_tokens_2n.sum(1) == pytest.approx([chosen @ step, rejected @ step])
+    assert found.by_tokens_2N.sum(1) == pytest.approx([chosen @ step, rejected @ step])
 
 
 def test_a_mask_takes_tokens_out_of_the_loss_and_leaves_them_in_the_answer() -> None:

@@ -44,7 +44,7 @@ def one_way(way: str, tokens: int, prompt: int) -> None:
     if way == "plain":
         gram = plain_gram(model, pair)
     else:
-        gram = token_gram(model, dict(model.named_parameters()), pair, 2 * tokens * (tokens + prompt)).gram_nn
+        gram = token_gram(model, dict(model.named_parameters()), pair, 2 * tokens * (tokens + prompt)).gram_NN
     seconds = time.process_time() - start
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"{seconds} {peak} {float(gram[:tokens, tokens:].sum())}")

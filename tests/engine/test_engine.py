@@ -12,10 +12,19 @@ import torch
 from accelerate import dispatch_model
 from torch import nn
 
-from entangle_cli.engine import batch, gradient_pass, head, once, products, recorder
+from entangle_cli.engine import (
+    batch,
+    distinct_tokens,
+    gradient_pass,
+    head_products,
+    head_sweep,
+    pair_products,
+    products,
+    recorder,
+)
 from entangle_cli.engine.coverage import Rule
 from entangle_cli.engine.engine import Engine
-from entangle_cli.engine.gradient_pass import Route
+from entangle_cli.engine.pair_products import Route
 from entangle_cli.records.measurement import PairMeasurement, TokenizedPair, TokenizedResponse
 from tests.engine.pairs import assorted_pairs, random_pair
 from tests.oracle import Reference, reference
@@ -75,7 +84,7 @@ def test_every_family_by_every_route_equals_autograd(family: str, route: Route) 
 def test_every_family_equals_autograd_where_layers_run_once_a_token(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(once, "COPY_FLOPS", 0.0)
+    monkeypatch.setattr(distinct_tokens, "COPY_FLOPS", 0.0)
     model = tiny_model(family)
     pairs = [random_pair(VOCABULARY, prompt=7, chosen=5, rejected=4, seed=3), *assorted_pairs(VOCABULARY)]
     with TrueFloat64():
@@ -156,9 +165,9 @@ def test_strips_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: p
     whole = measure(model, pairs, Route.GRAM)
     monkeypatch.setattr(products, "MIN_SYMMETRIC_STRIP", 3)
     monkeypatch.setattr(products, "MIXED_STRIP", 4)
-    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 4 * 38 * 7)
-    monkeypatch.setattr(head, "SYMMETRIC_TILE", 2)
-    monkeypatch.setattr(head, "PRODUCT_BLOCK", 4)
+    monkeypatch.setitem(head_sweep.CHUNK_BYTES, "cpu", 4 * 38 * 7)
+    monkeypatch.setattr(head_sweep, "SYMMETRIC_TILE", 2)
+    monkeypatch.setattr(head_products, "PRODUCT_BLOCK", 4)
     for tiled, expected in zip(measure(model, pairs, Route.GRAM), whole, strict=True):
         assert_close(tiled, Reference(*_values(expected)), TOLERANCES[torch.float64])
 
@@ -184,7 +193,7 @@ def test_layers_that_read_one_input_share_its_grams(monkeypatch: pytest.MonkeyPa
 
     model = tiny_model("llama")
     with Engine(model, dict(model.named_parameters()), Route.GRAM) as engine:
-        monkeypatch.setattr(gradient_pass, "InputGrams", Counted)
+        monkeypatch.setattr(pair_products, "InputGrams", Counted)
         engine.measure(assorted_pairs(VOCABULARY))
     assert len(made) == 4 * model.config.num_hidden_layers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from entangle_cli.engine import head
+from entangle_cli.engine import head_sweep
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.scorer import Scorer
 from tests.engine.pairs import assorted_pairs
@@ -32,7 +32,7 @@ def test_a_weighted_gradient_is_the_sum_of_autograds(
     family: str, chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if chunk is not None:
-        monkeypatch.setitem(head.CHUNK_BYTES, "cpu", chunk)
+        monkeypatch.setitem(head_sweep.CHUNK_BYTES, "cpu", chunk)
     model, pairs = tiny_model(family), assorted_pairs(VOCABULARY)
     parameters = dict(model.named_parameters())
     weights = torch.randn(2, len(pairs), dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -43,8 +43,8 @@ def test_every_entry_is_autograds(family: str) -> None:
         log_probs, gram = brute_force(model, pair_of())
         found = token_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
     scale = gram.diagonal().sqrt()
-    assert torch.allclose(found.log_probs_n, log_probs, rtol=1e-9)
-    assert float(((found.gram_nn - gram) / torch.outer(scale, scale)).abs().max()) < 1e-8
+    assert torch.allclose(found.log_probs_N, log_probs, rtol=1e-9)
+    assert float(((found.gram_NN - gram) / torch.outer(scale, scale)).abs().max()) < 1e-8
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -55,7 +55,7 @@ def test_blocks_add_up_to_the_pairs_numbers(family: str, chosen: int, rejected: 
     with TrueFloat64(), Engine(model, dict(model.named_parameters())) as engine:
         measured = engine.measure([pair])[0]
     with TrueFloat64():
-        gram = token_gram(model, dict(model.named_parameters()), pair, 10_000).gram_nn
+        gram = token_gram(model, dict(model.named_parameters()), pair, 10_000).gram_NN
     assert float(gram[:chosen, :chosen].sum()) == pytest.approx(measured.chosen_squared_norm, rel=1e-9)
     assert float(gram[chosen:, chosen:].sum()) == pytest.approx(measured.rejected_squared_norm, rel=1e-9)
     assert float(gram[:chosen, chosen:].sum()) == pytest.approx(measured.inner_product, rel=1e-9, abs=1e-9)
@@ -67,19 +67,19 @@ def test_blocks_of_rows_give_the_same(max_tokens: int) -> None:
     with TrueFloat64():
         whole = token_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
         parts = token_gram(model, dict(model.named_parameters()), pair_of(), max_tokens)
-    assert torch.allclose(parts.gram_nn, whole.gram_nn, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(parts.log_probs_n, whole.log_probs_n)
+    assert torch.allclose(parts.gram_NN, whole.gram_NN, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(parts.log_probs_N, whole.log_probs_N)
 
 
 @pytest.mark.parametrize("elements", [1, 100, 10_000])
 def test_both_routes_give_the_same_whatever_is_held(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
     parameters = dict(model.named_parameters())
-    whole = token_gram(model, parameters, pair_of(), 10_000).gram_nn
+    whole = token_gram(model, parameters, pair_of(), 10_000).gram_NN
     monkeypatch.setattr(token_grams, "MATERIALISED_ELEMENTS", elements)
-    assert torch.allclose(token_gram(model, parameters, pair_of(), 10_000).gram_nn, whole, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(token_gram(model, parameters, pair_of(), 10_000).gram_NN, whole, rtol=1e-9, atol=1e-9)
     long = random_pair(VOCABULARY, prompt=30, chosen=20, rejected=15, seed=2)  # more tokens than inputs
-    found = token_gram(model, parameters, long, 10_000).gram_nn
+    found = token_gram(model, parameters, long, 10_000).gram_NN
     with Engine(model, parameters) as engine:
         assert float(found[:20, 20:].sum()) == pytest.approx(engine.measure([long])[0].inner_product, rel=1e-9)
 
@@ -87,7 +87,7 @@ def test_both_routes_give_the_same_whatever_is_held(elements: int, monkeypatch: 
 def test_some_parameters_alone() -> None:
     model = tiny_model("gpt2")
     some = {name: parameter for name, parameter in model.named_parameters() if "mlp" in name}
-    gram = token_gram(model, some, pair_of(), 10_000).gram_nn
+    gram = token_gram(model, some, pair_of(), 10_000).gram_NN
     with Engine(model, some) as engine:
         measured = engine.measure([pair_of()])[0]
     assert float(gram[:6, 6:].sum()) == pytest.approx(measured.inner_product, rel=1e-9)

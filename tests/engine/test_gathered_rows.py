@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from entangle_cli.engine.routing import GatheredRows
+from entangle_cli.engine.gathered_rows import GatheredRows
 
 NUM_ROWS, NUM_TOKENS, WIDTH = 3, 4, 6
 
@@ -53,7 +53,7 @@ def hidden_states() -> torch.Tensor:
 def test_gathered_tokens_keep_their_rows(compute: Callable[[torch.Tensor], torch.Tensor], rows: list[int]) -> None:
     with Following() as following:
         result = compute(hidden_states())
-        found = following.gathered.of(result)
+        found = following.gathered.rows_of(result)
     assert found is not None
     assert found.tolist() == rows
 
@@ -73,4 +73,4 @@ def test_gathered_tokens_keep_their_rows(compute: Callable[[torch.Tensor], torch
 )
 def test_what_is_no_gathered_matrix_has_no_rows(compute: Callable[[torch.Tensor], torch.Tensor]) -> None:
     with Following() as following:
-        assert following.gathered.of(compute(hidden_states())) is None
+        assert following.gathered.rows_of(compute(hidden_states())) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from entangle_cli.engine.once import TokenLayout, linear_once
+from entangle_cli.engine.distinct_tokens import TokenLayout, linear_on_distinct_tokens
 
 LENGTHS = (6, 4, 5, 6)
 SHARED = (3, 2)
@@ -26,10 +26,10 @@ def is_real() -> torch.Tensor:
 
 
 def test_shared_starts_and_padding_are_left_out() -> None:
-    layout = TokenLayout.of(LENGTHS, SHARED, NUM_TOKENS)
-    assert layout.computed_U.numel() == sum(LENGTHS) - sum(SHARED)
-    assert layout.real_M.numel() == sum(LENGTHS)
-    places = layout.computed_U[layout.source_N].view(4, NUM_TOKENS)
+    layout = TokenLayout.from_lengths(LENGTHS, SHARED, NUM_TOKENS)
+    assert layout.computed_E.numel() == sum(LENGTHS) - sum(SHARED)
+    assert layout.real_L.numel() == sum(LENGTHS)
+    places = layout.computed_E[layout.source_F].view(4, NUM_TOKENS)
     own = torch.arange(4 * NUM_TOKENS).view(4, NUM_TOKENS)
     for pair, shared in enumerate(SHARED):
         assert torch.equal(places[pair + 2, :shared], own[pair, :shared])
@@ -43,8 +43,8 @@ def test_outputs_and_gradients_are_those_of_the_plain_layer(flat: bool, with_bia
     inputs = (inputs.view(-1, 5) if flat else inputs).requires_grad_()
     weight_IO = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     bias_O = torch.randn(3, dtype=torch.float64) if with_bias else None
-    layout = TokenLayout.of(LENGTHS, SHARED, NUM_TOKENS)
-    outputs = linear_once(inputs, weight_IO, bias_O, layout)
+    layout = TokenLayout.from_lengths(LENGTHS, SHARED, NUM_TOKENS)
+    outputs = linear_on_distinct_tokens(inputs, weight_IO, bias_O, layout)
     plain = inputs @ weight_IO + (0.0 if bias_O is None else bias_O)
     assert outputs.shape == plain.shape
     real = is_real().view(-1) if flat else is_real()
@@ -58,8 +58,8 @@ def test_outputs_and_gradients_are_those_of_the_plain_layer(flat: bool, with_bia
 
 
 def test_it_pays_for_wide_layers_with_much_to_leave_out() -> None:
-    much = TokenLayout.of((512, 512), (256,), 512)
-    little = TokenLayout.of((512, 512), (2,), 512)
-    assert much.pays(768, 3072)
-    assert not much.pays(768, 8)
-    assert not little.pays(768, 3072)
+    much = TokenLayout.from_lengths((512, 512), (256,), 512)
+    little = TokenLayout.from_lengths((512, 512), (2,), 512)
+    assert much.saves_time(768, 3072)
+    assert not much.saves_time(768, 8)
+    assert not little.saves_time(768, 3072)

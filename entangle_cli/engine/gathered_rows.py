@@ -1,8 +1,8 @@
 """Which row of the batch each entry of a gathered tensor belongs to.
 
-A mixture-of-experts layer gathers the tokens that were routed to an expert into a matrix of their own,
-[n, I], in an order that depends on the data. Following the gather, and what is computed entry by entry from its
-result, tells later linear layers whose tokens they see.
+A mixture-of-experts layer gathers the tokens that were routed to an expert into a matrix [G, I], in an
+order that depends on the data. Following the gather, and what is computed entry by entry from its result, tells whose
+tokens a later linear layer sees.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class GatheredRows:
         self._num_tokens = num_tokens
         self._rows = WeakTensorKeyDictionary()
 
-    def of(self, values: Tensor) -> Tensor | None:
-        """Row of each entry along the first dimension, int64 [n]; None for a tensor that was not gathered."""
+    def rows_of(self, values: Tensor) -> Tensor | None:
+        """Row of each entry along the first dimension, int64 [G]; None for a tensor that was not gathered."""
         rows: Tensor | None = self._rows.get(values) if len(self._rows) else None
         return rows
 
@@ -51,7 +51,7 @@ class GatheredRows:
             index = index[1] if len(index) == 2 and index[0] is None else None
         if not isinstance(source, Tensor) or not isinstance(result, Tensor):
             return
-        rows = self.of(source)
+        rows = self.rows_of(source)
         if not isinstance(index, Tensor):
             if rows is not None and result.shape[0] == rows.numel():
                 self._rows[result] = rows
@@ -66,13 +66,13 @@ class GatheredRows:
 
     def _inherit(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         if func in JOINS:
-            parts = [rows for part in args[0] if (rows := self.of(part)) is not None]
+            parts = [rows for part in args[0] if (rows := self.rows_of(part)) is not None]
             dimension = args[1] if len(args) > 1 else kwargs.get("dim", 0)
             if len(parts) == len(args[0]) and dimension == 0:
                 self._rows[result] = torch.cat(parts)
             return
         arguments = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        rows = next((known for value in arguments if (known := self.of(value)) is not None), None)
+        rows = next((known for value in arguments if (known := self.rows_of(value)) is not None), None)
         if rows is None:
             return
         pieces = result if isinstance(result, list | tuple) else [result]

@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from entangle_cli.engine import head as head_module
-from entangle_cli.engine.head import HeadPass, Unembedding, sweep_vocabulary
+from entangle_cli.engine import head_sweep
+from entangle_cli.engine.head_products import head_products
+from entangle_cli.engine.head_sweep import sweep_vocabulary
+from entangle_cli.engine.unembedding import Unembedding
 
 WIDTH, VOCABULARY = 48, 37
 SLICES = (slice(0, 3), slice(3, 8), slice(8, 9), slice(9, 13))
 """Two pairs: rows 0 and 1 are chosen, 2 and 3 rejected."""
 
 
-class Truth(NamedTuple):
+class Numbers(NamedTuple):
     log_probs_N: Tensor
     seed_ND: Tensor
     weight_products: Tensor
@@ -34,7 +36,7 @@ def problem(sharpness: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
     return hidden_ND.to(dtype), weight_VD.to(dtype), bias_V.to(dtype), targets_N
 
 
-def truth(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Truth:
+def truth(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Numbers:
     """By autograd in float64 on the same rounded inputs."""
     hidden = hidden_ND.double().requires_grad_()
     weight = head.weight_VD.double().requires_grad_()
@@ -52,7 +54,7 @@ def truth(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Truth:
         chosen, rejected = flat[:2], flat[2:]
         return torch.stack([chosen.square().sum(1), rejected.square().sum(1), (chosen * rejected).sum(1)])
 
-    return Truth(log_probs.detach(), seed, products(0), torch.empty(0) if bias is None else products(1))
+    return Numbers(log_probs.detach(), seed, products(0), torch.empty(0) if bias is None else products(1))
 
 
 HEADS = {
@@ -63,8 +65,9 @@ HEADS = {
 }
 
 
-def sweep(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> HeadPass:
-    return sweep_vocabulary(head, hidden_ND, targets_N, SLICES, with_products=True)
+def sweep(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Numbers:
+    head_pass, grams = sweep_vocabulary(head, hidden_ND, targets_N, SLICES, with_grams=True)
+    return Numbers(head_pass.log_probs_N, head_pass.seed_ND, *head_products(head_pass, head, SLICES, grams))
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -73,7 +76,7 @@ def sweep(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> HeadPass:
 def test_the_sweep_equals_autograd(
     kind: str, chunk_columns: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(head_module.CHUNK_BYTES, "cpu", 4 * 13 * chunk_columns)
+    monkeypatch.setitem(head_sweep.CHUNK_BYTES, "cpu", 4 * 13 * chunk_columns)
     hidden, weight, bias, targets = problem(1.0, torch.float64)
     head = Unembedding(weight, bias if with_bias else None, **HEADS[kind])
     ours, expected = sweep(head, hidden, targets), truth(head, hidden, targets)

@@ -1,66 +1,85 @@
-"""Uses of parameters gathered as their gradients arrive, until everything that makes up one gradient is there."""
+"""Gathers the uses of each parameter as their gradients arrive, until its whole gradient is there."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from entangle_cli.engine.batch import Batch
+from entangle_cli.engine.head_sweep import HeadPass, PairGrams
 from entangle_cli.engine.products import at_least_float32, per_row_sum
-from entangle_cli.engine.recorder import Recorder
+from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.engine.uses import LinearInput, Use, UseKind
 
-GatheredUses = list[tuple[Use, Tensor]]
+UsesWithGradients = list[tuple[Use, Tensor]]
 """Uses of one parameter, or slice of it, each with the gradient at its output."""
 
 
-class UseSum(ABC):
-    """Forms a number or a matrix of each parameter the moment its last use has its gradient.
+class Collector(ABC):
+    """What a pass over a batch forms from the gradients of each parameter, at the moment its last use has its gradient.
 
     Args:
-        num_rows: B.
-        device: where the results meet; a model may be spread over several.
+        batch: the batch of the pass.
+        head: the model's unembedding.
+        names: id of each watched parameter to its name.
         repeated: how often each parameter (or slice) is used that is used more than once, where layers are recomputed.
 
     Attributes:
         totals: what was formed, by parameter name, summed over its slices.
+        head_weight_name: name of the unembedding's weight; None if it is not watched.
+        head_bias_name: name of its bias, likewise.
     """
 
     def __init__(
-        self, num_rows: int, device: torch.device, repeated: Mapping[tuple[str, int | None], int] | None = None
+        self,
+        batch: Batch,
+        head: Unembedding,
+        names: Mapping[int, str],
+        repeated: Mapping[tuple[str, int | None], int] | None = None,
     ) -> None:
         self.totals: dict[str, Tensor] = {}
-        self.num_rows = num_rows
-        self._device = device
+        self.batch = batch
+        self.head = head
+        self.num_rows = batch.ids_BT.shape[0]
+        self.head_weight_name = names.get(id(head.weight_VD))
+        self.head_bias_name = None if head.bias_V is None else names.get(id(head.bias_V))
+        # Results meet there; a model may be spread over several devices.
+        self._device = head.weight_VD.device
         self._repeated = repeated or {}
         self._num_uses: Mapping[tuple[str, int | None], int] = {}
-        self._waiting: dict[tuple[str, int | None], GatheredUses] = {}
+        self._waiting: dict[tuple[str, int | None], UsesWithGradients] = {}
 
-    def take_counts(self, recorder: Recorder) -> None:
+    @property
+    def needs_head_grams(self) -> bool:
+        """Whether `take_head` needs the grams of the sweep."""
+        return False
+
+    def expect(self, num_uses: Mapping[tuple[str, int | None], int]) -> None:
         """Take note of how often the forward pass used each parameter."""
-        self._num_uses = recorder.num_uses
+        self._num_uses = num_uses
 
     def consume(self, use: Use, gradient: Tensor) -> None:
         """Called by the recorder's hooks, in backward order."""
         uses = self._waiting.setdefault(use.key, [])
         uses.append((use, gradient))
         if len(uses) == max(self._num_uses[use.key], self._repeated.get(use.key, 0)):
-            self._take(self._waiting.pop(use.key))
+            self._form(self._waiting.pop(use.key))
 
     def finish(self) -> None:
-        """Add parameters some of whose uses the backward pass never reached: those have no gradient."""
+        """Form what still waits. The backward pass never reached some uses: those have no gradient."""
         while self._waiting:
-            self._take(self._waiting.popitem()[1])
+            self._form(self._waiting.popitem()[1])
 
     def add(self, name: str, formed: Tensor) -> None:
-        """Add to a parameter's total: of another slice, or the head's, whose weight may be an embedding."""
+        """Add to a parameter's total: of another slice, or of the head, whose weight may be an embedding too."""
         formed = formed.to(self._device)
         known = self.totals.get(name)
         self.totals[name] = formed if known is None else known + formed
 
-    def _take(self, uses: GatheredUses) -> None:
+    def _form(self, uses: UsesWithGradients) -> None:
         match uses[0][0].kind:
             case UseKind.LINEAR:
                 formed = self.linear(uses)
@@ -73,15 +92,19 @@ class UseSum(ABC):
         self.add(uses[0][0].name, formed)
 
     @abstractmethod
-    def linear(self, uses: GatheredUses) -> Tensor:
+    def take_head(self, head_pass: HeadPass, grams: Sequence[PairGrams]) -> None:
+        """Form what belongs to the head's weight and bias. Called before the backward pass."""
+
+    @abstractmethod
+    def linear(self, uses: UsesWithGradients) -> Tensor:
         """Of a weight used as y = x W."""
 
     @abstractmethod
-    def routed(self, inputs_nI: Tensor, gradient_nO: Tensor, rows_n: Tensor) -> Tensor:
-        """Of an expert's weight, whose n tokens come from anywhere in the batch."""
+    def routed(self, inputs_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor) -> Tensor:
+        """Of an expert's weight, whose tokens come from anywhere in the batch."""
 
     @abstractmethod
-    def lookup(self, uses: GatheredUses) -> Tensor:
+    def lookup(self, uses: UsesWithGradients) -> Tensor:
         """Of an embedding."""
 
     @abstractmethod
@@ -106,8 +129,17 @@ def as_matrix_rows(gradient: Tensor) -> Tensor:
     return gradient.reshape(gradient.shape[0], -1, gradient.shape[-1])
 
 
-def without_constant_id(use: Use, gradient_BTD: Tensor) -> Tensor:
-    """The gradient of a lookup, zero where autograd stops it because the id is the table's `padding_idx`."""
+def all_lookups(uses: UsesWithGradients) -> tuple[Tensor, Tensor]:
+    """Ids [B, T] and gradients [B, T, D] of all lookups in one table, side by side.
+
+    The gradient is zero where autograd stops it because the id is the table's `padding_idx`.
+    """
+    ids_BT = torch.cat([left_tensor(use) for use, _ in uses], dim=1)
+    gradient_BTD = torch.cat([_without_constant_id(use, gradient) for use, gradient in uses], dim=1)
+    return ids_BT, gradient_BTD
+
+
+def _without_constant_id(use: Use, gradient_BTD: Tensor) -> Tensor:
     if use.constant_id is None:
         return gradient_BTD
     return gradient_BTD.masked_fill((left_tensor(use) == use.constant_id).unsqueeze(-1), 0.0)
@@ -115,13 +147,13 @@ def without_constant_id(use: Use, gradient_BTD: Tensor) -> Tensor:
 
 def joined(uses: Collection[tuple[Use, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, gradients and batch rows of routed uses, all their tokens one after the other."""
-    inputs_nI = torch.cat([left_tensor(use) for use, _ in uses])
-    gradient_nO = torch.cat([gradient for _, gradient in uses])
-    return inputs_nI, gradient_nO, torch.cat([use.rows for use, _ in uses if use.rows is not None])
+    inputs_GI = torch.cat([left_tensor(use) for use, _ in uses])
+    gradient_GO = torch.cat([gradient for _, gradient in uses])
+    return inputs_GI, gradient_GO, torch.cat([use.rows for use, _ in uses if use.rows is not None])
 
 
 def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tensor:
-    """Gradient of a scale or bias, row by row, summed over its uses, [B, numel]."""
+    """Gradient of a scale or bias, row by row, summed over its uses, [B, K]."""
     return torch.stack([_vector(use, gradient, num_rows) for use, gradient in uses]).sum(0)
 
 

@@ -1,0 +1,108 @@
+"""Linear layers that compute each distinct token once: no shared prompt a second time, and no padding.
+
+Both rows of a pair start with the same tokens, and in a causal model with the same activations at them. A linear
+layer therefore computes them for the chosen row and copies its outputs to the rejected row. Gradients differ between
+the rows, and the backward pass runs for every real token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COPY_FLOPS = 48
+"""Cost of copying one float, in flops of a matrix product. On one CPU core it is 10 to 20 where the copy stays in
+cache, and over 200 where it needs fresh memory (tests/benchmarks/routes.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLayout:
+    """Where the positions of a batch get a linear layer's outputs from; indices into its F positions."""
+
+    computed_E: Tensor
+    """int64: positions that are computed."""
+    source_F: Tensor
+    """int64: for each position its index in `computed_E`; any index for padding."""
+    real_L: Tensor
+    """int64: positions that are not padding."""
+
+    @classmethod
+    def from_lengths(cls, lengths: Sequence[int], shared: Sequence[int], num_tokens: int) -> TokenLayout:
+        """The layout of a batch.
+
+        Args:
+            lengths: tokens of each row, chosen rows first.
+            shared: per pair, leading tokens that its two rows share.
+            num_tokens: T.
+        """
+        num_pairs = len(shared)
+        positions_BT = torch.arange(len(lengths) * num_tokens).view(-1, num_tokens)
+        within_T = torch.arange(num_tokens)
+        is_real_BT = within_T < torch.tensor(lengths).unsqueeze(1)
+        is_copy_BT = torch.zeros_like(is_real_BT)
+        is_copy_BT[num_pairs:] = within_T < torch.tensor(shared).unsqueeze(1)
+        computed_E = positions_BT[is_real_BT & ~is_copy_BT]
+        index_F = torch.zeros(positions_BT.numel(), dtype=torch.long)
+        index_F[computed_E] = torch.arange(computed_E.numel())
+        source_BT = index_F.view_as(positions_BT).clone()
+        source_BT[num_pairs:][is_copy_BT[num_pairs:]] = source_BT[:num_pairs][is_copy_BT[num_pairs:]]
+        return cls(computed_E, source_BT.reshape(-1), positions_BT[is_real_BT])
+
+    def to(self, device: torch.device) -> TokenLayout:
+        """The same layout on a device."""
+        return TokenLayout(*(to_device(part, device) for part in (self.computed_E, self.source_F, self.real_L)))
+
+    def saves_time(self, num_inputs: int, num_outputs: int) -> bool:
+        """Whether leaving positions out of a linear layer saves more than the copies cost."""
+        num_positions, num_computed = self.source_F.numel(), self.computed_E.numel()
+        saved = 2 * (num_positions - num_computed) * num_inputs * num_outputs
+        return saved > COPY_FLOPS * (num_computed * num_inputs + num_positions * num_outputs)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device; to CUDA from pinned memory, which spares the host the wait."""
+    return (
+        values.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda" and values.is_cpu
+        else values.to(device)
+    )
+
+
+def linear_on_distinct_tokens(inputs: Tensor, weight_IO: Tensor, bias_O: Tensor | None, layout: TokenLayout) -> Tensor:
+    """y = x W + b for every position of a batch, computed once for each distinct token.
+
+    Args:
+        inputs: [B, T, I] or [F, I]; the rows of a pair agree at the positions they share.
+        weight_IO: takes no gradient, like `bias_O`.
+    Returns:
+        Outputs, shaped alike; padding gets those of some other position. The gradient at the inputs is that of the
+        plain layer: at shared positions each row's own.
+    """
+    inputs_FI = inputs.reshape(-1, inputs.shape[-1])
+    # Shaped outside the function: models change results in place, which torch forbids for views made inside.
+    outputs_FO: Tensor = _DistinctLinear.apply(inputs_FI, weight_IO, bias_O, layout)  # type: ignore[no-untyped-call]
+    return outputs_FO.reshape(*inputs.shape[:-1], -1)
+
+
+class _DistinctLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs_FI: Tensor, weight_IO: Tensor, bias_O: Tensor | None, layout: TokenLayout) -> Tensor:
+        ctx.save_for_backward(weight_IO)
+        ctx.layout = layout
+        inputs_EI = inputs_FI.index_select(0, layout.computed_E)
+        outputs_EO = inputs_EI @ weight_IO if bias_O is None else torch.addmm(bias_O, inputs_EI, weight_IO)
+        return outputs_EO.index_select(0, layout.source_F)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_FO: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight_IO,) = ctx.saved_tensors
+        real_L = ctx.layout.real_L
+        if real_L.numel() == gradient_FO.shape[0]:
+            return gradient_FO @ weight_IO.T, None, None, None
+        result_FI = gradient_FO.new_zeros(gradient_FO.shape[0], weight_IO.shape[0])
+        result_FI[real_L] = gradient_FO.index_select(0, real_L) @ weight_IO.T
+        return result_FI, None, None, None

@@ -1,0 +1,236 @@
+"""One sweep of the vocabulary: log-probs, the gradient they send back, and the grams that the head's products need.
+
+Logits are formed a chunk of the vocabulary at a time and never kept, like the keys of flash attention. Sums that
+depend on the normaliser are taken relative to a running maximum and rescaled when it rises.
+
+With p the softmax at a position, y its target and r = 1 - p_y, the gradient of log p_y with respect to the logits is
+r e_y - sum_{v != y} p_v e_v. The two parts are kept separate and r is the sum of the other probabilities. A confident
+position (p_y near 1) therefore loses no digits, where one-hot minus softmax would cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from entangle_cli.engine.products import at_least_float32
+from entangle_cli.engine.unembedding import Unembedding
+
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 64 * 2**20}
+"""Bytes of one chunk of logits in float32. Below 32 MiB the C library takes memory from its heap instead of asking for
+fresh pages each time, which saves 5 % of a batch of GPT-2 at 64 tokens. A GPU runs few large products faster."""
+
+SYMMETRIC_TILE = 64
+"""Rows of a tile of a symmetric gram: small enough to skip most of its lower half."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPass:
+    """What the head knows of a batch after its sweep."""
+
+    hidden_ND: Tensor
+    """Detached inputs of the head at the scored positions."""
+    log_probs_N: Tensor
+    """float64, nats."""
+    seed_ND: Tensor
+    """Gradient of each position's log-prob with respect to its hidden state, in the hidden state's dtype."""
+    targets_N: Tensor
+    maxima_N: Tensor
+    normalisers_N: Tensor
+    """Sum over the vocabulary of exp(logit - maximum)."""
+    target_residuals_N: Tensor
+    """Gradient at the target's raw logit: (1 - p_y) times the slope."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairGrams:
+    """Products of a pair's positions over the vocabulary: of exp(logit - maximum) times slope, zero at the targets."""
+
+    chosen_RR: Tensor
+    """Of the chosen row's positions; right above the diagonal and on it."""
+    rejected_RR: Tensor
+    """Of the rejected row's, likewise."""
+    mixed_RR: Tensor
+    """Chosen x rejected."""
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """Running sums over the vocabulary, all relative to the running maxima."""
+
+    maxima_N: Tensor
+    target_logits_N: Tensor
+    others_N: Tensor
+    """Sum of exp over all columns but the target."""
+    pull_ND: Tensor
+    """Sum of exp times slope times unembedding row, over all columns but the target."""
+    grams: list[PairGrams]
+
+    def raise_maxima(self, maxima_N: Tensor, pairs: Sequence[tuple[slice, slice]]) -> None:
+        """Make every sum relative to higher maxima."""
+        factor_N = torch.exp(self.maxima_N - maxima_N)
+        self.others_N *= factor_N
+        self.pull_ND *= factor_N.unsqueeze(1)
+        for (chosen, rejected), grams in zip(pairs, self.grams, strict=False):
+            grams.chosen_RR.mul_(torch.outer(factor_N[chosen], factor_N[chosen]))
+            grams.rejected_RR.mul_(torch.outer(factor_N[rejected], factor_N[rejected]))
+            grams.mixed_RR.mul_(torch.outer(factor_N[chosen], factor_N[rejected]))
+        self.maxima_N = maxima_N
+
+
+def chosen_and_rejected_slices(slices: Sequence[slice]) -> list[tuple[slice, slice]]:
+    """Per pair, the stretches of N of its chosen and its rejected row; `slices` has the chosen rows first."""
+    num_pairs = len(slices) // 2
+    return list(zip(slices[:num_pairs], slices[num_pairs:], strict=True))
+
+
+def sweep_vocabulary(
+    head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, slices: Sequence[slice], *, with_grams: bool
+) -> tuple[HeadPass, list[PairGrams]]:
+    """Log-probs of the targets, their gradient at the hidden states, and the grams of each pair.
+
+    Args:
+        hidden_ND: inputs of the head at the scored positions, no graph.
+        slices: per row (chosen rows first), its stretch of N.
+        with_grams: whether the head's weight or bias is among the parameters asked for; without, no gram is formed.
+    Precision: sums over the vocabulary in float32 (float64 for float64 models), log-probs in float64.
+    Cost: 4 N V D flops, and about 6 R^2 V per pair with grams; memory of `CHUNK_BYTES` a few times and R^2.
+    """
+    pairs = chosen_and_rejected_slices(slices)
+    sweep = _start(hidden_ND, pairs if with_grams else [])
+    vocabulary = head.weight_VD.shape[0]
+    chunk = _chunk_columns(hidden_ND)
+    for start in range(0, vocabulary, chunk):
+        _add_columns(sweep, head, hidden_ND, targets_N, pairs, slice(start, min(start + chunk, vocabulary)))
+    target_exp_N = torch.exp(sweep.target_logits_N - sweep.maxima_N)
+    normalisers_N = sweep.others_N + target_exp_N
+    target_residuals_N = sweep.others_N / normalisers_N * head.slope(sweep.target_logits_N)
+    seed_ND = target_residuals_N.unsqueeze(1) * head.weight_VD[targets_N]
+    seed_ND -= sweep.pull_ND / normalisers_N.unsqueeze(1)
+    head_pass = HeadPass(
+        hidden_ND=hidden_ND,
+        log_probs_N=_target_log_probs(sweep.target_logits_N, sweep.maxima_N, sweep.others_N),
+        seed_ND=seed_ND.to(hidden_ND.dtype),
+        targets_N=targets_N,
+        maxima_N=sweep.maxima_N,
+        normalisers_N=normalisers_N,
+        target_residuals_N=target_residuals_N,
+    )
+    return head_pass, sweep.grams
+
+
+def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Log-probs of the targets alone, float64 [N], nats; as `sweep_vocabulary` computes them.
+
+    Cost: 2 N V D flops, memory of `CHUNK_BYTES` twice.
+    """
+    values = at_least_float32(hidden_ND)
+    maxima_N = values.new_full((values.shape[0],), -torch.inf)
+    others_N, target_logits_N = values.new_zeros(values.shape[0]), values.new_zeros(values.shape[0])
+    vocabulary = head.weight_VD.shape[0]
+    chunk = _chunk_columns(values)
+    for start in range(0, vocabulary, chunk):
+        logits_NC = head.logits(hidden_ND, slice(start, min(start + chunk, vocabulary)))
+        raised_N = torch.maximum(maxima_N, logits_NC.amax(1))
+        others_N *= torch.exp(maxima_N - raised_N)
+        maxima_N = raised_N
+        local_N1, inside_N1 = _local_targets(targets_N, start, logits_NC.shape[1])
+        at_target_N1 = logits_NC.gather(1, local_N1)
+        target_logits_N = torch.where(inside_N1, at_target_N1, target_logits_N.unsqueeze(1)).squeeze(1)
+        exp_NC = logits_NC.sub_(maxima_N.unsqueeze(1)).exp_()
+        exp_NC.scatter_(1, local_N1, exp_NC.gather(1, local_N1).masked_fill_(inside_N1, 0.0))
+        others_N += exp_NC.sum(1)
+    return _target_log_probs(target_logits_N, maxima_N, others_N)
+
+
+def weighted_backward(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    """Backward of sum_n weight_n log p(target_n) through the head, a few positions at a time.
+
+    The head's own parameters collect their gradients where they require them.
+
+    Returns:
+        The gradient at the hidden states, [N, D].
+    """
+    seeds = []
+    height = max(1, _chunk_columns(hidden_ND) * hidden_ND.shape[0] // head.weight_VD.shape[0])
+    for rows in torch.arange(hidden_ND.shape[0], device=hidden_ND.device).split(height):
+        hidden_nD = hidden_ND[rows].requires_grad_()
+        log_probs_nV = head.logits(hidden_nD, slice(None)).log_softmax(-1)
+        log_probs_n = log_probs_nV.gather(1, targets_N[rows].unsqueeze(1)).squeeze(1)
+        (weights_N[rows].to(log_probs_n.dtype) * log_probs_n).sum().backward()
+        assert hidden_nD.grad is not None
+        seeds.append(hidden_nD.grad)
+    return torch.cat(seeds)
+
+
+def _target_log_probs(target_logits_N: Tensor, maxima_N: Tensor, others_N: Tensor) -> Tensor:
+    shifted_N = (target_logits_N - maxima_N).double()
+    # In float64: 1 + 1e-8 is 1 in float32, and its logarithm is the whole log-prob of a confident position.
+    return shifted_N - (others_N.double() + shifted_N.exp()).log()
+
+
+def _local_targets(targets_N: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Column of each target in a chunk [N, 1], any column where it is elsewhere; whether it is in the chunk."""
+    local_N1 = (targets_N - start).unsqueeze(1)
+    return local_N1.clamp(0, width - 1), (local_N1 >= 0) & (local_N1 < width)
+
+
+def _chunk_columns(hidden_ND: Tensor) -> int:
+    """Columns of the vocabulary that are computed at a time."""
+    chunk_bytes = CHUNK_BYTES.get(hidden_ND.device.type, CHUNK_BYTES["cuda"])
+    return max(1, chunk_bytes // (4 * max(1, hidden_ND.shape[0])))
+
+
+def _start(hidden_ND: Tensor, pairs: Sequence[tuple[slice, slice]]) -> _Sweep:
+    values = at_least_float32(hidden_ND)
+    num_positions = values.shape[0]
+
+    def gram(rows: slice, columns: slice) -> Tensor:
+        return values.new_zeros(rows.stop - rows.start, columns.stop - columns.start)
+
+    return _Sweep(
+        maxima_N=values.new_full((num_positions,), -torch.inf),
+        target_logits_N=values.new_zeros(num_positions),
+        others_N=values.new_zeros(num_positions),
+        pull_ND=torch.zeros_like(values),
+        grams=[
+            PairGrams(gram(chosen, chosen), gram(rejected, rejected), gram(chosen, rejected))
+            for chosen, rejected in pairs
+        ],
+    )
+
+
+def _add_columns(
+    sweep: _Sweep,
+    head: Unembedding,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    pairs: Sequence[tuple[slice, slice]],
+    columns: slice,
+) -> None:
+    logits_NC = head.logits(hidden_ND, columns)
+    sweep.raise_maxima(torch.maximum(sweep.maxima_N, logits_NC.amax(1)), pairs)
+    local_N1, inside_N1 = _local_targets(targets_N, columns.start, logits_NC.shape[1])
+    at_target_N1 = logits_NC.gather(1, local_N1)
+    sweep.target_logits_N = torch.where(inside_N1, at_target_N1, sweep.target_logits_N.unsqueeze(1)).squeeze(1)
+    slope_NC = head.slope(logits_NC)
+    exp_NC = logits_NC.sub_(sweep.maxima_N.unsqueeze(1)).exp_()
+    exp_NC.scatter_(1, local_N1, exp_NC.gather(1, local_N1).masked_fill_(inside_N1, 0.0))
+    sweep.others_N += exp_NC.sum(1)
+    if not isinstance(slope_NC, float) or slope_NC != 1.0:
+        exp_NC *= slope_NC
+    sweep.pull_ND += (exp_NC.to(head.weight_VD.dtype) @ head.weight_VD[columns]).to(sweep.pull_ND.dtype)
+    for (chosen, rejected), grams in zip(pairs, sweep.grams, strict=False):
+        _add_upper_half(grams.chosen_RR, exp_NC[chosen])
+        _add_upper_half(grams.rejected_RR, exp_NC[rejected])
+        grams.mixed_RR.addmm_(exp_NC[chosen], exp_NC[rejected].T)
+
+
+def _add_upper_half(gram_RR: Tensor, rows_RC: Tensor) -> None:
+    """Add rows' products with one another on and above the diagonal, and some below it."""
+    for start in range(0, rows_RC.shape[0], SYMMETRIC_TILE):
+        tile_rC = rows_RC[start : start + SYMMETRIC_TILE]
+        gram_RR[start : start + SYMMETRIC_TILE, start:].addmm_(tile_rC, rows_RC[start:].T)

@@ -1,0 +1,110 @@
+"""Tensors that stand for a parameter: the parameter itself, and views and casts of it or of one of its slices.
+
+A model seldom passes a parameter to a layer as it is. It transposes, reshapes, casts or indexes it first, or adds a
+constant (Gemma's 1 + w). All of these have the parameter's gradient, so that their use is a use of the parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alias:
+    """A tensor that has the gradient of a parameter, or of a slice of one."""
+
+    tensor: Tensor
+    name: str
+    """The parameter's."""
+    slice_index: int | None = None
+    is_transposed: bool = False
+    is_reshaped: bool = False
+    """Its elements are those of the parameter in their order; its shape is another."""
+
+
+class ParameterAliases:
+    """Follows watched parameters through the functions that return aliases of them.
+
+    Args:
+        names: id of each watched parameter to its name.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+        self._aliases: dict[int, Alias] = {}
+
+    def alias_of(self, value: Any) -> Alias | None:
+        """What `value` stands for; None if it is no watched parameter, nor a slice or an alias of one."""
+        if not isinstance(value, Tensor):
+            return None
+        alias = self._aliases.get(id(value))
+        if alias is not None:
+            return alias
+        name = self._names.get(id(value))
+        return None if name is None else Alias(value, name)
+
+    def parameters_in(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[str]:
+        """Names of the parameters that stand among a call's arguments."""
+        return [
+            alias.name
+            for value in (*args, *kwargs.values())
+            for item in (value if isinstance(value, list | tuple) else (value,))
+            if (alias := self.alias_of(item)) is not None
+        ]
+
+    def result_alias(self, func: Any, args: Sequence[Any]) -> Alias | None:
+        """What the result of a call will stand for; None if it is no view or cast of a parameter."""
+        source = self.alias_of(args[0]) if args else None
+        if source is None:
+            return None
+        if func in CASTS or (func is torch.Tensor.add and isinstance(args[-1], int | float)):
+            return source
+        if func in TRANSPOSITIONS and source.tensor.dim() == 2 and not source.is_reshaped:
+            return replace(source, is_transposed=not source.is_transposed)
+        if func in RESHAPES or (func is torch.Tensor.__getitem__ and _only_adds_dimensions(args[1])):
+            return None if source.is_transposed else replace(source, is_reshaped=True)
+        if func is torch.Tensor.__getitem__ and source.slice_index is None and source.tensor.dim() >= 2:
+            index = args[1]
+            if isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0 and index.dtype == torch.long):
+                return replace(source, slice_index=int(index))
+        return None
+
+    def remember(self, result: Tensor, alias: Alias) -> None:
+        """Take `result` for an alias from now on; it is kept alive, since its id must stay its own."""
+        if id(result) not in self._names:
+            self._aliases[id(result)] = replace(alias, tensor=result)
+
+    def clear(self) -> None:
+        """Forget every alias."""
+        self._aliases.clear()
+
+
+def _only_adds_dimensions(index: Any) -> bool:
+    """Whether indexing gives every element in its order, as [None, :, None] does."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or (isinstance(part, slice) and part == slice(None)) for part in parts)
+
+
+CASTS = {torch.Tensor.float, torch.Tensor.double, torch.Tensor.to, torch.Tensor.type, torch.Tensor.type_as}
+
+TRANSPOSITIONS = {
+    torch.Tensor.t,
+    torch.t,
+    torch.Tensor.transpose,
+    *(getattr(torch.Tensor, name).__get__ for name in ("T", "mT")),
+}
+
+RESHAPES = {
+    torch.Tensor.reshape,
+    torch.Tensor.view,
+    torch.Tensor.squeeze,
+    torch.Tensor.unsqueeze,
+    torch.unsqueeze,
+    torch.squeeze,
+    torch.Tensor.flatten,
+}

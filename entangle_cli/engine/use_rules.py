@@ -1,0 +1,212 @@
+"""Recognises how a call uses parameters: one rule for each torch function that has one.
+
+A rule returns the uses of a call. It raises `Unrecognised` where the call does not have the form that it needs, and the
+recorder then takes the slow way for the parameter. No use is ever guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from entangle_cli.engine.calls import BatchShape, Call, Unrecognised
+from entangle_cli.engine.gathered_rows import GatheredRows
+from entangle_cli.engine.parameter_aliases import ParameterAliases
+from entangle_cli.engine.uses import LinearInput, Use, UseKind
+
+
+class UseRules:
+    """The rules, for one batch.
+
+    Args:
+        shape: of the batch's ids.
+        aliases: tells which tensors are parameters.
+        gathered: tells whose tokens a gathered tensor holds.
+    """
+
+    def __init__(self, shape: BatchShape, aliases: ParameterAliases, gathered: GatheredRows) -> None:
+        self._shape = shape
+        self._aliases = aliases
+        self._gathered = gathered
+        self._inputs: dict[int, tuple[Tensor, LinearInput]] = {}
+
+    def uses_of(self, call: Call) -> list[Use]:
+        """The uses of parameters in a call that takes at least one.
+
+        Raises:
+            Unrecognised: no rule covers it.
+        """
+        rule = RULES.get(call.func)
+        if rule is None:
+            raise Unrecognised
+        return rule(self, call)
+
+    def clear(self) -> None:
+        """Let go of the inputs of linear layers."""
+        self._inputs.clear()
+
+    def linear(self, call: Call) -> list[Use]:
+        """F.linear(input, weight, bias)."""
+        inputs, weight, bias = (
+            call.argument(position, name) for position, name in enumerate(("input", "weight", "bias"))
+        )
+        return self._product(inputs, weight, bias, outputs_first=True)
+
+    def addmm(self, call: Call) -> list[Use]:
+        """torch.addmm(bias, inputs, weight), as transformers' Conv1D calls it."""
+        if call.kwargs or len(call.args) != 3:
+            raise Unrecognised
+        bias, inputs, weight = call.args
+        return self._product(inputs, weight, bias, outputs_first=False)
+
+    def matmul(self, call: Call) -> list[Use]:
+        """inputs @ weight."""
+        inputs, weight = call.args
+        return self._product(inputs, weight, None, outputs_first=False)
+
+    def embedding(self, call: Call) -> list[Use]:
+        """F.embedding(ids, weight, ...), with ids [B, T] or one row of ids for all rows."""
+        ids, weight = call.argument(0, "input"), call.argument(1, "weight")
+        alias = self._aliases.alias_of(weight)
+        if alias is None or alias.slice_index is not None or alias.is_transposed or alias.is_reshaped:
+            raise Unrecognised
+        renormalises = call.argument(3, "max_norm") is not None or bool(call.argument(5, "scale_grad_by_freq"))
+        num_rows, num_tokens = self._shape.num_rows, self._shape.num_tokens
+        if ids.shape in ((num_tokens,), (1, num_tokens)):
+            ids = ids.reshape(1, -1).expand(num_rows, -1)
+        if renormalises or ids.shape != (num_rows, num_tokens):
+            raise Unrecognised
+        constant = call.argument(2, "padding_idx")
+        constant = constant if constant is None else constant % weight.shape[0]
+        return [Use(alias.name, UseKind.LOOKUP, weight.shape, ids, constant_id=constant)]
+
+    def norm(self, call: Call) -> list[Use]:
+        """F.layer_norm or F.rms_norm: the factor of the scale is the norm without its parameters."""
+        positions = {name: position for position, name in enumerate(NORM_ARGUMENTS[call.func])}
+        inputs, shape, weight, bias, eps = (
+            call.argument(positions.get(name, len(call.args)), name)
+            for name in ("input", "normalized_shape", "weight", "bias", "eps")
+        )
+        if self._aliases.alias_of(inputs) is not None:
+            raise Unrecognised
+        rows = self._entries(inputs)
+        settings = {} if eps is None else {"eps": eps}
+        uses = self._vector(weight, inputs, lambda: call.func(rows, shape, **settings))
+        return uses + self._vector(bias, inputs)
+
+    def scale(self, call: Call) -> list[Use]:
+        """parameter * values, either way round."""
+        parameter, values = self._parameter_and_values(call)
+        return self._vector(parameter, values, self._entries(values))
+
+    def shift(self, call: Call) -> list[Use]:
+        """parameter + values, either way round."""
+        parameter, values = self._parameter_and_values(call)
+        self._entries(values)
+        return self._vector(parameter, values)
+
+    def expand(self, call: Call) -> list[Use]:
+        """parameter.expand(...): a copy for every row, as attention sinks and learned queries have."""
+        parameter, *sizes = call.args
+        if len(sizes) == 1 and not isinstance(sizes[0], int):
+            sizes = list(sizes[0])
+        if call.kwargs or not sizes or sizes[0] != self._shape.num_rows:
+            raise Unrecognised
+        if not _lacks_first_dimension(parameter, len(sizes)):
+            raise Unrecognised
+        return self._vector(parameter, None)
+
+    def _product(self, inputs: Tensor, weight: Tensor, bias: Any, *, outputs_first: bool) -> list[Use]:
+        if self._aliases.alias_of(inputs) is not None:
+            raise Unrecognised
+        return self._weight(weight, inputs, outputs_first=outputs_first) + self._vector(bias, inputs)
+
+    def _weight(self, weight: Tensor, inputs: Tensor, *, outputs_first: bool) -> list[Use]:
+        alias = self._aliases.alias_of(weight)
+        if alias is None:
+            return []
+        if weight.dim() != 2:
+            raise Unrecognised
+        rows = self._gathered.rows_of(inputs)
+        use = Use(
+            alias.name,
+            UseKind.LINEAR if rows is None else UseKind.ROUTED,
+            weight.T.shape if alias.is_transposed else weight.shape,
+            self._shared_input(inputs) if rows is None else inputs.detach(),
+            rows=rows,
+            slice_index=alias.slice_index,
+            outputs_first=outputs_first != alias.is_transposed,
+        )
+        if rows is not None:
+            return [use]
+        positions = self._shape.rows_first(inputs).shape[1:-1]
+        return [replace(use, has_batch_positions=positions == (self._shape.num_tokens,))]
+
+    def _shared_input(self, values: Tensor) -> LinearInput:
+        """A linear layer's input: one object for all layers that read one tensor."""
+        if id(values) not in self._inputs:
+            rows = self._shape.rows_first(values).detach()
+            self._inputs[id(values)] = (values, LinearInput(rows.reshape(self._shape.num_rows, -1, rows.shape[-1])))
+        return self._inputs[id(values)][1]
+
+    def _vector(
+        self, value: Any, values: Tensor | None, factor: Tensor | Callable[[], Tensor] | None = None
+    ) -> list[Use]:
+        """The use of a scale or bias beside `values`, which tell whose tokens they are."""
+        alias = self._aliases.alias_of(value)
+        if alias is None:
+            return []
+        if alias.is_transposed:
+            raise Unrecognised
+        rows = None if values is None else self._gathered.rows_of(values)
+        return [Use(alias.name, UseKind.VECTOR, value.shape, factor, rows=rows, slice_index=alias.slice_index)]
+
+    def _parameter_and_values(self, call: Call) -> tuple[Tensor, Tensor]:
+        """The arguments of an elementwise function of a parameter and of values that it is broadcast over."""
+        if call.kwargs or len(call.args) != 2:
+            raise Unrecognised
+        first_is_parameter = self._aliases.alias_of(call.args[0]) is not None
+        parameter, values = call.args if first_is_parameter else reversed(call.args)
+        if self._aliases.alias_of(values) is not None or not isinstance(values, Tensor):
+            raise Unrecognised
+        if not _lacks_first_dimension(parameter, values.dim()):
+            raise Unrecognised
+        if torch.broadcast_shapes(parameter.shape, values.shape) != values.shape:
+            raise Unrecognised
+        return parameter, values
+
+    def _entries(self, values: Tensor) -> Tensor:
+        """Detached: gathered values as they are, others with the rows first."""
+        return (values if self._gathered.rows_of(values) is not None else self._shape.rows_first(values)).detach()
+
+
+def _lacks_first_dimension(parameter: Tensor, num_dimensions: int) -> bool:
+    """Whether a parameter that is broadcast to some dimensions has one value for the whole of the first."""
+    return parameter.dim() < num_dimensions or (parameter.dim() == num_dimensions and parameter.shape[0] == 1)
+
+
+NORM_ARGUMENTS = {
+    F.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
+    F.rms_norm: ("input", "normalized_shape", "weight", "eps"),
+}
+
+RULES: Mapping[Any, Callable[[UseRules, Call], list[Use]]] = {
+    F.linear: UseRules.linear,
+    torch.addmm: UseRules.addmm,
+    torch.Tensor.matmul: UseRules.matmul,
+    torch.Tensor.__matmul__: UseRules.matmul,
+    torch.matmul: UseRules.matmul,
+    F.embedding: UseRules.embedding,
+    F.layer_norm: UseRules.norm,
+    F.rms_norm: UseRules.norm,
+    torch.Tensor.expand: UseRules.expand,
+    torch.Tensor.mul: UseRules.scale,
+    torch.mul: UseRules.scale,
+    torch.Tensor.add: UseRules.shift,
+    torch.add: UseRules.shift,
+}
