@@ -22,7 +22,7 @@ from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
 from entangle_cli.cli.inspect import inspect
 from entangle_cli.cli.merge import merge
-from entangle_cli.cli.pair_options import with_option_groups
+from entangle_cli.cli.option_groups import with_option_groups
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.cli.schema import schema

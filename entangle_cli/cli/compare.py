@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich import box
 
-from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss
+from entangle_cli.cli.option_groups import OtherLossChoice
+from entangle_cli.cli.options import Debug
 from entangle_cli.errors import UsageError
 
 
@@ -24,14 +25,12 @@ class CompareFormat(StrEnum):
 
 
 def compare(
+    *,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Folders of two or more runs.")],
     output_format: Annotated[CompareFormat, typer.Option("--format", help="What to write to stdout.")] = (
         CompareFormat.TERMINAL
     ),
-    loss: OtherLoss = None,
-    beta: Beta = None,
-    gamma: Gamma = None,
-    loss_option: LossOptions = None,
+    loss: OtherLossChoice,
     debug: Debug = False,
 ) -> None:
     """Compare runs of the same pairs: movements, numbers and log-probs."""
@@ -45,7 +44,7 @@ def compare(
 
     if len(runs) < 2:
         raise UsageError(f"one run, {runs[0]}", "two runs or more", "name the run to compare it with")
-    document = api.compare(*(chosen_run(run, loss, beta, gamma, loss_option) for run in runs))
+    document = api.compare(*(chosen_run(run, loss) for run in runs))
     match output_format:
         case CompareFormat.TERMINAL:
             console_for(sys.stdout).print(comparison_report(document, box.SIMPLE_HEAD))

@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
-from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss
+from entangle_cli.cli.option_groups import OtherLossChoice
+from entangle_cli.cli.options import Debug
 from entangle_cli.errors import NothingToJudgeError, UsageError
 from entangle_cli.records.settings import FilterRules
 
 
 def filter_rows(
+    *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="The data that the run was scanned from.")],
     output: Annotated[
@@ -53,10 +55,7 @@ def filter_rows(
     annotate: Annotated[
         bool, typer.Option("--annotate", help="Add movement, cosine, slack and more to every row.")
     ] = False,
-    loss: OtherLoss = None,
-    beta: Beta = None,
-    gamma: Gamma = None,
-    loss_option: LossOptions = None,
+    loss: OtherLossChoice,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the outcome to this file.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -87,7 +86,7 @@ def filter_rows(
     refuse_unwritable(json_file, Path(data))
     if json_file is not None and json_file.resolve() == output.resolve():
         raise UsageError(f"--json {json_file} and -o {output}", "two files", "name another one")
-    seen = chosen_run(run, loss, beta, gamma, loss_option)
+    seen = chosen_run(run, loss)
     result = api.filter_rows(seen, data, output, rules, write_dropped=write_dropped, annotate=annotate)
     console_for(sys.stdout).print(filter_report(result, seen.loss_words))
     if json_file is not None:

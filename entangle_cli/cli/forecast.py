@@ -12,26 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.option_groups import LossChoice, PairOptions, PolicyOptions, SampleOptions, scan_settings
 from entangle_cli.cli.options import (
-    Beta,
     Data,
     Debug,
-    Device,
-    Gamma,
-    Limit,
-    LossName,
-    LossOptions,
     Model,
-    Parameters,
     RefModel,
-    Sample,
-    loss_settings,
 )
-from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
 from entangle_cli.records.plan import ScanPlan
-from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
+from entangle_cli.records.settings import ForecastSettings, LossSettings
 
 if TYPE_CHECKING:
     from entangle_cli.api.forecasting import ForecastObserver
@@ -52,9 +43,12 @@ class ForecastDtype(StrEnum):
 
 
 def forecast(
+    *,
     model: Model,
     data: Data,
+    sample: SampleOptions,
     pairs: PairOptions,
+    policy: PolicyOptions,
     eval_data: Annotated[
         str | None, typer.Option(help="Held-out pairs to forecast. They take no part in the step.")
     ] = None,
@@ -86,24 +80,16 @@ def forecast(
         int, typer.Option(min=0, help="Also train this many real steps on a copy, to see how long the forecast holds.")
     ] = 0,
     ref_model: RefModel = None,
-    loss: LossName = None,
-    beta: Beta = None,
-    gamma: Gamma = None,
-    loss_option: LossOptions = None,
+    loss: LossChoice,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all numbers to this file.")] = None,
     dtype: Annotated[ForecastDtype, typer.Option(help="Dtype of the weights.")] = ForecastDtype.FLOAT32,
-    device: Device = "auto",
-    limit: Limit = None,
-    sample: Sample = None,
-    seed: Annotated[int, typer.Option(help="Seed of --sample and of the order of training.")] = 0,
-    parameters: Parameters = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
     """Forecast the movement of every pair under one step of your optimizer on a batch."""
     from entangle_cli import api
 
-    weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
+    weighing = loss.settings(LossSettings())
     api.check_loss(weighing)
     refuse_unwritable(json_file, *pairs.inputs(model, *data, eval_data, ref_model, state))
     if accumulate > 1 and batch_size is None:
@@ -112,20 +98,7 @@ def forecast(
         )
     if eval_split is not None and eval_data is None:
         raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
-    settings = ScanSettings(
-        dtype=dtype.value,
-        max_length=pairs.length(),
-        truncation=pairs.truncation.value,
-        parameters=parameters,
-        limit=limit,
-        sample=sample,
-        seed=seed,
-        reading=pairs.reading(),
-        loading=pairs.loading(),
-        ref_model=ref_model,
-        loss=weighing,
-        device=device,
-    )
+    settings = scan_settings(pairs, policy, weighing, dtype.value, sample, ref_model=ref_model)
     step = ForecastSettings(
         optimizer=optimizer.value,
         learning_rate=learning_rate,

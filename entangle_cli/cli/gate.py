@@ -18,7 +18,8 @@ from entangle_cli import __version__
 from entangle_cli.cli.config import origins_of
 from entangle_cli.cli.ignore_file import read_ignore_file
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
-from entangle_cli.cli.options import Beta, Debug, FailIf, Gamma, LossOptions, OtherLoss, RunFolder
+from entangle_cli.cli.option_groups import OtherLossChoice
+from entangle_cli.cli.options import Debug, FailIf, RunFolder
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
 
@@ -39,6 +40,7 @@ class GateFormat(StrEnum):
 
 
 def gate(
+    *,
     context: typer.Context,
     run: RunFolder = None,
     fail_if: FailIf = None,
@@ -60,10 +62,7 @@ def gate(
         list[str] | None,
         typer.Option("--write", metavar="FORMAT=FILE", help="Also write the verdict in this format. Repeatable."),
     ] = None,
-    loss: OtherLoss = None,
-    beta: Beta = None,
-    gamma: Gamma = None,
-    loss_option: LossOptions = None,
+    loss: OtherLossChoice,
     debug: Debug = False,
 ) -> None:
     """Judge a run by rules: exit 0 if all pass, 1 if one fails, 5 if there is nothing to judge."""
@@ -81,9 +80,9 @@ def gate(
     if baseline is None:
         api.refuse_without_baseline(rules, only_new=only_new)
     ignored = None if ignore_file is None else read_ignore_file(ignore_file, date.today())
-    judged = chosen_run(run, loss, beta, gamma, loss_option)
+    judged = chosen_run(run, loss)
     before = None if baseline is None else api.read(baseline)
-    if before is not None and any(value is not None for value in (loss, beta, gamma, loss_option)):
+    if before is not None and loss.is_given:
         before = before.under(judged.loss)
     verdict = api.gate(
         judged,

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.option_groups import PairOptions
 from entangle_cli.cli.options import (
     Data,
     Debug,
     Limit,
 )
-from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.errors import NothingToJudgeError
 
 

@@ -1,16 +1,14 @@
-"""Options that several commands share."""
+"""Single options that several commands share; `option_groups` joins them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import LossSettings, Truncation
+from entangle_cli.records.settings import Truncation
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
 Data = Annotated[
@@ -36,6 +34,7 @@ TruncationMode = Annotated[
     Truncation, typer.Option("--truncation", help="Which end of a sequence to keep if it is longer.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read only this many rows from the start.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random, such as --sample.")]
 Sample = Annotated[int | None, typer.Option(min=1, help="Read only this many rows, drawn at random.")]
 Split = Annotated[
     str | None, typer.Option(help="Split of a data set that has several, also a part such as 'train[:500]'.")
@@ -130,36 +129,3 @@ FailIf = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; default: the newest.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
-
-
-def loss_settings(
-    own: LossSettings,
-    name: str | None,
-    beta: float | None,
-    gamma: float | None,
-    options: Sequence[str] | None,
-) -> LossSettings:
-    """The loss of a command line; what is not given is as in `own`.
-
-    Raises:
-        UsageError: an option that is not NAME=VALUE. Whether the loss has it is the table's to say.
-    """
-    given = dict(map(_named_number, options or []))
-    if gamma is not None:
-        given["gamma"] = gamma
-    same = name is None or name == own.name
-    return LossSettings(
-        own.name if name is None else name,
-        own.beta if beta is None else beta,
-        {**own.options, **given} if same else given,
-    )
-
-
-def _named_number(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name.strip().replace("-", "_"), float(value)
-    except ValueError as error:
-        raise UsageError(
-            f"--loss-option {text!r}", "NAME=VALUE with a number", "write for example penalty=5"
-        ) from error

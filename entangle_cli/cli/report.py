@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entangle_cli.cli.options import Beta, Debug, Gamma, LossOptions, OtherLoss, RunFolder
+from entangle_cli.cli.option_groups import OtherLossChoice
+from entangle_cli.cli.options import Debug, RunFolder
 from entangle_cli.errors import UsageError
 from entangle_cli.records.settings import ReportFormat
 
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
 
 
 def report(
+    *,
     run: RunFolder = None,
     output_format: Annotated[ReportFormat, typer.Option("--format", help="What to write to stdout.")] = (
         ReportFormat.TERMINAL
     ),
-    loss: OtherLoss = None,
-    beta: Beta = None,
-    gamma: Gamma = None,
-    loss_option: LossOptions = None,
+    loss: OtherLossChoice,
     fail_if: Annotated[
         list[str] | None,
         typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Add what the gate would say (html and markdown)."),
@@ -39,7 +38,7 @@ def report(
 
     rules = api.parsed_rules(fail_if or ())
     api.refuse_without_baseline(rules)
-    seen = chosen_run(run, loss, beta, gamma, loss_option)
+    seen = chosen_run(run, loss)
     if losses:
         _show_losses(seen, output_format)
         return

@@ -13,23 +13,14 @@ import typer
 from entangle_cli.cli.config import Origins, origins_of
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.option_groups import LossChoice, PairOptions, PolicyOptions, SampleOptions, scan_settings
 from entangle_cli.cli.options import (
-    Beta,
     Data,
     Debug,
-    Device,
     FailIf,
-    Gamma,
-    Limit,
-    LossName,
-    LossOptions,
     Model,
-    Parameters,
     RefModel,
-    Sample,
-    loss_settings,
 )
-from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
 from entangle_cli.records.settings import LossSettings, ScanSettings, UntilDecided
 
@@ -47,22 +38,21 @@ class Dtype(StrEnum):
 
 
 def scan(
+    *,
     context: typer.Context,
     model: Model,
     data: Data,
+    sample: SampleOptions,
     pairs: PairOptions,
+    policy: PolicyOptions,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; default: a folder below entangle-runs/.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the run document to this file.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of the weights and of the computation.")] = Dtype.FLOAT32,
-    device: Device = "auto",
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over several devices: auto, balanced or sequential.")
     ] = None,
-    limit: Limit = None,
-    sample: Sample = None,
-    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Measure part I of N, for job arrays. Join the parts with entangle merge."),
@@ -77,7 +67,6 @@ def scan(
             "--activation-checkpointing", help="Recompute activations: less memory, more time. For long answers."
         ),
     ] = False,
-    parameters: Parameters = None,
     checkpoints: Annotated[
         str | None,
         typer.Option(help="Checkpoints of a Trainer folder: last, all, or steps such as 100,200. One run each."),
@@ -96,10 +85,7 @@ def scan(
         bool,
         typer.Option("--include-text", help="Keep the text of the pairs in the run, for reports. It may be private."),
     ] = False,
-    loss: LossName = None,
-    beta: Beta = None,
-    gamma: Gamma = None,
-    loss_option: LossOptions = None,
+    loss: LossChoice,
     fail_if: FailIf = None,
     until_decided: Annotated[
         bool,
@@ -142,27 +128,21 @@ def scan(
         api.refuse_without_baseline(rules)
         time_left = Deadline(deadline, launch.seconds_before)
         stop = UntilDecided(tuple(rule.text for rule in rules), confidence) if until_decided else None
-        weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
+        weighing = loss.settings(LossSettings())
         api.check_loss(weighing)
         if launch.ranks.rank == 0:
             refuse_unwritable(json_file, *pairs.inputs(model, *data, ref_model, known))
-        settings = ScanSettings(
-            dtype=dtype.value,
-            max_length=pairs.length(),
-            truncation=pairs.truncation.value,
-            parameters=parameters,
-            limit=limit,
-            sample=sample,
-            seed=seed,
+        settings = scan_settings(
+            pairs,
+            policy,
+            weighing,
+            dtype.value,
+            sample,
             shard=shard,
-            reading=pairs.reading(),
-            loading=pairs.loading(),
             ref_model=ref_model,
             unshared_cosine=unshared_cosine,
             layers=layers,
             include_text=include_text,
-            loss=weighing,
-            device=device,
             device_map=device_map,
             batch_tokens=batch_tokens,
             activation_checkpointing=activation_checkpointing,

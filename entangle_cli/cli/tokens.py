@@ -10,22 +10,15 @@ from typing import Annotated
 import typer
 
 from entangle_cli.cli.json_file import refuse_unwritable, write_bytes, write_file
+from entangle_cli.cli.option_groups import LossChoice, PairOptions, PolicyOptions, scan_settings
 from entangle_cli.cli.options import (
-    Beta,
     Data,
     Debug,
-    Device,
-    Gamma,
-    LossName,
-    LossOptions,
     Model,
-    Parameters,
-    loss_settings,
 )
-from entangle_cli.cli.pair_options import PairOptions
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import Dtype, LossSettings, ScanSettings
+from entangle_cli.records.settings import Dtype, LossSettings
 
 
 class TokensFormat(StrEnum):
@@ -36,9 +29,12 @@ class TokensFormat(StrEnum):
 
 
 def tokens(
+    *,
     model: Model,
     data: Data,
     pairs: PairOptions,
+    policy: PolicyOptions,
+    loss: LossChoice,
     pair: Annotated[int, typer.Option("--pair", min=0, help="Index of the row, as a scan's `index`.")],
     pair_in_row: Annotated[
         int | None, typer.Option(min=0, help="Which pair of a ranked row; default: the first.")
@@ -48,13 +44,7 @@ def tokens(
     ),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     npy_file: Annotated[Path | None, typer.Option("--npy", help="Also write the inner products to this file.")] = None,
-    loss: LossName = None,
-    beta: Beta = None,
-    gamma: Gamma = None,
-    loss_option: LossOptions = None,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of the weights.")] = Dtype.FLOAT32,
-    device: Device = "auto",
-    parameters: Parameters = None,
     debug: Debug = False,
 ) -> None:
     """Show which tokens of one pair pull together and what each token pushes."""
@@ -64,22 +54,13 @@ def tokens(
     from entangle_cli.report.terminal import console_for
     from entangle_cli.report.tokens import tokens_report
 
-    weighing = loss_settings(LossSettings(), loss, beta, gamma, loss_option)
+    weighing = loss.settings(LossSettings())
     api.check_loss(weighing)
     refuse_unwritable(json_file, *pairs.inputs(model, *data))
     refuse_unwritable(npy_file, *pairs.inputs(model, *data), option="--npy")
     if json_file is not None and npy_file is not None and json_file.resolve() == npy_file.resolve():
         raise UsageError(f"--json {json_file} and --npy {npy_file}", "two files", "name another one")
-    settings = ScanSettings(
-        dtype=dtype.value,
-        max_length=pairs.length(),
-        truncation=pairs.truncation.value,
-        parameters=parameters,
-        reading=pairs.reading(),
-        loading=pairs.loading(),
-        loss=weighing,
-        device=device,
-    )
+    settings = scan_settings(pairs, policy, weighing, dtype.value)
     found = api.tokens(model, data, pair, settings, pair_in_row=pair_in_row, said=tell)
     if output_format is TokensFormat.HTML:
         write_tokens_page(sys.stdout, found.document, found.cosines)

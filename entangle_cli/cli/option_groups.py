@@ -1,4 +1,4 @@
-"""The options of every command that reads pairs: reading rows, loading a checkpoint, tokenising."""
+"""Groups of options that several commands share, each with the settings that it makes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from typing import Any, Literal, get_type_hints
 from entangle_cli.cli.options import (
     AttnImplementation,
     BaseModel,
+    Beta,
     ChatTemplate,
     ColumnMap,
     ConfigName,
     DataFormat,
     DataRevision,
+    Device,
+    Gamma,
+    Limit,
+    LossName,
+    LossOptions,
     MaxLength,
     MaxRowBytes,
     ModelRevision,
+    OtherLoss,
+    Parameters,
     PickledWeights,
     Ranked,
+    Sample,
+    Seed,
     Split,
     TemplateDate,
     Tokenizer,
@@ -28,7 +38,15 @@ from entangle_cli.cli.options import (
     TrustRemoteCode,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import AUTO_LENGTH, LARGEST_ROW, LoadingSettings, ReadingSettings, Truncation
+from entangle_cli.records.settings import (
+    AUTO_LENGTH,
+    LARGEST_ROW,
+    LoadingSettings,
+    LossSettings,
+    ReadingSettings,
+    ScanSettings,
+    Truncation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +116,101 @@ class PairOptions:
     def length(self) -> int | Literal["auto"] | None:
         """Tokens of prompt and response together, as the settings have it; None for no limit."""
         return AUTO_LENGTH if self.max_length is None else self.max_length or None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOptions:
+    """Which rows a command reads."""
+
+    limit: Limit = None
+    sample: Sample = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """Which parameters of the policy count, and where it runs."""
+
+    parameters: Parameters = None
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class LossChoice:
+    """The loss that weighs the two gradients."""
+
+    loss: LossName = None
+    beta: Beta = None
+    gamma: Gamma = None
+    loss_option: LossOptions = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the command line names a loss or one of its numbers."""
+        return any(value is not None for value in (self.loss, self.beta, self.gamma, self.loss_option))
+
+    def settings(self, default: LossSettings) -> LossSettings:
+        """The loss of the command line; what is not given is as in `default`.
+
+        Raises:
+            UsageError: an option that is not NAME=VALUE. The losses' table knows which options a loss has.
+        """
+        options = dict(map(_named_number, self.loss_option or []))
+        if self.gamma is not None:
+            options["gamma"] = self.gamma
+        same = self.loss is None or self.loss == default.name
+        return LossSettings(
+            default.name if self.loss is None else self.loss,
+            default.beta if self.beta is None else self.beta,
+            {**default.options, **options} if same else options,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OtherLossChoice(LossChoice):
+    """The loss under which a run is seen."""
+
+    loss: OtherLoss = None
+
+
+def scan_settings(
+    pairs: PairOptions,
+    policy: PolicyOptions,
+    loss: LossSettings,
+    dtype: str,
+    sample: SampleOptions | None = None,
+    **others: Any,
+) -> ScanSettings:
+    """The settings of a command that measures.
+
+    Args:
+        others: settings that only some commands have.
+    """
+    rows = sample or SampleOptions()
+    return ScanSettings(
+        dtype=dtype,
+        max_length=pairs.length(),
+        truncation=pairs.truncation.value,
+        parameters=policy.parameters,
+        limit=rows.limit,
+        sample=rows.sample,
+        seed=rows.seed,
+        reading=pairs.reading(),
+        loading=pairs.loading(),
+        loss=loss,
+        device=policy.device,
+        **others,
+    )
+
+
+def _named_number(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip().replace("-", "_"), float(value)
+    except ValueError as error:
+        raise UsageError(
+            f"--loss-option {text!r}", "NAME=VALUE with a number", "write for example penalty=5"
+        ) from error
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
