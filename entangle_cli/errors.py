@@ -42,6 +42,8 @@ class EntangleError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.UNFINISHED
+    topic: str | None = None
+    """The topic of the documentation that says more; None for a defect."""
 
     def __init__(self, found: str, expected: str, remedy: str) -> None:
         self.found, self.expected, self.remedy = map(_one_line, (found, expected, remedy))
@@ -66,30 +68,35 @@ class UsageError(EntangleError):
     """An option or a configuration value cannot be used."""
 
     exit_code = ExitCode.USAGE
+    topic = "options"
 
 
 class ModelError(EntangleError):
     """The checkpoint or its tokenizer cannot be used."""
 
     exit_code = ExitCode.INPUT
+    topic = "data"
 
 
 class DataError(EntangleError):
     """The data set cannot be used."""
 
     exit_code = ExitCode.INPUT
+    topic = "data"
 
 
 class RunError(EntangleError):
     """A run folder cannot be read, written or continued."""
 
     exit_code = ExitCode.INPUT
+    topic = "reports"
 
 
 class UnfinishedError(EntangleError):
     """The scan did not finish; what it measured is kept."""
 
     exit_code = ExitCode.UNFINISHED
+    topic = "scale"
 
 
 OUT_OF_MEMORY = (
@@ -120,3 +127,4 @@ class NothingToJudgeError(EntangleError):
     """No pair was measured, so that there is nothing to judge."""
 
     exit_code = ExitCode.NOTHING_TO_JUDGE
+    topic = "ci"

@@ -24,6 +24,15 @@ def repetition(pair_ids: NDArray[np.int64], unordered_ids: NDArray[np.int64]) ->
         pair_ids: a number for each pair, [pairs].
         unordered_ids: a number for each pair that is the same whichever answer is the chosen one, [pairs].
     """
-    distinct = np.unique(np.stack([unordered_ids, pair_ids]), axis=1)
-    _, ways = np.unique(distinct[0], return_counts=True)
-    return Repetition(len(pair_ids) - distinct.shape[1], int(np.count_nonzero(ways > 1)))
+    # Sorted, not by `np.unique`: that loads `numpy.ma`, which takes a tenth of a short command.
+    order = np.lexsort([pair_ids, unordered_ids])
+    answers_change = _changes(unordered_ids[order])
+    pair_changes = answers_change | _changes(pair_ids[order])
+    ways = np.bincount(np.cumsum(answers_change), weights=pair_changes)
+    return Repetition(len(order) - int(np.count_nonzero(pair_changes)), int(np.count_nonzero(ways > 1)))
+
+
+def _changes(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a value differs from the one before it; true at the first."""
+    differs: NDArray[np.bool_] = np.diff(ordered, prepend=ordered[:1] - 1) != 0
+    return differs

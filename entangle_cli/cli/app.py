@@ -72,8 +72,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        configuration = read_configuration(_options(), _working_directory(), os.environ, words)
-        code = app(
+        commands: Any = typer.main.get_command(app)
+        configuration = read_configuration(_options(commands), _working_directory(), os.environ, words)
+        code = commands(
             words,
             prog_name="entangle",
             default_map=configuration.defaults,
@@ -84,8 +85,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return int(end.code or ExitCode.DONE)
     except TyperUsageError as error:
-        _show(f"error: {usage_error(error, words)}", words)
-        return ExitCode.USAGE
+        return _failed(usage_error(error, words), words)
     except typer.Abort:
         return ExitCode.INTERRUPTED
     except KeyboardInterrupt:
@@ -117,9 +117,8 @@ def _working_directory() -> Path | None:
         return None
 
 
-def _options() -> dict[str, dict[str, Option]]:
+def _options(commands: Any) -> dict[str, dict[str, Option]]:
     """Every command's options."""
-    group: Any = typer.main.get_command(app)
     return {
         command: {
             word.removeprefix("--"): Option(parameter.name, parameter.multiple)
@@ -127,7 +126,7 @@ def _options() -> dict[str, dict[str, Option]]:
             for word in parameter.opts
             if parameter.param_type_name == "option" and word.startswith("--")
         }
-        for command, found in group.commands.items()
+        for command, found in commands.commands.items()
     }
 
 
@@ -138,7 +137,8 @@ def _unexpected(error: BaseException, words: Sequence[str]) -> ExitCode:
 
 
 def _failed(error: EntangleError, words: Sequence[str]) -> ExitCode:
-    _show(f"error: {error}", words)
+    more = "" if error.topic is None else f" (entangle explain {error.topic})"
+    _show(f"error: {error}{more}", words)
     return error.exit_code
 
 
