@@ -1,4 +1,4 @@
-"""The import arrows of the package, read from its source: what is not allowed here fails here."""
+"""Allowed imports between packages, checked in the source. All other imports fail."""
 
 from __future__ import annotations
 

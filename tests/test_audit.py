@@ -1,4 +1,4 @@
-"""The audit of CI: fails on a known vulnerability, and never takes an unreachable service for a clean bill."""
+"""The audit in CI fails on a known vulnerability, and does not pass if the service is unreachable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLEAN = {"name": "rich", "version": "15.0.0", "vulns": []}
 VULNERABLE = {"name": "torch", "version": "2.0.0", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2.1.0"]}]}
 UNKNOWN = {"name": "trl", "skip_reason": "Dependency not found"}
-# In the place of pip-audit: writes what a test says it found, or ends as pip-audit does without a network.
+# Replaces pip-audit: writes the findings of a test, or fails like pip-audit without a network.
 PIP_AUDIT = """
 import sys
 found = {found!r}

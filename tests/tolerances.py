@@ -1,4 +1,4 @@
-"""How far the engine may be from the float64 reference, by dtype: one table, each number with its reason.
+"""Allowed errors of the engine against the float64 reference by dtype, with a reason for every number.
 
 Squared norms are judged relative to themselves, inner products relative to the product of the two norms (they
 cancel by nature), log-probs relative to themselves.
@@ -20,7 +20,7 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES = {
-    # Both sides compute in float64 throughout; what is left is the order of summation.
+    # Both sides compute in float64, so only the order of summation differs.
     torch.float64: Tolerance(squared_norm=1e-9, inner_product=1e-9, log_prob=1e-11),
     # Promised: 1e-5 on norms (so 2e-5 on squares) and 1e-6 on the cosine, of which the inner product is the numerator.
     torch.float32: Tolerance(squared_norm=2e-5, inner_product=1e-5, log_prob=1e-6),

@@ -1,1 +1,1 @@
-"""What the numbers mean: losses, movement, statistics and gate rules on numpy columns. No torch."""
+"""Evaluates the measured numbers: losses, movements, statistics and gate rules on numpy columns. Imports no torch."""

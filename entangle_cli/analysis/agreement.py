@@ -1,4 +1,4 @@
-"""Predicted against measured changes of log-probs."""
+"""Compares predicted and measured changes of log-probs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from entangle_cli.records.arrays import Floats
 
 
 class Agreement(NamedTuple):
-    """How well one predictor foresaw a change."""
+    """Agreement of one predictor with measured changes."""
 
     log_probs: int
-    """Compared: two a pair, where both are finite."""
+    """Number of compared log-probs, up to two per pair. Both changes of a compared log-prob are finite."""
     same_sign: int
     interval: Interval | None
-    """95 %, of the share of equal signs."""
+    """95 % interval of the share with equal signs."""
     pairs: int
     same_movement: int
-    """Pairs that moved as named."""
+    """Pairs with the predicted movement."""
     slope: float | None
-    """Of the least squares line through 0, measured on predicted; 1 for a perfect predictor. None where nothing was
-    predicted."""
+    """Slope of the least-squares line through 0, measured over predicted; 1 for a perfect predictor. None if all
+    predictions are 0."""
     relative_error: float | None
-    """|measured - predicted| / |measured|, norms over all log-probs; None where nothing moved."""
+    """|measured - predicted| / |measured|, norms over all log-probs; None if no log-prob changed."""
 
 
 def agreement(predicted: Floats, measured: Floats) -> Agreement:
-    """Compare changes of log-probs, both [2, pairs]: chosen, then rejected."""
+    """Compare predicted and measured changes of log-probs, both [2, pairs]: chosen, then rejected."""
     both = np.isfinite(predicted) & np.isfinite(measured)
     pairs = both.all(axis=0)
     before, after = predicted[both], measured[both]

@@ -1,6 +1,6 @@
-"""Two runs of the same pairs, pair by pair: who moved from which class to which, and by how much numbers shifted.
+"""Compares two runs of the same pairs: transitions between movements, and changes of numbers.
 
-Both are seen under a loss of their own. Intervals are those of paired differences: the same pairs stand on both sides.
+Each run has its own loss. Intervals are for paired differences, because both runs measure the same pairs.
 """
 
 from __future__ import annotations
@@ -25,56 +25,58 @@ from entangle_cli.analysis.statistics import (
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, Status
 
-Places = NDArray[np.int64]
+Positions = NDArray[np.int64]
 COMPARED_FIELDS = ("cosine", "norm_ratio", "slack", "chosen_log_prob", "rejected_log_prob")
 SMALLEST_SAMPLE = 10
-"""Pairs below which no interval of a mean or median is given: it would lean on normality."""
+"""Smallest number of pairs for an interval of a mean or median. With fewer, it would depend on normality."""
 
 
 class Match(NamedTuple):
-    """The same measured pairs in two runs."""
+    """Positions of the same measured pairs in two runs, and counts of the others."""
 
-    first: Places
-    second: Places
+    first: Positions
+    second: Positions
     only_first: int
     only_second: int
 
 
 def match_pairs(first: Mapping[str, Column], second: Mapping[str, Column]) -> Match:
-    """Measured pairs by `pair_id`; one that a data set repeats is matched repeat by repeat.
+    """Match measured pairs by `pair_id`. Repeated pairs are matched in their order.
 
     Returns:
-        Places in the two runs' columns, in the order of the first.
+        Positions in the columns of both runs, in the order of the first.
     """
-    left, right = _places_by_key(first), _places_by_key(second)
+    left, right = _positions_by_key(first), _positions_by_key(second)
     common = [key for key in left if key in right]
-    first_places, second_places = (np.array([side[key] for key in common], dtype=np.int64) for side in (left, right))
-    return Match(first_places, second_places, len(left) - len(common), len(right) - len(common))
+    first_positions, second_positions = (
+        np.array([side[key] for key in common], dtype=np.int64) for side in (left, right)
+    )
+    return Match(first_positions, second_positions, len(left) - len(common), len(right) - len(common))
 
 
-def _places_by_key(columns: Mapping[str, Column]) -> dict[tuple[str, int], int]:
+def _positions_by_key(columns: Mapping[str, Column]) -> dict[tuple[str, int], int]:
     seen: Counter[str] = Counter()
-    found = {}
-    for place in np.flatnonzero(columns["status"] == Status.OK.value).tolist():
-        pair_id = columns["pair_id"][place]
-        found[pair_id, seen[pair_id]] = place
+    positions = {}
+    for position in np.flatnonzero(columns["status"] == Status.OK.value).tolist():
+        pair_id = columns["pair_id"][position]
+        positions[pair_id, seen[pair_id]] = position
         seen[pair_id] += 1
-    return found
+    return positions
 
 
 def compare_runs(first: Mapping[str, Column], second: Mapping[str, Column]) -> dict[str, Any]:
-    """What changed from one run to another, JSON-able.
+    """Changes from one run to another, JSON-able.
 
     Args:
-        first, second: columns of two runs, each seen under a loss.
+        first, second: columns of two runs, each computed under its own loss.
     Returns:
         `matched`, `only_first`, `only_second`; `transitions` from movement to movement, in pairs; `movements`, by name
-        the share in each run and its `difference` with an interval; `fields`, by name quantiles of both and the mean
-        and median of the pairs' differences with intervals; `log_probs`, what was measured of their changes, and how
-        often they went where the first run had predicted.
+        the share in each run and its `difference` with an interval; `fields`, by name quantiles in both runs, and mean
+        and median of the paired differences with intervals; `log_probs`, the measured changes, and the share with the
+        sign predicted by the first run.
     """
     match = match_pairs(first, second)
-    before, after = (_taken(run, places) for run, places in ((first, match.first), (second, match.second)))
+    before, after = (_rows_at(run, positions) for run, positions in ((first, match.first), (second, match.second)))
     return {
         "matched": len(match.first),
         "only_first": match.only_first,
@@ -89,8 +91,8 @@ def compare_runs(first: Mapping[str, Column], second: Mapping[str, Column]) -> d
     }
 
 
-def _taken(columns: Mapping[str, Column], places: Places) -> dict[str, Column]:
-    return {name: column[places] for name, column in columns.items()}
+def _rows_at(columns: Mapping[str, Column], positions: Positions) -> dict[str, Column]:
+    return {name: column[positions] for name, column in columns.items()}
 
 
 def _transitions(before: Column, after: Column) -> dict[str, dict[str, int]]:
@@ -112,9 +114,9 @@ def _share_change(before: Column, after: Column) -> dict[str, Any]:
 
 
 def paired_difference(gained: int, lost: int, total: int) -> Interval | None:
-    """The 95 % interval of a share's change over the same pairs; None where there is none.
+    """The 95 % interval of a share's change over the same pairs; None if there are no pairs.
 
-    Wald's interval of paired proportions after adding half a pair to each of the four cells: Agresti and Min,
+    Wald interval for paired proportions, with half a pair added to each of the four cells: Agresti and Min,
     Statistics in Medicine 24 (2005) 729-740. With b gained and c lost of n,
     d = (b - c) / n and d +- z sqrt(b + c - (b - c)^2 / n) / n.
     """
@@ -130,12 +132,12 @@ def _field_change(before: Floats, after: Floats) -> dict[str, Any]:
     known = np.isfinite(before) & np.isfinite(after)
     old, new = before[known], after[known]
     levels = list(QUANTILE_LEVELS.values())
-    nothing: list[Any] = [None] * len(levels)
+    missing: list[Any] = [None] * len(levels)
     differences = new - old
     return {
         "pairs": len(old),
-        "before": dict(zip(QUANTILE_LEVELS, quantiles(old, levels) or nothing, strict=True)),
-        "after": dict(zip(QUANTILE_LEVELS, quantiles(new, levels) or nothing, strict=True)),
+        "before": dict(zip(QUANTILE_LEVELS, quantiles(old, levels) or missing, strict=True)),
+        "after": dict(zip(QUANTILE_LEVELS, quantiles(new, levels) or missing, strict=True)),
         "mean_difference": float(differences.mean()) if len(old) else None,
         "mean_interval": _as_list(mean_interval(differences)),
         "median_difference": float(np.median(differences)) if len(old) else None,
@@ -148,10 +150,10 @@ def _as_list(interval: Interval | None) -> list[float] | None:
 
 
 def mean_interval(differences: Floats) -> Interval | None:
-    """The 95 % interval of the mean of paired differences, by Student's t; None for few pairs.
+    """The 95 % interval of the mean of paired differences, from Student's t; None below `SMALLEST_SAMPLE` pairs.
 
-    With f = n - 1 degrees of freedom t = z + (z^3 + z) / 4f + (5 z^5 + 16 z^3 + 3 z) / 96 f^2: Abramowitz and Stegun,
-    Handbook of Mathematical Functions, 26.7.5; within 0.004 from f = 9 on.
+    With f = n - 1 degrees of freedom, t = z + (z^3 + z) / 4f + (5 z^5 + 16 z^3 + 3 z) / 96 f^2: Abramowitz and Stegun,
+    Handbook of Mathematical Functions, 26.7.5; the error is below 0.004 for f >= 9.
     """
     count = len(differences)
     if count < SMALLEST_SAMPLE:
@@ -164,9 +166,10 @@ def mean_interval(differences: Floats) -> Interval | None:
 
 
 def median_interval(differences: Floats) -> Interval | None:
-    """The 95 % interval of the median of paired differences, from order statistics; None for few pairs.
+    """The 95 % interval of the median of paired differences, from order statistics; None below `SMALLEST_SAMPLE` pairs.
 
-    The number of values below the median is binomial with p = 1/2: the (n -+ z sqrt(n)) / 2-th values enclose it.
+    The number of values below the median is binomial with p = 1/2. The interval is therefore between the ordered
+    values number (n - z sqrt(n)) / 2 and (n + z sqrt(n)) / 2.
     """
     count = len(differences)
     if count < SMALLEST_SAMPLE:
@@ -177,17 +180,17 @@ def median_interval(differences: Floats) -> Interval | None:
 
 
 def _log_prob_changes(before: Mapping[str, Column], after: Mapping[str, Column]) -> dict[str, Any]:
-    """What the log-probs did between the runs, and whether the first run's predicted directions were theirs."""
-    found: dict[str, Any] = {}
+    """Changes of the log-probs between the runs, and the share with the sign predicted by the first run."""
+    changes: dict[str, Any] = {}
     for side in ("chosen", "rejected"):
         change = numbers(after, f"{side}_log_prob") - numbers(before, f"{side}_log_prob")
         predicted = numbers(before, f"{side}_delta")
         moved = np.isfinite(change) & (change != 0) & np.isfinite(predicted) & (predicted != 0)
         agreed = int(np.count_nonzero(np.sign(change[moved]) == np.sign(predicted[moved])))
         count = int(np.count_nonzero(moved))
-        found[side] = {
+        changes[side] = {
             "fell": share(int(np.count_nonzero(change < 0)), len(change)),
             "mean_change": float(np.nanmean(change)) if np.isfinite(change).any() else None,
             "as_predicted": share(agreed, count),
         }
-    return found
+    return changes

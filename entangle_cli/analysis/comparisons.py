@@ -1,4 +1,4 @@
-"""The comparisons that a rule or a condition may state."""
+"""Comparison operators of rules and conditions."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-"""Sign to function, of numbers or elementwise of arrays; longer signs come first."""
+"""Operator text to function, for numbers or elementwise for arrays. Longer operators come first."""

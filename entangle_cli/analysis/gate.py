@@ -1,4 +1,4 @@
-"""The verdict of rules on a run: passed, failed, or cannot judge. What cannot be computed is never a pass."""
+"""The verdict of rules on a run: passed, failed, or cannot judge. A rule that cannot be computed never passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from entangle_cli.records.pair import Status
 
 
 class Outcome(StrEnum):
-    """What a rule, or all of them together, came to."""
+    """Outcome of one rule or of all rules together."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -26,54 +26,54 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a run is no sample to judge by."""
+    """The minimum that a run needs before it can be judged."""
 
     min_pairs: int = 1
-    """Measured pairs needed."""
+    """Smallest number of measured pairs."""
     max_skipped: float = 1.0
-    """Largest share of rows that may be skipped or undefined."""
+    """Largest share of rows without a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """What left rows or pairs of the data out."""
+    """An option that excluded rows or pairs."""
 
     option: str
-    """Without dashes, such as `limit`."""
+    """Its name without dashes, such as `limit`."""
     value: str
-    """Its value, or what it left out, in words."""
+    """Its value, or a description of the excluded pairs."""
     origin: str | None = None
-    """Where it was set: a file's path or a variable's name; None for the command line."""
+    """The file path or variable that set it; None for the command line."""
 
     @property
     def words(self) -> str:
-        """As a user would write it, and where it was set."""
+        """The option as on the command line, and its origin."""
         where = "" if self.origin is None else f" ({self.origin})"
         return f"--{self.option} {self.value}".rstrip() + where
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which part of the data a verdict is on."""
+    """The part of the data that a verdict covers."""
 
     rows_in_data: int | None
-    """None where nobody counted them."""
+    """None if the number is unknown."""
     rows_read: int
-    """Of which the run holds pairs or reasons."""
+    """Number of rows with a record in the run."""
     not_measured: int = 0
-    """Pairs or rows among them that were skipped or are undefined."""
+    """Number of skipped or undefined pairs or rows among them."""
     reductions: tuple[Reduction, ...] = ()
     set_elsewhere: Mapping[str, str] = field(default_factory=dict)
-    """WorkerRank options that decide the verdict and were not on a command line, to where they were set."""
+    """Other options that affect the verdict and were not set on the command line, with their origins."""
 
     @property
     def rows_unread(self) -> int | None:
-        """Rows that were never looked at."""
+        """Number of rows that were never read; None if unknown."""
         return None if self.rows_in_data is None else max(0, self.rows_in_data - self.rows_read)
 
     @property
     def sentence(self) -> str:
-        """How much was judged, what left out the rest, and what was set elsewhere."""
+        """The judged part of the data, the options that excluded the rest, and the options that were set elsewhere."""
         whole = "an unknown number of" if self.rows_in_data is None else f"{self.rows_in_data:,}"
         words = f"{self.rows_read:,} of {whole} rows of the data"
         if self.not_measured:
@@ -87,11 +87,11 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """What one rule came to."""
+    """The result of one rule."""
 
     rule: Rule
     observed: float | None
-    """The metric, unrounded; None where it could not be computed."""
+    """The metric, unrounded; None if it cannot be computed."""
     outcome: Outcome
     sentence: str
     """The outcome in words, with the numbers."""
@@ -99,17 +99,17 @@ class RuleResult:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What all rules came to."""
+    """The result of all rules."""
 
     outcome: Outcome
     sentence: str
-    """Why, in words."""
+    """The reason in words."""
     results: tuple[RuleResult, ...]
     """In the order of the rules."""
     scope: Scope | None = None
-    """None where the whole is not known."""
+    """None if the size of the data is unknown."""
     worst: Sequence[Mapping[str, Any]] = ()
-    """The judged pairs to look at first, as rows, where the caller asked for them."""
+    """The worst judged pairs as rows, if the caller asked for them."""
 
 
 def judge(
@@ -121,18 +121,20 @@ def judge(
 ) -> Verdict:
     """The verdict of the rules on a run.
 
-    A rule fails where its condition is true and cannot be judged where its metric does not exist.
-    The verdict is `failed` where a rule failed; otherwise `cannot_judge` where a rule cannot be
-    judged, where the limits are not met, or where there is no rule; otherwise `passed`.
+    A rule fails if its condition is true. It cannot be judged if its metric cannot be computed. The verdict is
+    `cannot_judge` if the run has measured pairs but does not meet the limits. Otherwise it is `failed` if a rule
+    failed. It is `cannot_judge` if a rule cannot be judged, or if there is no rule or no measured pair. In all other
+    cases it is `passed`.
 
     Args:
-        rules: from `rules.parse_rule`.
-        columns: field name of `PairRecord` to column, as in `statistics`; `status` is needed.
-        baseline: the columns of the run that increases are over.
-        scope: which part of the data the columns are; rows that were never read count as not measured.
+        rules: rules from `rules.parse_rule`.
+        columns: field name of `PairRecord` to column, as in `statistics`; `status` is required.
+        baseline: columns of the baseline run, for rules that end in `_increase`.
+        limits: minimum a run needs before it can be judged.
+        scope: the part of the data in the columns. Rows that were never read count as not measured.
     Returns:
         The verdict with a result for every rule.
-    Cost: one sort for every rule on a quantile.
+    Cost: one sort per rule on a quantile.
     """
     measured = columns["status"] == Status.OK.value
     results = tuple(_judge_rule(rule, columns, baseline) for rule in rules)
@@ -148,13 +150,13 @@ def _judge_rule(rule: Rule, columns: Mapping[str, Column], baseline: Mapping[str
         sentence = f"{rule.metric} cannot be computed: {observation.basis}."
         return RuleResult(rule, None, Outcome.CANNOT_JUDGE, sentence)
     broken = OPERATORS[rule.operator](value, rule.threshold)
-    # repr, not a rounded number: 0.1000001 > 0.1 must not read as 0.1 > 0.1.
+    # Use repr instead of a rounded number: 0.1000001 > 0.1 must not appear as 0.1 > 0.1.
     interval = observation.interval
     where = "" if rule.origin == COMMAND_LINE else f" ({rule.origin})"
     within = "" if interval is None else f", 95 % interval {interval.low:.4f} to {interval.high:.4f}"
     sentence = (
         f"{rule.metric} is {value!r} ({observation.basis}){within}; "
-        f"the rule fails where it is {rule.operator} {rule.threshold!r}{where}."
+        f"the rule fails if it is {rule.operator} {rule.threshold!r}{where}."
     )
     return RuleResult(rule, value, Outcome.FAILED if broken else Outcome.PASSED, sentence)
 
@@ -164,15 +166,18 @@ def _overall(
 ) -> tuple[Outcome, str]:
     failed = sum(result.outcome is Outcome.FAILED for result in results)
     unjudged = sum(result.outcome is Outcome.CANNOT_JUDGE for result in results)
-    # A breach on too few pairs is no breach, as little as a pass on them is one.
+    # Too few pairs allow neither a failure nor a pass.
     if 0 < pairs < limits.min_pairs:
-        sentence = f"Only {pairs} pairs were measured in {rows} rows; {limits.min_pairs} are needed."
+        measured = "1 pair was" if pairs == 1 else f"{pairs} pairs were"
+        sentence = f"Only {measured} measured in {rows} rows; the minimum is {limits.min_pairs}."
         return Outcome.CANNOT_JUDGE, sentence
     if pairs and unread is None and limits.max_skipped < 1.0:
-        return Outcome.CANNOT_JUDGE, "The number of rows in the data is unknown, and with it the share not measured."
+        return Outcome.CANNOT_JUDGE, "The data have an unknown number of rows, so the unmeasured share is unknown."
     whole = rows + (unread or 0)
     if pairs and (whole - pairs) / whole > limits.max_skipped:
-        sentence = f"{whole - pairs} of {whole} rows were not measured, more than a share of {limits.max_skipped!r}."
+        sentence = (
+            f"{whole - pairs} of {whole} rows were not measured; the largest allowed share is {limits.max_skipped!r}."
+        )
         return Outcome.CANNOT_JUDGE, sentence
     of_rules = "of 1 rule" if len(results) == 1 else f"of {len(results)} rules"
     if failed:
@@ -180,7 +185,7 @@ def _overall(
     if pairs == 0:
         return Outcome.CANNOT_JUDGE, f"No pair was measured in {rows} rows."
     if not results:
-        return Outcome.CANNOT_JUDGE, "There is no rule to judge by."
+        return Outcome.CANNOT_JUDGE, "No rule was given."
     if unjudged:
         return Outcome.CANNOT_JUDGE, f"{unjudged} {of_rules} cannot be judged."
     return Outcome.PASSED, f"{len(results)} {of_rules} passed on {pairs} pairs."

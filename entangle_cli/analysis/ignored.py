@@ -1,4 +1,4 @@
-"""Pairs that a gate leaves out, each for a reason and until a day."""
+"""Pairs that a gate ignores, each with a reason and an expiry date."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from entangle_cli.records.columns import Columns, taken
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """What an ignore file says today."""
+    """The entries of an ignore file that apply today."""
 
     file: Path
     pairs: frozenset[str]
     """By `pair_id`."""
     expired: int
-    """Entries whose day has passed; their pairs are judged again."""
+    """Number of expired entries. Their pairs are judged again."""
 
     @property
     def expired_words(self) -> str:
-        """What is said of entries that have expired; nothing without any."""
-        return f"; {self.expired:,} entries have expired, their pairs are judged" if self.expired else ""
+        """A note about expired entries; empty without any."""
+        if not self.expired:
+            return ""
+        return "; 1 entry has expired" if self.expired == 1 else f"; {self.expired:,} entries have expired"
 
-    def left(self, columns: Columns) -> Mapping[str, Any]:
-        """The rows that are judged."""
+    def remove_from(self, columns: Columns) -> Mapping[str, Any]:
+        """The rows without the ignored pairs."""
         return taken(columns, np.array([pair_id not in self.pairs for pair_id in columns["pair_id"]], dtype=bool))

@@ -1,4 +1,4 @@
-"""Where in the network the gradients overlap: averages over pairs of what each group of parameters adds."""
+"""Overlap of the gradients by parameter group, averaged over pairs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 
 
 def layer_profile(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What each group adds to the norms and to the cosine, averaged over pairs.
+    """Contribution of every group to the norms and the cosine, averaged over pairs.
 
-    With A, B, P of a pair the sums of A_g, B_g, P_g over its groups, `chosen_share` is the mean of A_g / A,
-    `rejected_share` of B_g / B, and `cosine_part` of P_g / sqrt(A B), so that each column of shares adds up to 1 and
-    the parts to the mean cosine. `cosine` is the mean of P_g / sqrt(A_g B_g), the group's own.
+    A, B and P of a pair are the sums of A_g, B_g and P_g over its groups. `chosen_share` is the mean of A_g / A,
+    `rejected_share` of B_g / B, and `cosine_part` of P_g / sqrt(A B). The shares add up to 1, and the parts add up to
+    the mean cosine. `cosine` is the mean of P_g / sqrt(A_g B_g), the cosine within the group.
 
     Args:
-        parts: as `store.read_layers` gives them: the rows of a pair stand together, in the same order of groups.
+        parts: parts from `store.read_layers`: the rows of a pair are adjacent and always in the same order of groups.
     Returns:
-        One mapping a group, in their order; pairs with a vanishing or infinite norm are left out. Empty without any.
+        One mapping per group, in the same order. Pairs with a vanishing or infinite norm are excluded. Empty if there
+        are no parts.
     """
     names: list[str] = []
     sums: Any = None
@@ -32,7 +33,7 @@ def layer_profile(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.sqrt(chosen.sum(1) * rejected.sum(1))[:, None]
-            found = np.stack(
+            values = np.stack(
                 [
                     chosen / chosen.sum(1)[:, None],
                     rejected / rejected.sum(1)[:, None],
@@ -40,16 +41,16 @@ def layer_profile(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     inner / np.sqrt(chosen * rejected),
                 ]
             )
-        known = np.isfinite(found)
-        known[:3] &= known[:3].all(axis=(0, 2), keepdims=True)
-        added = np.where(known, found, 0.0).sum(1), known.sum(1)
-        sums, counts = added if sums is None else (sums + added[0], counts + added[1])
+        is_finite = np.isfinite(values)
+        is_finite[:3] &= is_finite[:3].all(axis=(0, 2), keepdims=True)
+        part_sums, part_counts = np.where(is_finite, values, 0.0).sum(1), is_finite.sum(1)
+        sums, counts = (part_sums, part_counts) if sums is None else (sums + part_sums, counts + part_counts)
     columns = ("chosen_share", "rejected_share", "cosine_part", "cosine")
     return [
         {"group": name}
         | {
-            column: float(sums[place, group] / counts[place, group]) if counts[place, group] else None
-            for place, column in enumerate(columns)
+            column: float(sums[number, group] / counts[number, group]) if counts[number, group] else None
+            for number, column in enumerate(columns)
         }
         for group, name in enumerate(names)
     ]

@@ -1,4 +1,4 @@
-"""One run under every loss: shares of each movement, and which weights would let more pairs separate."""
+"""Compares all losses on one run: shares of each movement, and weights that let more pairs separate."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from entangle_cli.records.settings import LossSettings
 
 
 class LossOutcome(NamedTuple):
-    """What pairs do under one loss."""
+    """Movements of the pairs under one loss."""
 
     name: str
     title: str
     numbers: dict[str, float]
-    """Beta, where the loss has one, and its options."""
+    """Beta, if the loss has one, and the options."""
     counts: dict[str, int]
-    """Movement to pairs."""
+    """Movement to number of pairs."""
     undefined: int
-    """Pairs for which the loss itself is infinite or undefined."""
+    """Pairs with an infinite or undefined loss."""
     median_slack: float | None
-    """Of the pairs that have one, with infinite slack counting; None where it is infinite or there is none."""
+    """Median over the pairs with a slack, including infinite ones; None if it is infinite or there is no such pair."""
     depends_on_batch: bool
-    """Whether all pairs of the run were taken for one batch."""
+    """Whether the loss depends on the batch. If so, all pairs of the run were treated as one batch."""
 
 
 class Remedy(NamedTuple):
@@ -45,26 +45,26 @@ class Remedy(NamedTuple):
     name: str
     meaning: str
     present: float | None
-    """The value under DPO's loss."""
+    """The value in the DPO loss."""
     best: BestValue | None
 
 
 class LossComparison(NamedTuple):
-    """All losses, and what would help."""
+    """All losses, and weights that let more pairs separate."""
 
     pairs: int
     outcomes: list[LossOutcome]
     remedies: list[Remedy]
     separable: int
-    """Pairs that pairwise normalised gradients separate, those with cosine < 1: the upper bound of any weights."""
+    """Pairs with cosine < 1. Normalised gradients separate all of them; no weights can separate more."""
 
 
 def compare_losses(geometry: Geometry, point: LossPoint, settings: LossSettings, noise: float) -> LossComparison:
-    """Every loss of the table on the same pairs, with the settings' beta.
+    """Compare every loss of the table on the same pairs, with the beta of the settings.
 
     Args:
-        settings: the loss in use, whose options are taken as they are; the others have their defaults.
-        noise: as for `pair_movements`.
+        settings: the current loss with its options. The other losses have default options.
+        noise: as in `pair_movements`.
     """
     outcomes = []
     for name in LOSSES:
@@ -102,8 +102,8 @@ def _remedies(geometry: Geometry, point: LossPoint, beta: float) -> list[Remedy]
     push = loss_coefficients(LossSettings("sigmoid", beta), point).chosen
     likelihood = likelihood_windows(ratios, push, point.chosen_length)
     return [
-        Remedy("coefficient ratio", "d_c / d_r of any loss", 1.0, best_value(ratios)),
-        Remedy("nll_weight", "of sigmoid_sft: DPO's loss - nll_weight z_c/n_c", 0.0, best_value(likelihood)),
-        Remedy("penalty", "of dpop, once the chosen answer has fallen", 0.0, best_value(penalty_windows(ratios))),
-        Remedy("factor", "of dpo_shift, on the rejected log-ratio", 1.0, best_value(shift_windows(ratios))),
+        Remedy("coefficient ratio", "chosen over rejected weight of any loss", 1.0, best_value(ratios)),
+        Remedy("nll_weight", "sigmoid_sft: DPO's loss - nll_weight z_c/n_c", 0.0, best_value(likelihood)),
+        Remedy("penalty", "dpop, if the chosen answer has fallen", 0.0, best_value(penalty_windows(ratios))),
+        Remedy("factor", "dpo_shift: factor of the rejected log-ratio", 1.0, best_value(shift_windows(ratios))),
     ]

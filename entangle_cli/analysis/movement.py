@@ -1,7 +1,7 @@
-"""Where a pair's log-probs go under one small step, from its gradients and a loss's coefficients.
+"""Predicts the movement of a pair's log-probs under one small step, from its gradients and the loss coefficients.
 
-Everything is first order in the learning rate and about the pair alone (the `pair-sgd` predictor).
-Arrays in and out.
+Everything is first order in the learning rate, for a step on this pair alone (the `pair-sgd` predictor).
+All functions work on arrays.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from entangle_cli.records.pair import Movement
 Booleans: TypeAlias = NDArray[np.bool_]
 
 CAUCHY_SCHWARZ_ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""Excess of |inner product| over the product of the norms, relative, that is taken for rounding:
-4 ulp of float32, the least precise type that squared norms and inner products are summed in."""
-# Indexed by `movement_names`; the last is the undefined movement.
+"""Relative excess of |inner product| over the product of the norms that counts as rounding: 4 ulp of float32, the least
+precise type used to sum squared norms and inner products."""
+# Indexed by `movement_names`. The last entry is the undefined movement.
 _NAMES = np.array(
     [
         Movement.SEPARATES.value,
@@ -37,7 +37,7 @@ _NAMES = np.array(
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """A pair's two gradients as far as movement depends on them. Arrays are float64, [pairs]."""
+    """The norms and the inner product of a pair's two gradients. Arrays are float64, [pairs]."""
 
     chosen_squared_norm: Floats
     """|grad chosen_log_prob|^2, A in the formulas."""
@@ -49,7 +49,7 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class GeometryFields:
-    """Loss-free fields, named as in `PairRecord`. Arrays are float64, [pairs], NaN if undefined."""
+    """Fields independent of the loss, named as in `PairRecord`. Arrays are float64, [pairs], NaN if undefined."""
 
     cosine: Floats
     """P / sqrt(A B)."""
@@ -66,16 +66,16 @@ class Movements:
     """The fields of a pair under one loss, named as in `PairRecord`. Arrays are [pairs]."""
 
     chosen_delta: Floats
-    """Change of chosen_log_prob in nats per unit learning rate; NaN where undefined."""
+    """Change of chosen_log_prob in nats per unit learning rate; NaN if undefined."""
     rejected_delta: Floats
-    """Change of rejected_log_prob in nats per unit learning rate; NaN where undefined."""
+    """Change of rejected_log_prob in nats per unit learning rate; NaN if undefined."""
     movement: NDArray[np.object_]
-    """The `str` value of a `Movement`; None where a delta is undefined."""
+    """The `str` value of a `Movement`; None if a delta is undefined."""
     slack: Floats
     """-log(cosine) - |log(d_c sqrt(A) / (d_r sqrt(B)))|: distance to the nearest boundary in log
-    units; +inf where cosine <= 0, NaN where undefined or where a coefficient is not positive."""
+    units; +inf if cosine <= 0, NaN if undefined or if a coefficient is not positive."""
     uncertain: Booleans
-    """Whether a delta's sign is within the numerical error; False where movement is None."""
+    """Whether the numerical error can change a delta's sign; False if movement is None."""
 
 
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
@@ -87,9 +87,9 @@ def geometry_fields(geometry: Geometry) -> GeometryFields:
     Args:
         geometry: squared norms and inner product, [pairs].
     Returns:
-        The four fields, [pairs], without unit. NaN where a divisor is 0 or an input is not finite.
-        The cosine is clipped to [-1, 1] against `CAUCHY_SCHWARZ_ROUNDING` only: one beyond that is
-        shown as it is, since it means that the geometry is wrong.
+        The four fields, [pairs], without unit. NaN if a divisor is 0 or an input is not finite.
+        The cosine is clipped to [-1, 1] only within `CAUCHY_SCHWARZ_ROUNDING`. A larger cosine is
+        returned unchanged, because it shows that the geometry is wrong.
     Precision: float64.  Cost: O(pairs).
     """
     chosen, rejected = geometry.chosen_squared_norm, geometry.rejected_squared_norm
@@ -105,27 +105,26 @@ def geometry_fields(geometry: Geometry) -> GeometryFields:
 
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def pair_movements(geometry: Geometry, coefficients: Coefficients, noise: float) -> Movements:
-    """Where one gradient step on each pair alone moves its two log-probs.
+    """The movement of every pair's log-probs under one gradient step on this pair alone.
 
     chosen_delta = d_c A - d_r P and rejected_delta = d_c P - d_r B, the inner products of the two
     gradients with -grad loss = d_c g_c - d_r g_r (arXiv 2410.13828, Eqs. 4-5, have d_c = d_r).
 
-    Signs are strict: both deltas 0 is `still`. Where one delta alone is 0, a still chosen does not
-    count as falling and a still rejected does not count as rising, so that the other side names the
-    movement: `separates` where it moves as the loss wants, otherwise `both_fall` (chosen falls) or
-    `both_rise` (rejected rises).
+    Signs are strict. If both deltas are 0, the movement is `still`. If one delta is 0, an unchanged chosen answer
+    does not count as falling and an unchanged rejected answer does not count as rising. The other answer then
+    determines the movement: `separates` if it moves in the intended direction, otherwise `both_fall` (chosen falls)
+    or `both_rise` (rejected rises).
 
-    Where rounding or noise puts |P| above sqrt(AB), sqrt(AB) is used: `reversed` then cannot happen
+    If |P| exceeds sqrt(AB) within rounding or noise, sqrt(AB) is used instead. `reversed` is then impossible
     for d_c = d_r > 0.
 
     Args:
         geometry: squared norms and inner product, [pairs].
         coefficients: d_c and d_r of the loss, [pairs]; any sign.
         noise: error of A, B and P relative to A, B and sqrt(AB) in the dtype of the gradients; 0
-            for exact ones.
+            for exact gradients.
     Returns:
-        The fields of `Movements`, [pairs]. A geometry or coefficient that is not finite leaves the
-        movement undefined.
+        The fields of `Movements`, [pairs]. The movement is undefined if the geometry or a coefficient is not finite.
     Raises:
         ValueError: noise is not a finite number of at least 0.
     Precision: float64.  Cost: O(pairs).
@@ -137,31 +136,31 @@ def pair_movements(geometry: Geometry, coefficients: Coefficients, noise: float)
     rejected_delta = terms.rejected_drag - terms.rejected_push
     finite = [np.isfinite(term) for term in (*terms, chosen_delta, rejected_delta)]
     defined = np.logical_and.reduce(finite)
-    doubt = _in_doubt(chosen_delta, np.abs(terms.chosen_push) + terms.chosen_reach, noise)
-    doubt |= _in_doubt(rejected_delta, np.abs(terms.rejected_push) + terms.rejected_reach, noise)
+    uncertain = _is_uncertain(chosen_delta, np.abs(terms.chosen_push) + terms.chosen_drag_bound, noise)
+    uncertain |= _is_uncertain(rejected_delta, np.abs(terms.rejected_push) + terms.rejected_drag_bound, noise)
     return Movements(
         chosen_delta=np.where(defined, chosen_delta, np.nan),
         rejected_delta=np.where(defined, rejected_delta, np.nan),
         movement=movement_names(chosen_delta, rejected_delta, defined),
         slack=np.where(defined, _slack(terms, geometry, coefficients), np.nan),
-        uncertain=defined & doubt,
+        uncertain=defined & uncertain,
     )
 
 
 class _Terms(NamedTuple):
-    """The products that make the two deltas, and the bound of those that hold P. [pairs]."""
+    """The terms of the two deltas, and upper bounds of the terms with P, [pairs]."""
 
     chosen_push: Floats
     """d_c A."""
     chosen_drag: Floats
     """d_r P."""
-    chosen_reach: Floats
+    chosen_drag_bound: Floats
     """|d_r| sqrt(AB)."""
     rejected_push: Floats
     """d_r B."""
     rejected_drag: Floats
     """d_c P."""
-    rejected_reach: Floats
+    rejected_drag_bound: Floats
     """|d_c| sqrt(AB)."""
 
 
@@ -172,15 +171,15 @@ def _terms(geometry: Geometry, coefficients: Coefficients, tolerance: float) -> 
     return _Terms(
         chosen_push=coefficients.chosen * chosen,
         chosen_drag=coefficients.rejected * inner,
-        chosen_reach=np.abs(coefficients.rejected) * norms,
+        chosen_drag_bound=np.abs(coefficients.rejected) * norms,
         rejected_push=coefficients.rejected * rejected,
         rejected_drag=coefficients.chosen * inner,
-        rejected_reach=np.abs(coefficients.chosen) * norms,
+        rejected_drag_bound=np.abs(coefficients.chosen) * norms,
     )
 
 
 def _norm_product(chosen: Floats, rejected: Floats) -> Floats:
-    # sqrt(AB), held between A and B where it lies by definition: rounding would let P exceed both.
+    # sqrt(AB) lies between A and B by definition. Without the clip, rounding could let P exceed both.
     product: Floats = np.sqrt(chosen) * np.sqrt(rejected)
     return np.clip(product, np.minimum(chosen, rejected), np.maximum(chosen, rejected))
 
@@ -197,11 +196,11 @@ def _quotient(dividend: Floats, divisor: Floats) -> Floats:
 
 
 def movement_names(chosen: Floats, rejected: Floats, defined: Booleans | None = None) -> NDArray[np.object_]:
-    """The `str` value of the `Movement` of two changes, [pairs]; None where a change is not finite or not defined."""
+    """The `str` value of the `Movement` of two changes, [pairs]; None if a change is not finite or not defined."""
     if defined is None:
         defined = np.isfinite(chosen) & np.isfinite(rejected)
     chosen_falls, rejected_rises = chosen < 0, rejected > 0
-    # `select` takes the first condition that holds.
+    # `select` uses the first condition that is true.
     index = np.select(
         [
             ~defined,
@@ -218,9 +217,9 @@ def movement_names(chosen: Floats, rejected: Floats, defined: Booleans | None = 
 
 
 def _slack(terms: _Terms, geometry: Geometry, coefficients: Coefficients) -> Floats:
-    # With kappa = d_c sqrt(A) / (d_r sqrt(B)), -log(cosine) - |log kappa| is the smaller one of
-    # log(d_c A / (d_r P)) and log(d_r B / (d_c P)). In this form the sign is exactly that of the
-    # deltas: the quotient of two unequal floats never rounds to 1.
+    # With kappa = d_c sqrt(A) / (d_r sqrt(B)), -log(cosine) - |log kappa| is the minimum of
+    # log(d_c A / (d_r P)) and log(d_r B / (d_c P)). In this form the sign always matches the deltas,
+    # because the quotient of two unequal floats never rounds to 1.
     entangled = np.log(np.minimum(terms.chosen_push / terms.chosen_drag, terms.rejected_push / terms.rejected_drag))
     slack = np.where(geometry.inner_product > 0, entangled, np.inf)
     ratio_exists = (coefficients.chosen > 0) & (coefficients.rejected > 0)
@@ -228,6 +227,6 @@ def _slack(terms: _Terms, geometry: Geometry, coefficients: Coefficients) -> Flo
     return np.where(ratio_exists & cosine_exists, slack, np.nan)
 
 
-def _in_doubt(delta: Floats, scale: Floats, noise: float) -> Booleans:
-    # A scale of 0 means that nothing pushes: such a delta is exactly 0, and certain.
+def _is_uncertain(delta: Floats, scale: Floats, noise: float) -> Booleans:
+    # With a scale of 0, all terms are 0. The delta is then exactly 0 and certain.
     return (scale > 0) & (np.abs(delta) <= noise * scale)

@@ -1,4 +1,4 @@
-"""The value of a rule's metric on a run, or why it has none."""
+"""Computes a rule's metric on a run, or explains why this is impossible."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from entangle_cli.records.pair import Movement, Status
 
 
 class Observation(NamedTuple):
-    """A metric's value, or None and why there is none."""
+    """A metric's value; None if it cannot be computed."""
 
     value: float | None
     basis: str
-    """What the value rests on; where there is no value, why not."""
+    """The counts behind the value; without a value, the reason."""
     interval: Interval | None = None
-    """Of a rate, 95 %."""
+    """The 95 % interval of a rate."""
 
 
 def observe(metric: str, columns: Mapping[str, Column], baseline: Mapping[str, Column] | None) -> Observation:
@@ -43,7 +43,7 @@ def observe(metric: str, columns: Mapping[str, Column], baseline: Mapping[str, C
         return Observation(None, "there is no baseline")
     before = _observe(base, baseline)
     if before.value is None:
-        return Observation(None, f"in the baseline {before.basis}")
+        return Observation(None, f"in the baseline, {before.basis}")
     return Observation(now.value - before.value, f"{now.value!r}, {now.basis}; {before.value!r} in the baseline")
 
 
@@ -76,7 +76,7 @@ def _end_of_interval(rate: Observation, metric: str) -> Observation:
     if rate.interval is None:
         return rate
     end = rate.interval.low if metric.endswith("_low") else rate.interval.high
-    return Observation(end, f"the 95 % interval's end; {rate.basis}", rate.interval)
+    return Observation(end, f"end of the 95 % interval; {rate.basis}", rate.interval)
 
 
 def _movement_rate(movement: Column, kinds: tuple[Movement, ...]) -> Observation:
@@ -93,7 +93,7 @@ def _uncertain_rate(uncertain: Column) -> Observation:
     if missing:
         return Observation(
             None,
-            f"{missing} of {len(uncertain)} measured pairs do not say whether they are uncertain",
+            f"{missing} of {len(uncertain)} measured pairs have no uncertainty flag",
         )
     return _rate(int(np.count_nonzero(true)), len(uncertain), "measured pairs")
 
@@ -102,15 +102,15 @@ def _field_statistic(values: Floats, statistic: str) -> Observation:
     known = int(np.count_nonzero(~np.isnan(values)))
     basis = f"over {known} of {len(values)} measured pairs"
     if known == 0:
-        return Observation(None, f"none of {len(values)} measured pairs has the field")
+        return Observation(None, f"none of {len(values)} measured pairs has a value")
     value = mean(values) if statistic == "mean" else _quantile(values, statistic)
     if not math.isfinite(value):
-        return Observation(None, f"it is not finite {basis}")
+        return Observation(None, f"the value {basis} is not finite")
     return Observation(value, basis)
 
 
 def _quantile(values: Floats, statistic: str) -> float:
     ends = {"min": 0.0, "median": 0.5, "max": 1.0}
     level = ends[statistic] if statistic in ends else int(statistic[1:]) / 100
-    found = quantiles(values, [level])
-    return found[0] if found else math.nan
+    quantile = quantiles(values, [level])
+    return quantile[0] if quantile else math.nan

@@ -1,4 +1,4 @@
-"""Pairs that repeat one another, and pairs that contradict one another."""
+"""Counts repeated pairs and contradictory pairs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 
 class Repetition(NamedTuple):
-    """How often a data set says the same, and how often the opposite."""
+    """Counts of repeated and contradictory pairs in a data set."""
 
     repeated: int
-    """Pairs that repeat an earlier one."""
+    """Pairs that are equal to an earlier pair."""
     contradicted: int
-    """Pairs of answers to one prompt that are preferred both ways."""
+    """Pairs of answers to one prompt for which the data set holds both preferences."""
 
 
 def repetition(pair_ids: NDArray[np.int64], unordered_ids: NDArray[np.int64]) -> Repetition:
-    """Count them.
+    """Count repeated and contradictory pairs.
 
     Args:
-        pair_ids: a number for each pair, [pairs].
-        unordered_ids: a number for each pair that is the same whichever answer is the chosen one, [pairs].
+        pair_ids: a number for each distinct pair, [pairs].
+        unordered_ids: a number for each distinct pair, equal if the two answers are swapped, [pairs].
     """
     # Sorted, not by `np.unique`: that loads `numpy.ma`, which takes a tenth of a short command.
     order = np.lexsort([pair_ids, unordered_ids])

@@ -1,7 +1,7 @@
-"""What a rule of the gate may say: `both_fall_rate > 0.1` is a condition that fails the gate where it is true.
+"""Gate rules. A rule such as `both_fall_rate > 0.1` fails the gate if it is true.
 
-A metric may end in `_low` or `_high` (the ends of a rate's 95 % interval, so that a small sample does not flip from run
-to run) or in `_increase` (over a baseline).
+A metric may end in `_low` or `_high`, the ends of a rate's 95 % interval. They reduce chance results on small samples.
+It may also end in `_increase`, the change over a baseline.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from entangle_cli.errors import UsageError
 from entangle_cli.records.pair import PAIR_FIELDS, PLACES, Kind, Movement, Status, field_names
 
 RULE_FIELDS = tuple(name for name in field_names(Kind.COUNT, Kind.NUMBER) if name not in PLACES)
-"""Fields of `PairRecord` that rules may name with a statistic."""
+"""Fields of `PairRecord` that rules can use with a statistic."""
 MOVEMENT_RATES: dict[str, tuple[Movement, ...]] = {
     **{f"{kind.value}_rate": (kind,) for kind in Movement},
     "chosen_falls_rate": (Movement.BOTH_FALL, Movement.REVERSED),
     "rejected_rises_rate": (Movement.BOTH_RISE, Movement.REVERSED),
 }
-"""Rates over the measured pairs, and the movements that each of them counts."""
+"""Rates over the measured pairs, and the movements that they count."""
 STATUS_RATES = {"skipped_rate": Status.SKIPPED, "undefined_rate": Status.UNDEFINED}
 """Rates over all rows."""
 RATES = (*MOVEMENT_RATES, "uncertain_rate", *STATUS_RATES)
@@ -35,9 +35,9 @@ METRICS = {
     **{name: f"share of all rows that are {status.value}" for name, status in STATUS_RATES.items()},
     "pairs": "number of measured pairs",
 }
-"""What rules may be about, beside statistics of a field, in words."""
+"""Meaning of every metric that is not the statistic of a field."""
 ENDS = ("_low", "_high")
-"""Of a rate's interval."""
+"""Suffixes for the ends of a rate's interval."""
 INCREASE = "_increase"
 EXAMPLE = '"both_fall_rate > 0.1"'
 
@@ -50,10 +50,10 @@ _STATISTIC = re.compile(r"mean|min|max|median|p(?!00)\d\d", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A condition that fails the gate where it is true."""
+    """A condition that fails the gate if it is true."""
 
     text: str
-    """As the user wrote it."""
+    """The rule as the user wrote it."""
     metric: str
     """A rate, `pairs`, or a field and a statistic joined by an underscore."""
     operator: str
@@ -61,27 +61,25 @@ class Rule:
     threshold: float
     """In the metric's unit; compared unrounded."""
     origin: str = COMMAND_LINE
-    """Where the user wrote it: the command line, a file's path or a variable's name."""
+    """Source of the rule: the command line, a file's path or a variable's name."""
 
 
 def parse_rule(text: str, origin: str = COMMAND_LINE) -> Rule:
-    """The rule that a text such as `both_fall_rate > 0.1` states.
+    """Parse a rule such as `both_fall_rate > 0.1`.
 
     Args:
-        text: metric, operator, number; blanks between them do not matter.
-        origin: where the user wrote it.
-    Returns:
-        The rule.
+        text: metric, operator and number; spaces between them are optional.
+        origin: source of the rule.
     Raises:
-        UsageError: the text is not of that form, the metric is unknown, the number is no finite decimal number in ASCII
-            digits, or the condition can never be true.
+        UsageError: the text does not have this form, the metric is unknown, the number is not a finite decimal number
+            in ASCII digits, or the condition can never be true.
     """
     match = _RULE.fullmatch(text)
     if match is None or match["operator"] not in OPERATORS:
         raise UsageError(
             f"rule {text!r}",
             f"METRIC OPERATOR NUMBER, the operator one of {', '.join(OPERATORS)}",
-            f"write it like {EXAMPLE}; the gate fails where the condition is true.",
+            f"write it like {EXAMPLE}; the gate fails if the condition is true.",
         )
     _check_metric(text, match["metric"])
     threshold = _threshold(text, match["metric"], match["threshold"])
@@ -95,7 +93,7 @@ def is_relative(rule: Rule) -> bool:
 
 
 def metric_meaning(metric: str) -> str | None:
-    """A metric in words; None where there is no such metric."""
+    """The meaning of a metric; None for an unknown metric."""
     try:
         _check_metric(metric, metric)
     except UsageError:
@@ -128,8 +126,8 @@ def _check_metric(text: str, metric: str) -> None:
     raise UsageError(
         f"unknown metric {metric!r} in rule {text!r}",
         f"pairs, {', '.join(RATES)}, or FIELD_STATISTIC with a FIELD of {', '.join(RULE_FIELDS)} "
-        "and a STATISTIC of mean, min, max, median, p01 to p99; a rate's interval ends with _low and _high; all with "
-        "_increase over a baseline",
+        "and a STATISTIC of mean, min, max, median, p01 to p99; add _low or _high to a rate for an end of its "
+        "interval; add _increase to any metric for its change over a baseline",
         f"did you mean {near[0]!r}?" if near else f"write it like {EXAMPLE}.",
     )
 
@@ -144,7 +142,7 @@ def _threshold(text: str, metric: str, number: str) -> float:
     if _is_share(metric) and not low <= threshold <= high:
         raise UsageError(
             f"{number} in rule {text!r}",
-            f"a number from {low:g} to {high:g}, as {metric} is a share",
+            f"a number from {low:g} to {high:g}, because {metric} is a share",
             "write 10 % as 0.1.",
         )
     return threshold
@@ -174,11 +172,11 @@ RANGES = {
         (0.0, math.inf),
     ),
 }
-"""What the values of a field, and so their statistics, lie between."""
+"""Smallest and largest possible value of a field and of its statistics."""
 
 
 def _range(metric: str) -> tuple[float, float]:
-    """The least and the largest value that a metric can have."""
+    """The smallest and largest possible value of a metric."""
     base = metric.removesuffix(INCREASE)
     if _is_share(base):
         low, high = 0.0, 1.0
@@ -192,7 +190,7 @@ def _range(metric: str) -> tuple[float, float]:
 
 
 def _refuse_unreachable(text: str, metric: str, comparison: str, threshold: float) -> None:
-    """Refuse a rule that is never true, which would be a gate that always passes."""
+    """Reject a rule that can never be true. A gate with such a rule would always pass."""
     low, high = _range(metric)
     can_be_true = {
         "<": low < threshold,
@@ -205,6 +203,6 @@ def _refuse_unreachable(text: str, metric: str, comparison: str, threshold: floa
     if not can_be_true[comparison]:
         raise UsageError(
             f"rule {text!r} is never true: {metric} is from {low:g} to {high:g}",
-            "a condition that a run can meet; the gate fails where it is true",
-            "move the threshold inside that range, or turn the comparison round",
+            "a condition that can be true; the gate fails if it is",
+            "move the threshold into that range, or reverse the comparison",
         )

@@ -1,4 +1,4 @@
-"""Which rows a filter keeps: conditions on a pair's fields, and the lowest or highest share by one of them."""
+"""Selects the rows that a filter keeps: by conditions on fields, and by the lowest or highest share of a field."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CONDITION = re.compile(r"\s*(?P<field>\w+)\s*(?P<operator>==|!=|<=|>=|<|>)\s*(?
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is true of a pair or not; of a pair without a value it is not."""
+    """A condition on a field. It is false for a pair without a value."""
 
     text: str
-    """As the user wrote it."""
+    """The condition as the user wrote it."""
     field: str
     operator: str
     """A key of `OPERATORS`."""
@@ -37,7 +37,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Extreme:
-    """A share of the measured pairs at one end of a field."""
+    """The share of the measured pairs with the lowest or highest values of a field."""
 
     field: str
     share: float
@@ -47,7 +47,7 @@ class Extreme:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a filter keeps."""
+    """The rows that a filter keeps."""
 
     drop: Sequence[Condition] = ()
     keep: Sequence[Condition] = ()
@@ -57,15 +57,15 @@ class Selection:
 
     @property
     def keeps_only_measured(self) -> bool:
-        """Whether a pair without numbers cannot be kept: what is kept is chosen by them."""
+        """Whether the filter keeps only measured pairs, because it selects by measured values."""
         return self.drop_unmeasured or bool(self.keep) or self.extreme is not None
 
 
 def parse_condition(text: str) -> Condition:
-    """The condition that a text such as `movement == both_fall` or `cosine > 0.9` states.
+    """Parse a condition such as `movement == both_fall` or `cosine > 0.9`.
 
     Raises:
-        UsageError: not of that form, an unknown field, or a value that the field cannot have.
+        UsageError: the text does not have this form, the field is unknown, or the field cannot have this value.
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
@@ -81,27 +81,29 @@ def parse_condition(text: str) -> Condition:
         return Condition(text, field, sign, value)
     if field in FLAG_FIELDS:
         if value not in ("true", "false") or sign not in ("==", "!="):
-            raise UsageError(f"condition {text!r}", f"{field} == true or {field} == false", "write it so")
+            raise UsageError(
+                f"condition {text!r}", f"{field} == true or {field} == false", f"write for example '{field} == true'"
+            )
         return Condition(text, field, sign, value == "true")
     _check_number_field(text, field)
     return Condition(text, field, sign, _number(text, value))
 
 
 def parse_extreme(field: str, share: float, *, lowest: bool) -> Extreme:
-    """The share at one end of a field.
+    """The lowest or highest share of a field.
 
     Raises:
-        UsageError: an unknown field, one that is not a number, or no share.
+        UsageError: the field is unknown or not a number, or the share is not above 0 and at most 1.
     """
     _check_number_field(f"--by {field}", field)
     if not 0.0 < share <= 1.0:
-        raise UsageError(f"a share of {share:g} to keep", "a number above 0 and at most 1", "write a half as 0.5")
+        raise UsageError(f"a share of {share:g} to keep", "a number above 0 and at most 1", "write one half as 0.5")
     return Extreme(field, share, lowest)
 
 
 def _check_text(text: str, field: str, sign: str, value: str) -> None:
     if sign not in ("==", "!="):
-        raise UsageError(f"condition {text!r}", f"{field} with == or !=", "compare numbers with < and >")
+        raise UsageError(f"condition {text!r}", f"{field} with == or !=", f"use == or !=; {sign} compares numbers only")
     known = {"movement": [kind.value for kind in Movement], "status": [kind.value for kind in Status]}.get(field)
     if known is not None and value not in known:
         near = difflib.get_close_matches(value, known, n=1)
@@ -118,7 +120,7 @@ def _check_number_field(text: str, field: str) -> None:
     known = [*TEXT_FIELDS, *FLAG_FIELDS, *NUMBER_FIELDS]
     near = difflib.get_close_matches(field, known, n=1)
     raise UsageError(
-        f"{text}: {field} is no field" + (" with numbers" if field in (*TEXT_FIELDS, *FLAG_FIELDS) else ""),
+        f"{text}: {field} is not a field" + (" with numbers" if field in (*TEXT_FIELDS, *FLAG_FIELDS) else ""),
         f"one of {', '.join(known)}",
         f"did you mean {near[0]}?" if near else "choose one of these",
     )
@@ -130,15 +132,15 @@ def _number(text: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"condition {text!r}: {value!r}", "a finite number", "write for example 'cosine > 0.9'")
+        raise UsageError(f"condition {text!r}: {value!r}", "a finite number", "write it like 'cosine > 0.9'")
     return number
 
 
 def selected(selection: Selection, columns: Mapping[str, Column]) -> Booleans:
     """Whether each row of a run is kept, [rows].
 
-    A pair that was not measured is kept where the selection only drops, since no rule speaks of it. The share at an end
-    is that of the measured pairs that the conditions left; of equal values the earlier row goes first.
+    A selection that only drops rows keeps unmeasured pairs, because no condition applies to them. The lowest or highest
+    share is taken from the measured pairs that meet the conditions. Of equal values, the earlier row comes first.
 
     Args:
         columns: field name of `PairRecord` to column.
@@ -152,27 +154,27 @@ def selected(selection: Selection, columns: Mapping[str, Column]) -> Booleans:
     if selection.drop_uncertain:
         kept &= ~np.equal(column_of(columns, "uncertain"), True).astype(bool)
     if selection.extreme is not None:
-        kept &= _at_the_end(selection.extreme, columns, kept)
+        kept &= _is_extreme(selection.extreme, columns, kept)
     return kept
 
 
 def is_true(condition: Condition, columns: Mapping[str, Column]) -> Booleans:
-    """Whether a condition holds, [rows]; where the field is null it does not."""
+    """Whether a condition is true, [rows]; false if the field is null."""
     if condition.field in TEXT_FIELDS:
         values = column_of(columns, condition.field)
-        known = np.array([value is not None for value in values], dtype=bool)
+        has_value = np.array([value is not None for value in values], dtype=bool)
     else:
         values = numbers(columns, condition.field)
-        known = ~np.isnan(values)
-    held: Booleans = np.asarray(OPERATORS[condition.operator](values, condition.value), dtype=bool) & known
-    return held
+        has_value = ~np.isnan(values)
+    result: Booleans = np.asarray(OPERATORS[condition.operator](values, condition.value), dtype=bool) & has_value
+    return result
 
 
-def _at_the_end(extreme: Extreme, columns: Mapping[str, Column], kept: Booleans) -> Booleans:
+def _is_extreme(extreme: Extreme, columns: Mapping[str, Column], kept: Booleans) -> Booleans:
     values = numbers(columns, extreme.field)
     candidates = np.flatnonzero(kept & ~np.isnan(values))
     order = np.argsort(values[candidates] if extreme.lowest else -values[candidates], kind="stable")
     chosen = candidates[order[: math.ceil(extreme.share * len(candidates))]]
-    at_the_end = np.zeros(len(values), dtype=bool)
-    at_the_end[chosen] = True
-    return at_the_end
+    is_extreme = np.zeros(len(values), dtype=bool)
+    is_extreme[chosen] = True
+    return is_extreme

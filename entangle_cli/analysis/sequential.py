@@ -1,9 +1,9 @@
-"""Rules settled before all rows are measured: rows in random order, until a confidence sequence lies on one side.
+"""Decides rules before all rows are measured, from rows in random order and a confidence sequence.
 
-Of a population of N rows of which K have a property, n rows drawn without replacement show s. With a uniform prior on
-K the posterior is C(K, s) C(N - K, n - s) / C(N + 1, n + 1), and {K: (N + 1) posterior(K) >= a} holds the true K at all
-n at once with probability 1 - a at least: Waudby-Smith and Ramdas, Confidence sequences for sampling without
-replacement, NeurIPS 2020, Theorem 2.1. So one may look after every round, and stop when one likes.
+In a population of N rows, K rows have a property. Of n rows drawn without replacement, s have it. With a uniform prior
+on K, the posterior is C(K, s) C(N - K, n - s) / C(N + 1, n + 1). The set {K: (N + 1) posterior(K) >= a} contains the
+true K for all n at once with probability at least 1 - a: Waudby-Smith and Ramdas, Confidence sequences for sampling
+without replacement, NeurIPS 2020, Theorem 2.1. Checking after every round and stopping at any time are therefore valid.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from entangle_cli.records.pair import Status
 
 FIRST_ROUND = 64
 GROWTH = 1.5
-"""Each round brings the rows measured to so many times of what they were."""
+"""Factor by which every round increases the number of measured rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where a metric of the whole data set lies, with the confidence asked for."""
+    """Bounds of a metric on the whole data set, at the requested confidence."""
 
     low: float
     high: float
@@ -36,53 +36,55 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class RuleDecision:
-    """What is known of a rule."""
+    """The decision on one rule."""
 
     rule: Rule
     bounds: Bounds
     outcome: Outcome | None
-    """None while the bounds lie on both sides."""
+    """None while the bounds allow both outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is known of all rules after some rows."""
+    """The decision on all rules after some rows."""
 
     rules: tuple[RuleDecision, ...]
     num_measured: int
-    """Rows drawn, skipped ones included."""
+    """Number of drawn rows, including skipped ones."""
     num_rows: int
 
     @property
     def outcome(self) -> Outcome | None:
-        """Failed when a rule is sure to be broken, passed when all are sure to hold; None before."""
+        """Failed if a rule certainly fails, passed if all rules certainly pass, None if undecided."""
         outcomes = [decision.outcome for decision in self.rules]
         if Outcome.FAILED in outcomes:
             return Outcome.FAILED
         if self.num_measured == self.num_rows and None in outcomes:
-            return Outcome.CANNOT_JUDGE  # a rate of pairs of which there are none
+            return Outcome.CANNOT_JUDGE  # a rate over pairs, but there are no pairs
         return Outcome.PASSED if all(outcome is Outcome.PASSED for outcome in outcomes) else None
 
 
 def check_rules(rules: Sequence[Rule]) -> None:
-    """Refuse rules that counts cannot settle.
+    """Check that counts can decide the rules.
 
     Raises:
-        UsageError: there is none, or one on something else than a rate or the number of pairs.
+        UsageError: there is no rule, or a rule's metric is neither a rate nor `pairs`.
     """
     if not rules:
-        raise UsageError("--until-decided without a rule", "at least one --fail-if", "add --fail-if or leave it out")
+        raise UsageError(
+            "--until-decided without a rule", "at least one --fail-if", "add --fail-if, or remove --until-decided"
+        )
     for rule in rules:
         if rule.metric not in (*RATES, "pairs"):
             raise UsageError(
                 f"--until-decided with --fail-if {rule.text!r}",
                 f"rules on pairs or one of {', '.join(RATES)}",
-                "judge that rule on a full scan",
+                "remove --until-decided to judge this rule on a full scan",
             )
 
 
 def round_sizes(num_rows: int) -> list[int]:
-    """Rows measured in all after each round; the last is all of them."""
+    """Total number of measured rows after every round. The last number is `num_rows`."""
     sizes = [min(FIRST_ROUND, num_rows)]
     while sizes[-1] < num_rows:
         sizes.append(min(num_rows, int(GROWTH * sizes[-1])))
@@ -90,14 +92,14 @@ def round_sizes(num_rows: int) -> list[int]:
 
 
 def decide(rules: Sequence[Rule], columns: Mapping[str, Column], num_rows: int, confidence: float) -> Decision:
-    """What rows drawn at random without replacement say of the whole data set.
+    """Decide rules on the whole data set from rows drawn at random without replacement.
 
-    The chance of ever naming a wrong outcome, for any rule and at whatever number of rows one looks, is at most
-    1 - confidence: it is divided among the rules, and for a rate between its two counts.
+    The probability of any wrong outcome, over all rules and all checks, is at most 1 - confidence. It is divided among
+    the rules, and for a rate among its two counts.
 
     Args:
-        columns: of the rows drawn; see `gate.judge`.
-        num_rows: N.
+        columns: columns of the drawn rows; see `gate.judge`.
+        num_rows: number of rows in the data set, N.
     """
     share = (1.0 - confidence) / len(rules)
     drawn = len(columns["status"])
@@ -122,21 +124,24 @@ def _bounds(metric: str, columns: Mapping[str, Column], num_rows: int, error: fl
         low, high = count_bounds(int(np.count_nonzero(columns["status"] == STATUS_RATES[metric].value)), error)
         return Bounds(low / num_rows, high / num_rows)
     if metric == "uncertain_rate":
-        has = np.equal(column_of(columns, "uncertain"), True).astype(bool) & measured
+        is_counted = np.equal(column_of(columns, "uncertain"), True).astype(bool) & measured
     else:
         names = [kind.value for kind in MOVEMENT_RATES[metric]]
-        has = np.isin(column_of(columns, "movement").astype(str), names) & measured
-    low, high = count_bounds(int(np.count_nonzero(has)), error / 2)
+        is_counted = np.isin(column_of(columns, "movement").astype(str), names) & measured
+    low, high = count_bounds(int(np.count_nonzero(is_counted)), error / 2)
     fewest, most = count_bounds(int(np.count_nonzero(measured)), error / 2)
-    # The property is one of measured pairs alone.
+    # Rate = counted pairs / measured pairs; both counts have bounds.
     return Bounds(low / most if most else 0.0, min(1.0, high / fewest) if fewest else 1.0)
 
 
 def total_bounds(count: int, drawn: int, total: int, error: float) -> tuple[int, int]:
-    """Fewest and most rows of a population that may have a property, given how many of those drawn have it.
+    """Bounds of the number of rows with a property in a population.
 
     Args:
-        error: the chance that the truth is ever outside, at whatever `drawn` one looks.
+        count: number of drawn rows with the property.
+        drawn: number of drawn rows.
+        total: number of rows in the population.
+        error: upper bound of the probability that the true number is outside the bounds at any check.
     """
     lowest, highest = count, total - (drawn - count)
     limit = log(error) - log(total + 1) + _log_choose(total + 1, drawn + 1)
@@ -151,7 +156,7 @@ def total_bounds(count: int, drawn: int, total: int, error: float) -> tuple[int,
 
 
 def _first(low: int, high: int, is_inside: Callable[[int], bool]) -> int:
-    """The smallest number from which on it holds, which it does at `high` and, up to there, never ceases to."""
+    """The smallest number in [low, high] for which `is_inside` is true; it stays true up to `high`."""
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if is_inside(middle) else (middle + 1, high)
@@ -163,7 +168,7 @@ def _log_choose(total: int, count: int) -> float:
 
 
 def _outcome(rule: Rule, bounds: Bounds) -> Outcome | None:
-    """Whether a rule is broken wherever within the bounds the metric lies."""
+    """The outcome of a rule for every value within the bounds; None if it depends on the value."""
     broken = OPERATORS[rule.operator]
     if rule.operator in ("==", "!="):
         if bounds.low == bounds.high:

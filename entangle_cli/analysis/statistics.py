@@ -1,7 +1,7 @@
-"""Shares, quantiles, histograms and the summary of a run: plain numbers out, no verdict.
+"""Shares, quantiles, histograms and the summary of a run, without a verdict.
 
-A column is a numpy array named as a field of `PairRecord`, one entry a row: numbers with NaN for
-null, strings and booleans with None for null. Null is left out of every statistic and is never 0.
+A column is a numpy array with one entry per row, named like a field of `PairRecord`. Null is NaN for numbers, and None
+for strings and booleans. All statistics exclude nulls; null never counts as 0.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SUMMARISED_FIELDS = (
 QUANTILE_LEVELS = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 COSINE_BINS = 20
 POSITION_ROUNDING = 1e-9
-"""Of a quantile's position among up to 10^6 values: a hundred times its float64 rounding."""
+"""Tolerance of a quantile's position: a hundred times its float64 rounding error for up to 10^6 values."""
 
 
 class Interval(NamedTuple):
@@ -47,24 +47,24 @@ class Interval(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Counts between edges; the last bin holds its upper edge too."""
+    """Counts between edges. The last bin includes its upper edge."""
 
     edges: list[float]
     counts: list[int]
 
 
 def share_interval(count: int, total: int) -> Interval | None:
-    """The 95 % interval of a share, by Wilson's score.
+    """The 95 % Wilson score interval of a share.
 
     (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), p = count/n, z = 1.96: Wilson, J. Am.
     Stat. Assoc. 22 (1927) 209-212; recommended for small n by Brown, Cai, DasGupta, Statist. Sci.
-    16 (2001) 101-133. It treats the pairs as a random sample of independent ones.
+    16 (2001) 101-133. Assumes that the pairs are an independent random sample.
 
     Args:
-        count: pairs that have the property, 0 to total.
-        total: pairs.
+        count: pairs with the property, 0 to total.
+        total: all pairs.
     Returns:
-        The interval, within [0, 1]; None where total is 0.
+        The interval, within [0, 1]; None if total is 0.
     """
     if total == 0:
         return None
@@ -72,7 +72,7 @@ def share_interval(count: int, total: int) -> Interval | None:
     centre = share + square / (2 * total)
     spread = NORMAL_QUANTILE_975 * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
     scale = 1 + square / total
-    # At the ends the formula gives exactly 0 and 1, which its rounding misses.
+    # For count 0 and count = total, the exact ends are 0 and 1; rounding would miss them.
     low = 0.0 if count == 0 else (centre - spread) / scale
     high = 1.0 if count == total else (centre + spread) / scale
     return Interval(low, high)
@@ -81,15 +81,14 @@ def share_interval(count: int, total: int) -> Interval | None:
 def quantiles(values: Floats, levels: Sequence[float]) -> list[float] | None:
     """The quantiles of the values that are not NaN, linear between order statistics.
 
-    Definition 7 of Hyndman and Fan, Am. Stat. 50 (1996) 361-365, numpy's default; unlike numpy's it
-    is right beside infinities: a quantile is infinite only where it touches an infinite value with
-    a weight above 0.
+    Definition 7 of Hyndman and Fan, Am. Stat. 50 (1996) 361-365, numpy's default. Unlike numpy, it handles infinite
+    values correctly: a quantile is infinite only if an infinite value contributes with a weight above 0.
 
     Args:
-        values: any shape; NaN is left out, infinities are ordered like numbers.
-        levels: from 0 to 1.
+        values: any shape; NaN is excluded, infinities are ordered like numbers.
+        levels: numbers from 0 to 1.
     Returns:
-        One number a level, in the unit of the values; None where there is no value.
+        One number per level, in the unit of the values; None if there is no value.
     Cost: one sort.
     """
     ordered = np.sort(values[~np.isnan(values)])
@@ -100,13 +99,13 @@ def quantiles(values: Floats, levels: Sequence[float]) -> list[float] | None:
 
 def _between(ordered: Floats, position: float) -> float:
     nearest = round(position)
-    # 0.07 * 100 is 7.000000000000001, which must not touch a next value that is infinite.
+    # 0.07 * 100 is 7.000000000000001. This position must not include the next value, which may be infinite.
     if abs(position - nearest) < POSITION_ROUNDING:
         return float(ordered[nearest])
     below = math.floor(position)
     weight = position - below
     low, high = float(ordered[below]), float(ordered[below + 1])
-    # Not low + weight * (high - low), which is NaN for an infinite low.
+    # The form low + weight * (high - low) would be NaN for an infinite low.
     return low if low == high else (1.0 - weight) * low + weight * high
 
 
@@ -115,31 +114,30 @@ def histogram(values: Floats, low: float, high: float, bins: int) -> Histogram:
 
     Args:
         values: any shape; NaN and values outside [low, high] are not counted.
-        low: the lowest edge, in the unit of the values.
-        high: the highest edge, above low.
-        bins: how many, at least 1.
+        low: lowest edge, in the unit of the values.
+        high: highest edge, above low.
+        bins: number of bins, at least 1.
     Returns:
-        bins + 1 edges and bins counts.
+        `bins` + 1 edges and `bins` counts.
     """
-    # Weighted ends instead of low + k * width: edges such as -0.1 and 0 come out exact.
+    # Weighted ends instead of low + k * width, to make edges such as -0.1 and 0 exact.
     edges = np.array([(low * (bins - k) + high * k) / bins for k in range(bins + 1)])
     counts, _ = np.histogram(values[~np.isnan(values)], edges)
     return Histogram(edges.tolist(), counts.tolist())
 
 
 def summarise(columns: Mapping[str, Column]) -> dict[str, Any]:
-    """The aggregates of a run, as they stand in summary.json.
+    """The aggregates of a run, as in summary.json.
 
     Args:
-        columns: field name of `PairRecord` to column; `status` is needed, a missing field counts as
-            null throughout.
+        columns: field name of `PairRecord` to column. `status` is required; a missing field counts as null.
     Returns:
-        JSON-able: `rows`; `pairs` (status ok); counts by `status` and by `reasons` of the others;
+        JSON-able: `rows`; `pairs` (status ok); counts by `status`, and by `reasons` for the other rows;
         `movements`, by name `count`, `rate` over pairs and `interval`; `without_movement`, pairs
-        whose movement is null; `uncertain`, as a movement; `fields`, by name `count`, `mean`,
-        `min`, `p05` to `p95`, `max` over pairs; `cosine_histogram`. None where a number does not
+        with a null movement; `uncertain`, like a movement; `fields`, by name `count`, `mean`,
+        `min`, `p05` to `p95`, `max` over pairs; `cosine_histogram`. None if a number does not
         exist or is infinite; never NaN.
-    Precision: float64.  Cost: one sort a field.
+    Precision: float64.  Cost: one sort per field.
     """
     measured = columns["status"] == Status.OK.value
     pairs = int(np.count_nonzero(measured))
@@ -161,15 +159,14 @@ def summarise(columns: Mapping[str, Column]) -> dict[str, Any]:
 
 
 def column_of(columns: Mapping[str, Column], name: str) -> Column:
-    """The column of that name, or one of None in every row where the run has no such column."""
+    """The column of that name. A missing column is None in every row."""
     if name in columns:
         return columns[name]
     return np.full(len(columns["status"]), None, dtype=object)
 
 
 def numbers(columns: Mapping[str, Column], name: str) -> Floats:
-    """The column of that name as float64, NaN for null; all NaN where the run has no such
-    column."""
+    """The column of that name as float64, NaN for null. A missing column is NaN in every row."""
     return np.asarray(column_of(columns, name), dtype=np.float64)
 
 
@@ -183,7 +180,7 @@ def _reason_counts(reasons_of_rows: Column) -> dict[str, int]:
 
 
 def share(count: int, total: int) -> dict[str, Any]:
-    """A count with its share and the share's 95 % interval, JSON-able; None where total is 0."""
+    """A count with its share and the share's 95 % interval, JSON-able; both are None if total is 0."""
     interval = share_interval(count, total)
     return {
         "count": count,
@@ -195,14 +192,14 @@ def share(count: int, total: int) -> dict[str, Any]:
 def _field_summary(values: Floats) -> dict[str, Any]:
     known = values[~np.isnan(values)]
     names = ("min", *QUANTILE_LEVELS, "max")
-    found = quantiles(known, (0.0, *QUANTILE_LEVELS.values(), 1.0)) or [math.nan] * len(names)
-    summary = {"mean": mean(known), **dict(zip(names, found, strict=True))}
+    values_at = quantiles(known, (0.0, *QUANTILE_LEVELS.values(), 1.0)) or [math.nan] * len(names)
+    summary = {"mean": mean(known), **dict(zip(names, values_at, strict=True))}
     numbers_or_none = {name: value if math.isfinite(value) else None for name, value in summary.items()}
     return {"count": int(known.size), **numbers_or_none}
 
 
 def mean(values: Floats) -> float:
-    """The mean of the values that are not NaN; NaN where there is none."""
+    """The mean of the values that are not NaN; NaN if there is none."""
     known = values[~np.isnan(values)]
     with np.errstate(invalid="ignore", over="ignore"):
         return float(np.mean(known)) if known.size else math.nan

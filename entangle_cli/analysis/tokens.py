@@ -1,7 +1,8 @@
-"""What the token Gram of a pair says: each token's push on both answers, the tokens' roles, what a mask would change.
+"""Evaluates the token Gram matrix of a pair: the effect of every token, the token roles, and the effect of masks.
 
-With M the Gram of the tokens' gradients and a loss whose coefficients are d_c and d_r, one small step moves token t of
-the chosen answer by (d_c M_cc 1 - d_r M_cr 1)_t and token s of the rejected one by (d_c M_rc 1 - d_r M_rr 1)_s.
+Let M be the Gram matrix of the token gradients, and d_c and d_r the loss coefficients. One small step changes the
+log-prob of token t of the chosen answer by (d_c M_cc 1 - d_r M_cr 1)_t, and of token s of the rejected answer by
+(d_c M_rc 1 - d_r M_rr 1)_s.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from entangle_cli.records.arrays import Floats
 
 
 class Role(StrEnum):
-    """What a token is to the other answer."""
+    """Relation of a token to the other answer."""
 
     PREFIX = "prefix"
-    """Both answers start with it."""
+    """Part of the common start of both answers."""
     CONTRASTIVE = "contrastive"
-    """Where the answers differ: it stands in place of other tokens."""
+    """Replaces other tokens of the other answer."""
     SHARED = "shared"
-    """Behind the first difference, and in both."""
+    """After the first difference, in both answers."""
     REST = "rest"
-    """In one answer only, in place of nothing."""
+    """In one answer only, without a counterpart in the other."""
 
 
 def token_roles(chosen: Sequence[int], rejected: Sequence[int]) -> tuple[list[Role], list[Role]]:
-    """The role of each token of both answers, by alignment (Ratcliff and Obershelp, as difflib has it)."""
+    """Roles of all tokens of both answers, from an alignment (Ratcliff and Obershelp, as in difflib)."""
     roles = ([Role.REST] * len(chosen), [Role.REST] * len(rejected))
     matcher = SequenceMatcher(None, list(chosen), list(rejected), autojunk=False)
     for tag, left, left_end, right, right_end in matcher.get_opcodes():
@@ -47,25 +48,25 @@ def token_roles(chosen: Sequence[int], rejected: Sequence[int]) -> tuple[list[Ro
 
 
 class Pushes(NamedTuple):
-    """How a step moves tokens and answers, nats per unit learning rate."""
+    """Effect of a step on tokens and answers, in nats per unit learning rate."""
 
     tokens_N: Floats
-    """Of each token's log-prob, chosen first."""
+    """Change of every token's log-prob, [n], chosen first."""
     by_tokens_2N: Floats
-    """What each token's own part of the step does to the chosen and to the rejected answer's log-prob, [2, n]."""
+    """Change of the chosen and the rejected answer's log-prob by every token's own part of the step, [2, n]."""
 
     def total(self, num_chosen: int) -> tuple[float, float]:
-        """Of both answers' log-probs."""
+        """Changes of both answers' log-probs."""
         return float(self.tokens_N[:num_chosen].sum()), float(self.tokens_N[num_chosen:].sum())
 
 
 def pushes(gram_NN: Floats, num_chosen: int, coefficients: tuple[float, float], mask_N: Floats | None = None) -> Pushes:
-    """The pushes of a step in which tokens weigh as a mask says.
+    """The effect of a step with masked tokens.
 
     Args:
-        gram_NN: inner products of the tokens' gradients, chosen first.
-        coefficients: the loss's d_c and d_r.
-        mask_N: weight of each token in the loss; None for 1 throughout. What is pushed are the whole answers.
+        gram_NN: inner products of the token gradients, chosen first.
+        coefficients: d_c and d_r of the loss.
+        mask_N: weight of every token in the loss, [n]; None for 1. Changes are for all tokens, including masked ones.
     """
     weights = np.concatenate(
         [np.full(num_chosen, coefficients[0]), np.full(len(gram_NN) - num_chosen, -coefficients[1])]
@@ -79,41 +80,40 @@ def pushes(gram_NN: Floats, num_chosen: int, coefficients: tuple[float, float], 
 def masked_roles(
     gram_NN: Floats, num_chosen: int, coefficients_of: Callable[[Floats], tuple[float, float]], roles: Sequence[Role]
 ) -> list[dict[str, Any]]:
-    """What leaving the tokens of one role out of the loss would change, for every role that there is; first nothing.
+    """The movement of the answers if the loss ignores the tokens of one role. The first case masks nothing.
 
     Args:
-        coefficients_of: the loss's d_c and d_r where tokens weigh as a mask says: log-probs and lengths are then those
-            of the tokens that are left.
+        coefficients_of: returns d_c and d_r for a mask [n]. Log-probs and lengths are those of the unmasked tokens.
     Returns:
-        One mapping a case: `masked` (a role or None), `tokens` of it, the answers' changes and the movement.
+        One mapping per case: `masked` (a role or None), number of masked `tokens`, changes of both answers, movement.
     """
-    cases: list[Role | None] = [None, *(role for role in Role if role in roles)]
-    found = []
-    for case in cases:
-        mask = np.array([0.0 if role is case else 1.0 for role in roles])
+    masks: list[Role | None] = [None, *(role for role in Role if role in roles)]
+    cases = []
+    for masked in masks:
+        mask = np.array([0.0 if role is masked else 1.0 for role in roles])
         chosen, rejected = pushes(gram_NN, num_chosen, coefficients_of(mask), mask).total(num_chosen)
-        found.append(
+        cases.append(
             {
-                "masked": None if case is None else case.value,
+                "masked": None if masked is None else masked.value,
                 "tokens": int((mask == 0).sum()),
                 "chosen_delta": chosen,
                 "rejected_delta": rejected,
                 "movement": str(movement_names(np.array([chosen]), np.array([rejected]))[0]),
             }
         )
-    return found
+    return cases
 
 
 def role_products(gram_NN: Floats, num_chosen: int, roles: Sequence[Role]) -> list[dict[str, Any]]:
-    """The inner product of the two answers' gradients by the roles of the tokens that meet; the parts add up to it."""
-    found = []
+    """The inner product of the two answers' gradients, split by the roles of both tokens. The parts add up to it."""
+    parts = []
     for left in Role:
         for right in Role:
-            rows = [place for place, role in enumerate(roles[:num_chosen]) if role is left]
-            columns = [place for place, role in enumerate(roles) if role is right and place >= num_chosen]
+            rows = [number for number, role in enumerate(roles[:num_chosen]) if role is left]
+            columns = [number for number, role in enumerate(roles) if role is right and number >= num_chosen]
             block = gram_NN[np.ix_(rows, columns)]
             if block.size:
-                found.append(
+                parts.append(
                     {
                         "chosen": left.value,
                         "rejected": right.value,
@@ -121,12 +121,12 @@ def role_products(gram_NN: Floats, num_chosen: int, roles: Sequence[Role]) -> li
                         "of": block.size,
                     }
                 )
-    return found
+    return parts
 
 
 def cosines(gram_NN: Floats) -> Floats:
-    """The Gram as cosines, [n, n]; NaN where a token has no gradient."""
+    """The Gram matrix as cosines, [n, n]; NaN if a token has no gradient."""
     norms = np.sqrt(np.diagonal(gram_NN))
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = gram_NN / np.outer(norms, norms)
-    return np.clip(found, -1.0, 1.0)
+        ratios: Floats = gram_NN / np.outer(norms, norms)
+    return np.clip(ratios, -1.0, 1.0)

@@ -1,7 +1,7 @@
-"""What would make pairs separate: for each pair the window of a loss's weight, and the one value that fits most pairs.
+"""Windows of loss weights in which pairs separate, and the value inside the most windows.
 
-With r = d_c / d_r > 0 a pair separates where P/A < r < B/P, and for every r where P <= 0 (arXiv 2410.13828's
-conditions, solved for the ratio). A weight that moves r moves a pair into its window or out of it.
+With r = d_c / d_r > 0, a pair separates if P/A < r < B/P, and for every r if P <= 0 (conditions of arXiv 2410.13828,
+solved for the ratio). A weight that changes r can move a pair into its window or out of it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from entangle_cli.records.arrays import Floats
 
 
 class Windows(NamedTuple):
-    """Per pair the open interval of a weight in which it separates, [pairs]; NaN where undefined."""
+    """Open interval of a weight in which each pair separates, [pairs]; NaN if undefined."""
 
     low: Floats
     high: Floats
 
 
 class BestValue(NamedTuple):
-    """The weights that let most pairs separate."""
+    """The weights at which most pairs separate: any value between `low` and `high`."""
 
     low: float
-    """Between `low` and `high` any value does."""
     high: float
-    """Infinite where nothing ends it."""
+    """Infinite if there is no upper end."""
     pairs: int
-    """Pairs that separate there."""
+    """Pairs that separate with these weights."""
 
 
 @np.errstate(divide="ignore", invalid="ignore")
@@ -43,15 +42,15 @@ def ratio_windows(geometry: Geometry) -> Windows:
 
 
 def penalty_windows(ratios: Windows) -> Windows:
-    """Windows of DPO-Positive's lambda, while the chosen answer is below its reference: d_c / d_r = 1 + lambda."""
+    """Windows of DPO-Positive's lambda, if the chosen answer is below its reference: d_c / d_r = 1 + lambda."""
     return Windows(ratios.low - 1.0, ratios.high - 1.0)
 
 
 def likelihood_windows(ratios: Windows, push: Floats, chosen_length: Floats) -> Windows:
-    """Windows of the weight of -z_c/n_c beside a loss that pushes both sides alike: d_c / d_r = 1 + weight/(push n_c).
+    """Windows of the weight of -z_c/n_c, added to a loss with equal coefficients: d_c / d_r = 1 + weight/(push n_c).
 
     Args:
-        push: the coefficient of that loss, above 0, [pairs].
+        push: coefficient of that loss, above 0, [pairs].
         chosen_length: tokens of the chosen answer, [pairs].
     """
     scale = push * chosen_length
@@ -65,10 +64,10 @@ def shift_windows(ratios: Windows) -> Windows:
 
 
 def best_value(windows: Windows, least: float = 0.0) -> BestValue | None:
-    """The values of at least `least` that lie in most windows; the lowest of them where several do equally well.
+    """The values of at least `least` that lie in the most windows. Of several equal ranges, returns the lowest.
 
     Returns:
-        None where no window reaches `least`.
+        None if no window extends above `least`.
     Cost: O(pairs log pairs).
     """
     reaching = (windows.high > least) & (windows.high > windows.low)
@@ -76,10 +75,10 @@ def best_value(windows: Windows, least: float = 0.0) -> BestValue | None:
         return None
     lows = np.sort(np.maximum(windows.low[reaching], least))
     highs = np.sort(windows.high[reaching])
-    # Windows are open: just above a low end all windows with a lower or equal low end count, unless they ended.
+    # Windows are open. Just above a low end, count the windows that start at or below it and have not ended.
     counts = np.arange(1, len(lows) + 1) - np.searchsorted(highs, lows, side="right")
-    last = np.append(lows[1:] != lows[:-1], True)
-    best = int(np.argmax(np.where(last, counts, -1)))
+    is_last = np.append(lows[1:] != lows[:-1], True)
+    best = int(np.argmax(np.where(is_last, counts, -1)))
     end = highs[np.searchsorted(highs, lows[best], side="right")]
-    following = lows[best + 1] if best + 1 < len(lows) else np.inf
-    return BestValue(float(lows[best]), float(min(end, following)), int(counts[best]))
+    next_low = lows[best + 1] if best + 1 < len(lows) else np.inf
+    return BestValue(float(lows[best]), float(min(end, next_low)), int(counts[best]))

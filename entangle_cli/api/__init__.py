@@ -1,6 +1,6 @@
-"""The use cases. Each call is one; it is told of progress by an observer and prints nothing.
+"""The use cases, one function each. They report progress to an observer and print nothing.
 
-Nothing heavy is imported before a call needs it.
+Heavy libraries are imported only when a call needs them.
 """
 
 from entangle_cli.api.comparing import compare

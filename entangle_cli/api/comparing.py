@@ -1,4 +1,4 @@
-"""Runs compared, pair by pair."""
+"""Compares runs pair by pair."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from entangle_cli.api.run import Run
 
 
 def compare(*runs: Run) -> dict[str, Any]:
-    """What changed between runs of the same pairs, JSON-able.
+    """Changes between runs of the same pairs, JSON-able.
 
     Args:
-        runs: at least two, each under its own loss; three or more of one training are ordered by their steps.
+        runs: at least two runs, each under its own loss. Three or more runs of one training are ordered by step.
     Returns:
-        `runs`; `differences`, the settings that differ; `steps`, each run against the one before; `whole`, the last
+        `runs`; `differences`, the settings that differ; `steps`, every run against the previous one; `whole`, the last
         run against the first.
     Raises:
-        UsageError: fewer than two.
-        NothingToJudgeError: two neighbours have no measured pair in common.
+        UsageError: there are fewer than two runs.
+        NothingToJudgeError: two consecutive runs have no measured pair in common.
     """
     from entangle_cli.diagnose.views.comparing import compare_document, in_order
     from entangle_cli.errors import UsageError
 
     if len(runs) < 2:
-        raise UsageError("one run", "two runs or more", "name the run to compare it with")
+        raise UsageError("fewer than two runs", "two runs or more", "add a run to compare with")
     ordered: Sequence[Any] = in_order(runs)
     return compare_document(ordered)

@@ -1,4 +1,4 @@
-"""What a name in the output means, and the documentation by topic."""
+"""Explains names in the output, and gives access to the documentation topics."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def explain(name: str) -> Sequence[Explanation]:
-    """Everything that a name stands for: a warning, a field, a loss, a metric, a reason, an exit code or a word.
+    """All meanings of a name: warning, field, loss, metric, reason, exit code or glossary word.
 
     Raises:
-        UsageError: nothing; it suggests names that are near.
+        UsageError: the name is unknown; the error suggests similar names.
     """
     from entangle_cli.diagnose.views import explaining
 
@@ -21,14 +21,14 @@ def explain(name: str) -> Sequence[Explanation]:
 
 
 def topics() -> list[str]:
-    """The topics of the documentation."""
+    """Names of the documentation topics."""
     from entangle_cli.diagnose.views import explaining
 
     return explaining.topics()
 
 
 def topic_text(name: str) -> str:
-    """A topic as Markdown."""
+    """The text of a documentation topic, as Markdown."""
     from entangle_cli.diagnose.views import explaining
 
     return explaining.topic_text(name)

@@ -1,4 +1,4 @@
-"""The rows of a data set that a run's numbers speak for."""
+"""Filters the rows of a data set by the numbers of a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def filter_rows(
     write_dropped: bool = False,
     annotate: bool = False,
 ) -> dict[str, Any]:
-    """Write the rows of a data set that rules keep, in the data's own format.
+    """Write the rows of a data set that the rules keep, in the format of the data.
 
     Args:
-        run: of this data set, under the loss that decides.
+        run: a run of this data set, under the loss that the rules use.
         output: the file or folder to write.
-        rules: what to keep or drop.
+        rules: conditions to keep or drop rows.
         write_dropped: write the dropped rows instead.
-        annotate: add what was measured to every row.
+        annotate: add the measured values to every row.
     Returns:
-        What was kept, and the shares of movements before and after, JSON-able.
+        Counts of kept rows, and the shares of movements before and after, JSON-able.
     Raises:
-        UsageError: a rule that cannot be, a run of other data, or an output that cannot be.
+        UsageError: a rule is invalid, the run is of other data, or the output path cannot be used.
         UnfinishedError: the rows cannot be written.
     """
     from entangle_cli.diagnose.views.filtering import filter_data, parse_selection
@@ -47,10 +47,10 @@ def filter_rows(
 
 
 def check_filter_rules(rules: FilterRules) -> None:
-    """Refuse rules before anything is read.
+    """Check rules before any data is read.
 
     Raises:
-        UsageError: one that cannot be.
+        UsageError: a rule is invalid.
     """
     from entangle_cli.diagnose.views.filtering import parse_selection
 

@@ -1,4 +1,4 @@
-"""One step of the user's optimizer, predicted, and on request taken."""
+"""Predicts one optimizer step, and performs it on request."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from entangle_cli.records.settings import ForecastSettings, ScanSettings
 
 
 class ForecastObserver:
-    """Told how a forecast goes on; every method may be overridden, and does nothing here."""
+    """Receives the progress of a forecast. All methods do nothing unless overridden."""
 
     def planned(self, plan: ScanPlan) -> None:
-        """The model is loaded and the data are recognised."""
+        """Called after the model is loaded and the data are recognised."""
 
     @contextmanager
     def measuring(self, num_rows: int) -> Iterator[Callable[[int], None]]:
-        """Open while rows are measured; what it gives is told how many were finished."""
+        """Entered while rows are measured. The yielded function is called with the number of newly finished rows."""
         del num_rows
         yield lambda _: None
 
     def said(self, line: str) -> None:
-        """A line about what is done at present."""
+        """Called with a line about the current phase."""
 
 
 def forecast(
@@ -40,10 +40,10 @@ def forecast(
     Args:
         model: a checkpoint's folder or hub name.
         data: the pairs of the step.
-        settings: how they are measured, and under which loss.
-        step: the optimizer, its numbers, and whether the step is taken for real on a copy.
-        eval_data: held-out pairs, which take no part in the step.
-        observer: told of progress.
+        settings: settings of the measurement, including the loss.
+        step: the optimizer, its settings, and whether to perform real steps.
+        eval_data: held-out pairs, which are not in the step.
+        observer: receives progress.
     Returns:
         The forecast, JSON-able.
     Raises:

@@ -1,4 +1,4 @@
-"""How a data set is read, before anything is computed with it."""
+"""Inspects a data set before anything is computed with it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def inspect(
     """Formats, counts, lengths, traps and the first pairs of a data set, JSON-able.
 
     Args:
-        model: a checkpoint whose tokenizer marks the scored tokens; None for text only, which loads no torch.
-        limit: only the first rows.
-        max_length, truncation: as in `ScanSettings`, with a model.
+        model: a checkpoint whose tokenizer marks the scored tokens; None for text only, which does not load torch.
+        limit: number of rows to read, from the first.
+        max_length, truncation: as in `ScanSettings`; used only with a model.
     Raises:
         EntangleError: the data, the model or a setting cannot be used.
     """
@@ -38,7 +38,7 @@ def inspect(
 
 
 def suggested_map(columns: Sequence[str]) -> str:
-    """The `--map` that columns of a data set look like."""
+    """Suggested `--map` options for the columns of a data set."""
     from entangle_cli.diagnose.views.first_rows import suggested_map as suggested
 
     return suggested(columns)

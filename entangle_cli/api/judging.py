@@ -32,16 +32,16 @@ def gate(
 
     Args:
         rules: such as `both_fall_rate > 0.1`; all must pass.
-        baseline: what rules ending in `_increase` compare with.
-        only_new: whether pairs that the baseline measured are left out.
-        ignored: pairs that are left out, each for a reason and until a day.
-        min_pairs: measured pairs that are needed.
-        max_skipped: largest share of the data's rows that may be without a measurement.
-        origins: options that were not set on the command line, to where they were set; they are named in the verdict.
+        baseline: run to compare with, for rules that end in `_increase`.
+        only_new: whether to exclude pairs that the baseline measured.
+        ignored: pairs to exclude, each with a reason and an expiry date.
+        min_pairs: smallest number of measured pairs that can be judged.
+        max_skipped: largest share of the data's rows without a measurement.
+        origins: origins of the options that were not set on the command line. The verdict names them.
     Returns:
-        The verdict, with a result for every rule and what part of the data was judged.
+        The verdict, with a result for every rule and the judged part of the data.
     Raises:
-        UsageError: a rule that cannot be, or a baseline of another model, settings or loss.
+        UsageError: a rule is invalid, or the baseline has another model, settings or loss.
         NothingToJudgeError: the run or the baseline is not complete.
     """
     from entangle_cli.analysis.gate import Limits, judge
@@ -58,22 +58,22 @@ def gate(
         refuse_partial(baseline)
         refuse_baseline(run, baseline)
         before = baseline.all_columns
-    columns, left_out = _left_in(run, baseline, ignored, origins, only_new=only_new)
-    verdict = judge(parsed, columns, before, Limits(min_pairs, max_skipped), scope_of(run, left_out, origins))
+    columns, reductions = _judged_columns(run, baseline, ignored, origins, only_new=only_new)
+    verdict = judge(parsed, columns, before, Limits(min_pairs, max_skipped), scope_of(run, reductions, origins))
     return replace(verdict, worst=list(rows_of(taken(columns, worst_places(columns, NUM_WORST)))))
 
 
 NUM_WORST = 10
-"""Pairs that a verdict names."""
+"""Number of pairs that a verdict lists."""
 
 
 def parsed_rules(rules: Sequence[str | Rule], origin: str | None = None) -> list[Rule]:
-    """Rules as they are judged.
+    """Parse the rules given as text.
 
     Args:
-        origin: where they were set; None for the command line.
+        origin: origin of the rules; None for the command line.
     Raises:
-        UsageError: one that cannot be.
+        UsageError: a rule is invalid.
     """
     from entangle_cli.analysis.rules import COMMAND_LINE, parse_rule
 
@@ -81,60 +81,60 @@ def parsed_rules(rules: Sequence[str | Rule], origin: str | None = None) -> list
 
 
 def refuse_without_baseline(rules: Sequence[Rule], *, only_new: bool = False) -> None:
-    """Refuse what needs a baseline where there is none.
+    """Reject options and rules that need a baseline.
 
     Raises:
-        UsageError: `only_new`, or a rule that ends in _increase.
+        UsageError: `only_new` is set, or a rule ends in _increase.
     """
     from entangle_cli.analysis.rules import is_relative
 
     needed = ["--only-new"] * only_new + [f"--fail-if {rule.text!r}" for rule in rules if is_relative(rule)]
     if needed:
         raise UsageError(
-            f"{needed[0]} without a baseline", "a run to compare with", "give --baseline RUN to entangle gate"
+            f"{needed[0]} without a baseline", "a run to compare with", "add --baseline RUN to entangle gate"
         )
 
 
 def refuse_partial(run: Run) -> None:
-    """Refuse a run that is no whole.
+    """Reject a run that does not cover all selected rows.
 
     Raises:
-        NothingToJudgeError: the run is partial, or was measured until its own rules were decided.
+        NothingToJudgeError: the run is partial, or its scan ended when its own rules were decided.
     """
     if run.identity.is_until_decided:
         raise NothingToJudgeError(
             f"{run.place} was measured until its own rules were decided",
-            "a run whose size does not depend on what was seen",
-            "take that scan's verdict, or scan without --until-decided",
+            "a run with a number of rows that does not depend on the results",
+            "use the verdict of that scan, or scan without --until-decided",
         )
     if run.status != "complete":
         raise NothingToJudgeError(
             f"{run.place} is not complete: {len(run):,} rows were measured before it ended",
-            "a complete run; a part is no sample of the whole",
-            "give the scan command again, it goes on from there",
+            "a complete run; a part is not a random sample of the data",
+            "run the scan command again to complete the run",
         )
 
 
-def _left_in(
+def _judged_columns(
     run: Run, baseline: Run | None, ignored: Ignored | None, origins: Mapping[str, str], *, only_new: bool
 ) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
-    """The columns that are judged, and what left out the others."""
+    """The columns to judge, and the options that removed rows from them."""
     from entangle_cli.analysis.gate import Reduction
 
-    columns, left_out = run.all_columns, []
+    columns, reductions = run.all_columns, []
     if baseline is not None and only_new:
         num_rows, columns = len(columns["index"]), new_pairs(columns, baseline.columns)
         words = f"left out {num_rows - len(columns['index']):,} pairs that {baseline.place} measured"
-        left_out.append(Reduction("only-new", words, origins.get("only-new")))
+        reductions.append(Reduction("only-new", words, origins.get("only-new")))
     if ignored is not None:
-        num_rows, columns = len(columns["index"]), ignored.left(columns)
+        num_rows, columns = len(columns["index"]), ignored.remove_from(columns)
         words = f"{ignored.file} left out {num_rows - len(columns['index']):,} pairs{ignored.expired_words}"
-        left_out.append(Reduction("ignore-file", words, origins.get("ignore-file")))
-    return columns, tuple(left_out)
+        reductions.append(Reduction("ignore-file", words, origins.get("ignore-file")))
+    return columns, tuple(reductions)
 
 
 def new_pairs(columns: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows whose pairs a baseline did not measure; rows without a pair are new."""
+    """The rows with pairs that a baseline did not measure. Rows without a pair count as new."""
     import numpy as np
 
     measured = baseline["status"] == Status.OK.value

@@ -1,4 +1,4 @@
-"""What a gate takes and what it can come to, for callers that name the types."""
+"""Types of the gate's inputs and results, for callers that annotate types."""
 
 from entangle_cli.analysis.gate import Outcome, RuleResult, Scope, Verdict
 from entangle_cli.analysis.ignored import Ignored

@@ -1,4 +1,4 @@
-"""`Run`: pairs that were measured, seen under a loss, as one object for notebooks and commands alike."""
+"""`Run`: measured pairs under a loss, for notebooks and commands."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ if TYPE_CHECKING:
 NUM_WORST = 5
 NUM_SKIPPED = 5
 PAGE_ROWS = 100
-"""Worst pairs and skipped rows that a page lists."""
+"""Numbers of worst pairs and of skipped rows that a page lists."""
 
 
 class Run(stored.Run, Sequence[PairRecord]):
-    """Pairs that were measured, under a loss: a sequence of `PairRecord` in the order of the data.
+    """Measured pairs under a loss: a sequence of `PairRecord` in the order of the data.
 
-    Made by `scan` and `read`.
+    Created by `scan` and `read`.
 
     Attributes:
-        folder: where it is stored; None for one that is only in memory.
-        manifest: what is known of the scan, JSON-able.
-        columns: what was measured, by field, as numpy arrays; see `all_columns`.
-        loss: what movements are computed under.
+        folder: folder of the run; None if it is only in memory.
+        manifest: description of the scan, JSON-able.
+        columns: measured values by field, as numpy arrays; see `all_columns`.
+        loss: the loss used to compute movements.
     """
 
     def under(self, loss: str | LossSettings, **numbers: float) -> Run:
-        """The same pairs under another loss; nothing is measured again.
+        """The same pairs under another loss, without a new measurement.
 
         Args:
             loss: a name such as `simpo`, or settings.
-            numbers: the loss's numbers by name, such as `beta=2.0`.
+            numbers: beta and options of the loss by name, such as `beta=2.0`.
         Raises:
-            UsageError: an unknown loss, or a number that it does not have.
+            UsageError: the loss is unknown, or does not have one of the options.
         """
         if isinstance(loss, str):
             beta = numbers.pop("beta", LossSettings().beta)
             loss = LossSettings(loss, beta, numbers)
         elif numbers:
-            raise UsageError("LossSettings and further numbers", "one of the two", "put the numbers into LossSettings")
+            raise UsageError("LossSettings and extra numbers", "one of the two", "put the numbers into LossSettings")
         check_loss(loss)
         return replace(self, loss=loss)
 
     @cached_property
     def all_columns(self) -> Columns:
-        """What was measured and what the loss makes of it, by field, as numpy arrays."""
+        """Measured values, and values computed under the loss, by field as numpy arrays."""
         from entangle_cli.diagnose.views.movements import with_movements
 
         return with_movements(self.columns, self.loss, self.identity.dtype)
 
     @cached_property
     def notices(self) -> Sequence[stored.Notice]:
-        """What a user should know beside the numbers."""
+        """Warnings and notes about the run."""
         from entangle_cli.diagnose.views.notices import run_notices
 
         return run_notices(self.manifest, self.columns)
@@ -80,14 +80,14 @@ class Run(stored.Run, Sequence[PairRecord]):
 
     @property
     def verdict(self) -> str:
-        """What the pairs do under the loss, in one sentence."""
+        """A sentence about the movement of the pairs under the loss."""
         from entangle_cli.report.terminal import verdict_sentence
 
         return verdict_sentence(self.summary, self.loss_words)
 
     @property
     def loss_words(self) -> str:
-        """The loss with every number that it has."""
+        """The loss with beta and options, in words."""
         from entangle_cli.diagnose.views.movements import describe_loss
 
         return describe_loss(self.loss)
@@ -96,35 +96,36 @@ class Run(stored.Run, Sequence[PairRecord]):
         return len(self.columns["index"])
 
     @overload
-    def __getitem__(self, place: int) -> PairRecord: ...
+    def __getitem__(self, position: int) -> PairRecord: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[PairRecord]: ...
-    def __getitem__(self, place: int | slice) -> PairRecord | Sequence[PairRecord]:
-        if isinstance(place, slice):
-            return [PairRecord(**row) for row in rows_of(taken(self.all_columns, place))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"pair {place} of {len(self):,}")
-        return self[place % len(self) : place % len(self) + 1][0]
+    def __getitem__(self, position: slice) -> Sequence[PairRecord]: ...
+    def __getitem__(self, position: int | slice) -> PairRecord | Sequence[PairRecord]:
+        if isinstance(position, slice):
+            return [PairRecord(**row) for row in rows_of(taken(self.all_columns, position))]
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"pair {position} of {len(self):,}")
+        return self[position % len(self) : position % len(self) + 1][0]
 
     def __iter__(self) -> Iterator[PairRecord]:
         return (PairRecord(**row) for row in rows_of(self.all_columns))
 
     def pair(self, row: int, pair_in_row: int | None = None) -> PairRecord:
-        """The pair of a row of the data, by its `index`.
+        """The pair in a row of the data, by the row's `index`.
 
         Args:
-            pair_in_row: which pair of a ranked row; None for the first.
+            pair_in_row: number of the pair in a ranked row; None for the first.
         Raises:
-            UsageError: the run has no such row.
+            UsageError: the run does not hold this row or pair.
         """
         import numpy as np
 
-        places = np.flatnonzero(self.columns["index"] == row)
+        positions = np.flatnonzero(self.columns["index"] == row)
         if pair_in_row is not None:
-            places = places[self.columns["pair_in_row"][places] == pair_in_row]
-        if not len(places):
-            raise UsageError(f"row {row}", f"a row that {self.place} holds", "see its `index` column")
-        return self[int(places[0])]
+            positions = positions[self.columns["pair_in_row"][positions] == pair_in_row]
+        if not len(positions):
+            name = f"row {row}" if pair_in_row is None else f"row {row}, pair {pair_in_row}"
+            raise UsageError(name, f"a row and pair in {self.place}", "choose a value of the `index` column")
+        return self[int(positions[0])]
 
     def worst(self, count: int = NUM_WORST) -> list[PairRecord]:
         """The measured pairs with the smallest slack, smallest first, then with the largest cosine."""
@@ -135,7 +136,7 @@ class Run(stored.Run, Sequence[PairRecord]):
         return list(rows_of(taken(self.all_columns, worst_places(self.all_columns, count))))
 
     def losses(self) -> dict[str, Any]:
-        """The measured pairs under every loss, and what would let more of them separate, JSON-able."""
+        """The measured pairs under every loss, and weights that let more of them separate, JSON-able."""
         from entangle_cli.diagnose.views.movements import losses_compared
 
         return losses_compared(self.all_columns, self.loss, self.identity.dtype)
@@ -147,7 +148,7 @@ class Run(stored.Run, Sequence[PairRecord]):
         return gate(self, rules, **options)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """All pairs as a data frame, a column for each field.
+        """All pairs as a data frame with one column per field.
 
         Raises:
             UsageError: pandas is not installed.
@@ -162,7 +163,7 @@ class Run(stored.Run, Sequence[PairRecord]):
         """The report as text: `terminal`, `html`, `markdown`, `json`, `jsonl` or `csv`.
 
         Raises:
-            UsageError: another format.
+            UsageError: the format is unknown.
         """
         stream = StringIO()
         self.write_report(stream, output_format)
@@ -172,9 +173,9 @@ class Run(stored.Run, Sequence[PairRecord]):
         """Write the report.
 
         Args:
-            rules: what a gate would say; in html and markdown.
+            rules: gate rules; html and markdown reports include their verdict.
         Raises:
-            UsageError: another format, or a rule that cannot be.
+            UsageError: the format is unknown, or a rule is invalid.
         """
         from entangle_cli.report import rows
         from entangle_cli.report.terminal import console_for
@@ -193,10 +194,12 @@ class Run(stored.Run, Sequence[PairRecord]):
             case "csv":
                 rows.write_csv(stream, self.all_columns)
             case _:
-                raise UsageError(f"report format {output_format!r}", f"one of {', '.join(ReportFormat)}", "choose one")
+                raise UsageError(
+                    f"report format {output_format!r}", f"one of {', '.join(ReportFormat)}", "choose one of these"
+                )
 
     def rendered(self) -> Any:
-        """The terminal report, as rich renders it."""
+        """The terminal report as a rich renderable."""
         from entangle_cli.report.terminal import summary_report
 
         return summary_report(
@@ -235,8 +238,8 @@ class Run(stored.Run, Sequence[PairRecord]):
     def _skipped(self, count: int) -> list[dict[str, Any]]:
         import numpy as np
 
-        places = np.flatnonzero(self.all_columns["status"] != Status.OK.value)[:count]
-        return list(rows_of(taken(self.all_columns, places)))
+        positions = np.flatnonzero(self.all_columns["status"] != Status.OK.value)[:count]
+        return list(rows_of(taken(self.all_columns, positions)))
 
     def __repr__(self) -> str:
         return f"<Run: {self.identity.model_name} on {self.identity.data_name}, {len(self):,} rows. {self.verdict}>"
@@ -248,7 +251,7 @@ class Run(stored.Run, Sequence[PairRecord]):
 
 
 def worst_places(columns: Columns, count: int) -> Any:
-    """Places of the measured pairs with the smallest slack, smallest first, then with the largest cosine."""
+    """Positions of the worst measured pairs: smallest slack first, then largest cosine."""
     import numpy as np
 
     measured = np.flatnonzero(columns["status"] == Status.OK.value)
@@ -257,7 +260,7 @@ def worst_places(columns: Columns, count: int) -> Any:
 
 
 def newest_folder() -> tuple[Path, list[Path]]:
-    """The newest run below `entangle-runs/` that holds a measured pair, and newer ones without any.
+    """The newest run in `entangle-runs/` with a measured pair, and all newer runs without one.
 
     Raises:
         RunError: no run holds a measured pair.
@@ -268,12 +271,12 @@ def newest_folder() -> tuple[Path, list[Path]]:
 
 
 def read(folder: str | Path | None = None) -> Run:
-    """A run that was written by `scan`, under the loss that it was scanned with.
+    """Read a run written by `scan`, under the loss of its scan.
 
     Args:
-        folder: None for the newest below `entangle-runs/` that holds a measured pair.
+        folder: folder of the run; None for the newest in `entangle-runs/` with a measured pair.
     Raises:
-        RunError: no run there, or one that is damaged or lacks rows.
+        RunError: there is no run, or it is damaged or lacks rows.
     """
     from entangle_cli.diagnose.views.whole_run import refuse_missing_rows
     from entangle_cli.store.reading import read_run
@@ -284,10 +287,11 @@ def read(folder: str | Path | None = None) -> Run:
 
 
 def merge_runs(folders: Sequence[Path], output: Path) -> Path:
-    """Write the run that the runs of all shards of one scan add up to.
+    """Merge the runs of all shards of one scan and write the result.
 
     Raises:
-        EntangleError: one cannot be read or is not complete, they are not of one scan, or the output is not new.
+        EntangleError: a run cannot be read or is not complete, the runs are not shards of one scan, or the output
+            already exists.
     """
     from entangle_cli.store.merging import merge_runs as merge
 
@@ -295,10 +299,10 @@ def merge_runs(folders: Sequence[Path], output: Path) -> Path:
 
 
 def check_loss(loss: LossSettings) -> None:
-    """Refuse a loss before anything is computed for it.
+    """Check a loss before anything is computed for it.
 
     Raises:
-        UsageError: an unknown loss, a beta that is not positive, or an option that it does not have.
+        UsageError: the loss is unknown, beta is not positive, or the loss does not have one of the options.
     """
     from entangle_cli.diagnose.views.movements import check_loss as check
 

@@ -1,4 +1,4 @@
-"""The measurement as one call: from a model and data to a `Run`, in memory or on disk."""
+"""The scan as one call: from a model and data to a `Run`, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 
 Model = Any
-"""A checkpoint's folder or hub name; or a transformers model and its tokenizer, as a pair."""
+"""A checkpoint's folder or hub name; or a tuple of a transformers model and its tokenizer."""
 
 Data = Any
 """A file, pattern, folder or hub name of preference pairs, or several; or a `datasets.Dataset` or a list of rows."""
 
 
 class ScanObserver:
-    """Told how a scan goes on; every method may be overridden, and does nothing here."""
+    """Receives the progress of a scan. All methods do nothing unless overridden."""
 
     def planned(self, plan: ScanPlan) -> None:
-        """The model is loaded and the data are recognised."""
+        """Called after the model is loaded and the data are recognised."""
 
     def opened(self, folder: Path, num_pairs: int) -> None:
-        """A run is written to a folder, which holds a number of pairs from an earlier start."""
+        """Called when the run's folder is open. `num_pairs` pairs are from an earlier start."""
 
     @contextmanager
     def measuring(self, num_rows: int, num_done: int) -> Iterator[None]:
-        """Open while rows are measured: so many, of which so many were done before."""
+        """Entered while rows are measured: `num_rows` in total, `num_done` from an earlier start."""
         del num_rows, num_done
         yield
 
     def measured(self, num_rows: int, num_pairs: int) -> None:
-        """So many rows were just finished; the run holds so many pairs. What this raises ends the scan."""
+        """Called for `num_rows` newly finished rows; the run now holds `num_pairs`. An exception ends the scan."""
 
     def interrupted(self, folder: Path, num_pairs: int, num_rows: int) -> None:
-        """The user ended the scan; the folder holds so many pairs of so many rows."""
+        """Called if the user ends the scan. The folder holds `num_pairs` pairs; `num_rows` rows were selected."""
 
 
 def scan(
@@ -61,12 +61,12 @@ def scan(
     Args:
         model: a checkpoint's folder or hub name, or a transformers model with its tokenizer.
         data: a file, pattern, folder or hub name of preference pairs, or several; or a `datasets.Dataset` or rows.
-        settings: what to measure and under which loss to see it; None for the defaults.
-        output: folder of a run to write, or to go on with; None keeps the run in memory only.
-        observer: told of progress.
+        settings: settings of the measurement, including the loss; None for the defaults.
+        output: folder of a run to write or to resume; None keeps the run in memory only.
+        observer: receives progress.
     Returns:
-        One record per pair of the selected rows, in the order of the data, skipped rows included. With
-        `until_decided` the rows that were measured until its rules were settled.
+        One record per pair of the selected rows, in the order of the data, including skipped rows. With
+        `until_decided`, only the rows that were measured before its rules were decided.
     Raises:
         EntangleError: the model, the data, a setting or the run cannot be used.
     """
@@ -88,7 +88,7 @@ def _scan_in_memory(model: Model, data: Data, settings: ScanSettings, observer: 
     with open_scan(model, data, settings) as ready:
         observer.planned(ready.plan)
 
-        def take(batch: RecordBatch) -> None:
+        def store(batch: RecordBatch) -> None:
             records.extend(batch.pairs)
             observer.measured(_num_rows(batch), len(records))
 
@@ -96,7 +96,7 @@ def _scan_in_memory(model: Model, data: Data, settings: ScanSettings, observer: 
             return len({record.index for record in records})
 
         with observer.measuring(ready.plan.num_selected, 0):
-            _measure(ready, settings, frozenset(), take, lambda: columns_of(records), num_rows)
+            _measure(ready, settings, frozenset(), store, lambda: columns_of(records), num_rows)
         manifest: dict[str, Any] = {
             **ready.about,
             "identity": ready.identity.document,
@@ -107,7 +107,7 @@ def _scan_in_memory(model: Model, data: Data, settings: ScanSettings, observer: 
 
 
 def _num_rows(batch: RecordBatch) -> int:
-    """Rows that a batch counts as done: a ranked row counts with its first pair."""
+    """Number of rows that a batch completes. A ranked row counts with its first pair."""
     return sum(not record.pair_in_row for record in batch.pairs)
 
 
@@ -122,15 +122,15 @@ def scan_into_run(
     about: Mapping[str, Any] | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[Path, Decision | None]:
-    """Measure what a run does not hold yet.
+    """Measure the pairs that a run does not hold yet.
 
     Args:
-        output: its folder; None for one below `entangle-runs/`.
-        known: a run from which pairs are taken that it measured.
-        about: further entries of the manifest.
+        output: folder of the run; None for a new one in `entangle-runs/`.
+        known: an earlier run, to reuse its measured pairs.
+        about: additional entries of the manifest.
         ranks: the processes that share the work; None for this process alone.
     Returns:
-        The run's folder, and what was decided where that ends the scan.
+        The run's folder, and the decision of `until_decided`; None without it.
     Raises:
         EntangleError: see `scan`.
     """
@@ -148,7 +148,7 @@ def scan_into_run(
 
 
 def _measure_into(ready: Scan, writer: RunWriter, settings: ScanSettings, observer: ScanObserver) -> Decision | None:
-    """Measure and write; whatever ends it early leaves a run that can be read and gone on with."""
+    """Measure and write. If the scan ends early, the run can still be read and resumed."""
     from entangle_cli.store.files import uninterrupted
     from entangle_cli.store.reading import read_run
 
@@ -156,7 +156,7 @@ def _measure_into(ready: Scan, writer: RunWriter, settings: ScanSettings, observ
     try:
         with writer, observer.measuring(ready.plan.num_selected, writer.num_done_rows):
 
-            def take(batch: RecordBatch) -> None:
+            def store(batch: RecordBatch) -> None:
                 writer.add(batch.pairs, batch.layers)
                 observer.measured(_num_rows(batch), len(writer.done))
 
@@ -164,7 +164,9 @@ def _measure_into(ready: Scan, writer: RunWriter, settings: ScanSettings, observ
                 writer.flush()
                 return read_run(writer.folder).columns
 
-            return _measure(ready, settings, frozenset(writer.done), take, columns_so_far, lambda: writer.num_done_rows)
+            return _measure(
+                ready, settings, frozenset(writer.done), store, columns_so_far, lambda: writer.num_done_rows
+            )
     except KeyboardInterrupt:
         with uninterrupted():
             observer.interrupted(writer.folder, len(writer.done), ready.plan.num_selected)
@@ -175,29 +177,29 @@ def _measure(
     ready: Scan,
     settings: ScanSettings,
     done: frozenset[RowKey],
-    take: Callable[[RecordBatch], None],
+    store: Callable[[RecordBatch], None],
     columns_so_far: Callable[[], Mapping[str, Any]],
     num_rows: Callable[[], int],
 ) -> Decision | None:
-    """Hand on the records of every row, or of so many as the rules of the settings need."""
+    """Measure and store the records of all rows, or with `until_decided`, until the rules are decided."""
     from entangle_cli.diagnose.scan.until_decided import measure_until_decided
 
     if settings.until_decided is not None:
-        decision = measure_until_decided(ready, settings.until_decided, settings, done, take, columns_so_far)
+        decision = measure_until_decided(ready, settings.until_decided, settings, done, store, columns_so_far)
         ready.reader.refuse_changed()
         return decision
     for batch in ready.ranks.gather(ready.records(done)):
-        take(batch)
+        store(batch)
     ready.ranks.end_round(is_last=True)
     ready.refuse_other_data(num_rows())
     return None
 
 
 def check_settings(settings: ScanSettings) -> None:
-    """Refuse settings before anything is loaded.
+    """Check settings before anything is loaded.
 
     Raises:
-        UsageError: rules of `until_decided` that cannot be settled, or settings that do not go with it.
+        UsageError: a rule of `until_decided` cannot be decided, or a setting is incompatible with it.
     """
     from entangle_cli.diagnose.scan.until_decided import check_until_decided
 
@@ -205,7 +207,7 @@ def check_settings(settings: ScanSettings) -> None:
 
 
 def measure_for_first(model: Model, data: Data, settings: ScanSettings, known: Path | None, rank: WorkerRank) -> None:
-    """Measure a share of the batches for rank 0, which writes and reports."""
+    """Measure a share of the batches and send the records to rank 0."""
     from entangle_cli.diagnose.scan.scan import open_scan
     from entangle_cli.diagnose.scan.until_decided import rounds
 
@@ -222,7 +224,7 @@ def measure_for_first(model: Model, data: Data, settings: ScanSettings, known: P
 def estimate(
     model: Model, data: Data, settings: ScanSettings, ranks: Ranks | None = None
 ) -> tuple[ScanPlan, ScanEstimate] | None:
-    """What a scan would do and take; None on a process that is not the first."""
+    """Plan and cost estimate of a scan; None on every process except rank 0."""
     from entangle_cli.diagnose.scan.scan import open_scan
 
     with open_scan(model, data, settings, ranks) as ready:
@@ -230,19 +232,19 @@ def estimate(
 
 
 def _agree(ready: Scan, known: Path | None) -> None:
-    """Take the pairs that are known, and see that all processes take the same."""
+    """Open the run to reuse, and check that all processes agree on the scan."""
     from entangle_cli.store.reading import read_run
 
     if known is not None:
-        ready.take_known(read_run(known))
+        ready.reuse_pairs(read_run(known))
     ready.ranks.agree({**ready.identity.document, "known pairs": ready.known_identity})
 
 
 def chosen_checkpoints(model: str, checkpoints: str | None) -> list[str]:
-    """The checkpoints of a folder that Trainer wrote: `last`, `all`, or steps such as `100,200`.
+    """The selected checkpoints in a folder written by Trainer: `last`, `all`, or steps such as `100,200`.
 
     Raises:
-        ModelError, UsageError: there are none, or not those.
+        UsageError: the folder has no checkpoints, or not the selected ones.
     """
     from entangle_cli.diagnose.scan.series import chosen_checkpoints as chosen
 
@@ -250,10 +252,10 @@ def chosen_checkpoints(model: str, checkpoints: str | None) -> list[str]:
 
 
 def write_summary(run: Run) -> None:
-    """Write the aggregates of a run into its folder.
+    """Write the summary of a run into its folder.
 
     Raises:
-        UnfinishedError: they cannot be written.
+        UnfinishedError: the summary cannot be written.
     """
     from entangle_cli.store.writing import write_summary as write
 

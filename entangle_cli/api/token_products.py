@@ -1,4 +1,4 @@
-"""One pair, token by token."""
+"""Measures one pair token by token."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def tokens(
     pair_in_row: int | None = None,
     said: Callable[[str], None] = lambda _: None,
 ) -> TokenReport:
-    """The inner products of every two tokens' gradients of a pair, and what each token pushes.
+    """Inner products between all token gradients of a pair, and the effect of every token on both answers.
 
     Args:
-        row: its index in the data.
-        pair_in_row: which pair of a ranked row; None for the first.
-        said: told a line about what is done at present.
+        row: index of the row in the data.
+        pair_in_row: number of the pair in a ranked row; None for the first.
+        said: called with a line about the current phase.
     Raises:
-        EntangleError: the model, the data or a setting cannot be used, or there is no such pair.
+        EntangleError: the model, the data or a setting cannot be used, or the pair does not exist.
     """
     from entangle_cli.diagnose.tokens import pair_tokens
 

@@ -1,4 +1,5 @@
-"""Where data, engine and analysis meet. Prints nothing, writes nothing.
+"""Connects data, engine and analysis. Prints nothing and writes nothing.
 
-scan/ measures, forecast/ takes the user's step, processes/ shares a scan, views/ shows a run and never imports torch.
+scan/ measures pairs, forecast/ predicts one optimizer step, processes/ distributes a scan, views/ presents a run.
+views/ never imports torch.
 """

@@ -1,4 +1,4 @@
-"""A data set looked at through the tokenizer of a model, without its weights; unlike `inspection` it needs torch."""
+"""Inspects a data set with the tokenizer of a model, without loading its weights. Needs torch, unlike `inspection`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inspect_with_model(
     max_length: int | Literal["auto"] | None,
     truncation: str,
 ) -> dict[str, Any]:
-    """What `inspect_rows` gives, with tokens.
+    """The result of `inspect_rows`, with tokens.
 
     Raises:
         ModelError: the model's tokenizer cannot be used.
@@ -45,7 +45,7 @@ def inspect_with_model(
             return tokenize_pair(pair, tokenizer, settings)
 
         def decode(token: int) -> str:
-            # Ranks, a token that is only a space decodes to nothing.
+            # Some tokenizers decode a token that is only a space to nothing.
             return str(tokenizer.decode([token]) or tokenizer.convert_ids_to_tokens(token))
 
         return inspect_rows(data, reading, limit, tokenize, decode, loaded.warnings)

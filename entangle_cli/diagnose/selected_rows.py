@@ -1,4 +1,4 @@
-"""Which rows of a data set a scan measures."""
+"""Selection of the rows that a scan measures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from entangle_cli.errors import UsageError
 def selected_rows(
     indices: Sequence[int], limit: int | None, sample: int | None, seed: int, shard: str | None
 ) -> Sequence[int]:
-    """Indices of the rows that count, in their order.
+    """Indices of the selected rows, in the order of the data.
 
     Args:
-        indices: of all rows.
+        indices: indices of all rows.
         limit, sample, seed, shard: as in `ScanSettings`.
     Raises:
-        UsageError: a shard that is not I/N.
+        UsageError: the shard is not I/N with 1 <= I <= N.
     """
     candidates = indices[:limit]
     if sample is not None and sample < len(candidates):
@@ -30,5 +30,5 @@ def _shard(text: str | None) -> tuple[int, int]:
     number, _, total = (text or "1/1").partition("/")
     is_number = all(part.isascii() and part.isdecimal() for part in (number, total))
     if not (is_number and 1 <= int(number) <= int(total)):
-        raise UsageError(f"--shard {text}", "I/N with I from 1 to N, such as 2/8", "write for example --shard 1/8")
+        raise UsageError(f"--shard {text}", "I/N with I from 1 to N, such as 2/8", "use for example --shard 1/8")
     return int(number), int(total)

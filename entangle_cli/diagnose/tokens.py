@@ -1,4 +1,4 @@
-"""One pair token by token: which tokens' gradients meet, what each pushes, and what leaving a role out would change."""
+"""Token-level analysis of a pair: products of token gradients, effects of tokens, and effects of masking a role."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from entangle_cli.records.settings import LossSettings, ScanSettings
 
 @dataclass(frozen=True, slots=True)
 class TokenReport:
-    """A pair's tokens."""
+    """The result of the token-level analysis of a pair."""
 
     document: Mapping[str, Any]
-    """JSON-able; without the Gram."""
+    """JSON-able; without the Gram matrix."""
     gram_NN: Floats
-    """Inner products of the tokens' gradients, those of the chosen answer first."""
+    """Inner products of the token gradients. The tokens of the chosen answer come first."""
 
     @property
     def cosines(self) -> Floats:
-        """The inner products over the norms; NaN where a token has no gradient."""
+        """Cosines between token gradients; NaN if a token has no gradient."""
         return cosines(self.gram_NN)
 
     def npy(self) -> bytes:
-        """The inner products as numpy's file."""
+        """The inner products as the content of an .npy file."""
         stream = BytesIO()
         np.save(stream, self.gram_NN)
         return stream.getvalue()
@@ -51,29 +51,29 @@ def pair_tokens(
     row: int,
     pair_in_row: int | None,
     settings: ScanSettings,
-    tell: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> TokenReport:
-    """Everything that `entangle tokens` says of one pair.
+    """The result of `entangle tokens` for one pair.
 
     Args:
-        tell: told what is going to be done, in words.
         row: index of the row in the data.
-        pair_in_row: which pair of a ranked row; None for the first.
+        pair_in_row: number of the pair in a ranked row; None for the first.
+        notify: called with a sentence about the next step.
     Raises:
-        DataError, ModelError, UsageError: see `scan.open_scan`; also where there is no such row.
+        DataError, ModelError, UsageError: see `scan.open_scan`; UsageError also if the row or pair does not exist.
         NothingToJudgeError: the row cannot be measured.
     """
     with open_scan(model, data, replace(settings, limit=row + 1)) as scan:
         prepared = _prepared(scan, row, pair_in_row)
         record = scan.measurer.measure([prepared]).pairs[0]
-        # The longest sequence must fit twice, however little memory there is.
+        # One pass needs room for the longest sequence twice, even if memory is short.
         longest = max(len(side.ids) for side in (prepared.tokens.pair.chosen, prepared.tokens.pair.rejected))
         max_tokens = max(scan.fitting_tokens, 2 * longest)
         passes, tokens = planned_passes(prepared.tokens.pair, max_tokens)
-        tell(f"{tokens:,} tokens, {passes:,} passes of up to {max_tokens:,} tokens with padding")
-        found = token_gram(scan.checkpoint.model, scan.parameters, prepared.tokens.pair, max_tokens)
-        gram_NN = found.gram_NN.numpy()
-        document = _document(scan, prepared, record, gram_NN, found.log_probs_N.numpy(), settings.loss)
+        notify(f"{tokens:,} tokens, {passes:,} passes of up to {max_tokens:,} tokens with padding")
+        gram = token_gram(scan.checkpoint.model, scan.parameters, prepared.tokens.pair, max_tokens)
+        gram_NN = gram.gram_NN.numpy()
+        document = _document(scan, prepared, record, gram_NN, gram.log_probs_N.numpy(), settings.loss)
     return TokenReport(document, gram_NN)
 
 
@@ -81,17 +81,22 @@ def _prepared(scan: Scan, row: int, pair_in_row: int | None) -> PreparedRow:
     pairs = scan.reader.pairs_of(row)
     if not pairs:
         raise UsageError(
-            f"--pair {row}: the data have {scan.plan.num_rows:,} rows", "a row's index, from 0", "see a scan's `index`"
+            f"--pair {row}: the data have {scan.plan.num_rows:,} rows",
+            "the index of a row, counted from 0",
+            "look up the row's `index` in the report of a scan",
         )
     number = pair_in_row or 0
     if number >= len(pairs):
+        num_pairs = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
         raise UsageError(
-            f"--pair {row} --pair-in-row {number}: the row has {len(pairs)}", "a number from 0", "name another pair"
+            f"--pair {row} --pair-in-row {number}: the row has {num_pairs}",
+            f"a number from 0 to {len(pairs) - 1}",
+            "choose a number in this range",
         )
     chosen = pairs[number]
     if isinstance(chosen, SkippedRow):
         raise NothingToJudgeError(
-            f"--pair {row}: {chosen.reason}: {chosen.detail}", "a pair that can be measured", "name another row"
+            f"--pair {row}: {chosen.reason}: {chosen.detail}", "a pair that can be measured", "choose another row"
         )
     return chosen
 
@@ -126,9 +131,10 @@ def _document(
 
 
 def _coefficients(record: PairRecord, loss: LossSettings, mask_N: Floats, log_probs_N: Floats) -> tuple[float, float]:
-    """The loss's coefficients where tokens weigh as a mask says; without reference log-probs at the reference.
+    """The loss coefficients of a pair with masked tokens.
 
-    A reference is known of whole answers only, so that a mask takes as much from it as from the policy.
+    Without reference log-probs, the policy is its own reference. Reference log-probs exist for whole answers only: the
+    masked tokens are assumed to have the same log-probs under the reference as under the policy.
     """
     num_chosen = record.chosen_tokens or 0
     kept = (log_probs_N * mask_N, log_probs_N * (1 - mask_N))
@@ -140,21 +146,21 @@ def _coefficients(record: PairRecord, loss: LossSettings, mask_N: Floats, log_pr
             (chosen, rejected), (record.chosen_ref_log_prob, record.rejected_ref_log_prob), left_out, strict=True
         )
     ]
-    # An answer of which nothing is left pushes nothing, whatever its coefficient.
+    # A fully masked answer has no effect, so the value of its coefficient does not matter.
     lengths = [max(1.0, float(mask_N[part].sum())) for part in (slice(num_chosen), slice(num_chosen, None))]
     point = LossPoint(*(np.array([value]) for value in (chosen, rejected, *references, *lengths)))
     coefficients = tuple(float(side[0]) for side in loss_coefficients(loss, point))
     if not np.isfinite(coefficients).all():
         raise DataError(
             f"the loss {loss.name} has no finite coefficients for this pair",
-            "a pair that the loss weighs",
-            "choose another",
+            "a pair for which the loss is defined",
+            "choose another pair or another --loss",
         )
     return coefficients[0], coefficients[1]
 
 
 def _checks(record: PairRecord, gram_NN: Floats, num_chosen: int, log_probs_N: Floats) -> list[dict[str, Any]]:
-    """The Gram's sums beside what the scan measures of the pair."""
+    """Sums over the Gram matrix, compared with the values from the scan."""
     chosen, rejected = slice(0, num_chosen), slice(num_chosen, None)
     sums = {
         "chosen_log_prob": (log_probs_N[chosen].sum(), record.chosen_log_prob),
@@ -164,7 +170,7 @@ def _checks(record: PairRecord, gram_NN: Floats, num_chosen: int, log_probs_N: F
         "inner_product": (gram_NN[chosen, rejected].sum(), record.inner_product),
     }
     return [
-        {"name": name, "from_tokens": float(found), "measured": measured} for name, (found, measured) in sums.items()
+        {"name": name, "from_tokens": float(total), "measured": measured} for name, (total, measured) in sums.items()
     ]
 
 
@@ -177,20 +183,20 @@ def _tokens(
     pushes_N: Floats,
     by_tokens_2N: Floats,
 ) -> list[dict[str, Any]]:
-    sides = [("chosen", place, token) for place, token in enumerate(ids[0])]
-    sides += [("rejected", place, token) for place, token in enumerate(ids[1])]
+    sides = [("chosen", position, token) for position, token in enumerate(ids[0])]
+    sides += [("rejected", position, token) for position, token in enumerate(ids[1])]
     return [
         {
             "answer": answer,
             "position": position,
             "id": token,
             "text": scan.checkpoint.tokenizer.decode([token]) or scan.checkpoint.tokenizer.convert_ids_to_tokens(token),
-            "role": roles[place].value,
-            "log_prob": float(log_probs_N[place]),
-            "grad_norm": sqrt(max(0.0, float(gram_NN[place, place]))),
-            "delta": float(pushes_N[place]),
-            "pushes_chosen": float(by_tokens_2N[0, place]),
-            "pushes_rejected": float(by_tokens_2N[1, place]),
+            "role": roles[number].value,
+            "log_prob": float(log_probs_N[number]),
+            "grad_norm": sqrt(max(0.0, float(gram_NN[number, number]))),
+            "delta": float(pushes_N[number]),
+            "pushes_chosen": float(by_tokens_2N[0, number]),
+            "pushes_rejected": float(by_tokens_2N[1, number]),
         }
-        for place, (answer, position, token) in enumerate(sides)
+        for number, (answer, position, token) in enumerate(sides)
     ]

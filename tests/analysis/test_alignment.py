@@ -1,4 +1,4 @@
-"""Distances of token sequences against the textbook recursion."""
+"""Distances between token sequences against the textbook recursion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def textbook(left: tuple[int, ...], right: tuple[int, ...]) -> int:
 
 
 @given(TOKENS, TOKENS)
-def test_edit_distance_is_levenshteins(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+def test_edit_distance_matches_levenshtein(left: tuple[int, ...], right: tuple[int, ...]) -> None:
     assert edit_distance(left, right) == textbook(left, right) == edit_distance(right, left)
 
 

@@ -1,4 +1,4 @@
-"""Runs compared pair by pair: matching, transitions, and intervals that cover what they promise."""
+"""Comparison of runs pair by pair: matching, transitions, and coverage of the intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from entangle_cli.analysis.comparison import (
 
 
 def run(ids: str, movements: str, cosines: list[float], chosen: list[float] | None = None) -> dict[str, Any]:
-    """One letter a pair: its id, and its movement: s(eparates), f(alls both), r(ises both), - for skipped."""
+    """Columns from one letter per pair for id and movement: s(eparates), f(alls both), r(ises both), - for skipped."""
     names = {"s": "separates", "f": "both_fall", "r": "both_rise", "-": None}
     log_probs = np.array(chosen if chosen is not None else [-1.0] * len(ids))
     return {
@@ -44,12 +44,12 @@ def test_pairs_are_matched_by_their_ids() -> None:
     assert (match.only_first, match.only_second) == (0, 1)
 
 
-def test_repeated_pairs_are_matched_repeat_by_repeat() -> None:
+def test_repeated_pairs_are_matched_in_order() -> None:
     match = match_pairs(run("aab", "sss", [0.0] * 3), run("baaa", "ssss", [0.0] * 4))
     assert (match.first.tolist(), match.second.tolist(), match.only_second) == ([0, 1, 2], [1, 2, 0], 1)
 
 
-def test_what_changed_by_hand() -> None:
+def test_changes_match_a_hand_computed_example() -> None:
     found = compare_runs(FIRST, SECOND)
     assert found["transitions"]["separates"] == {
         "separates": 1, "both_rise": 0, "both_fall": 1, "reversed": 0, "still": 0
@@ -73,7 +73,7 @@ def test_a_run_against_itself_shows_no_change() -> None:
     assert found["log_probs"]["chosen"]["as_predicted"]["rate"] is None
 
 
-def test_swapping_the_runs_turns_the_differences_round() -> None:
+def test_swapping_the_runs_reverses_the_differences() -> None:
     there, back = compare_runs(FIRST, SECOND), compare_runs(SECOND, FIRST)
     for name in there["movements"]:
         assert there["movements"][name]["difference"] == -back["movements"][name]["difference"]
@@ -82,7 +82,7 @@ def test_swapping_the_runs_turns_the_differences_round() -> None:
         )
 
 
-def test_no_common_pairs_are_no_numbers() -> None:
+def test_runs_without_common_pairs_have_no_numbers() -> None:
     found = compare_runs(FIRST, run("yz", "ss", [0.0, 0.0]))
     assert found["matched"] == 0
     assert found["movements"]["separates"]["difference"] is None

@@ -1,4 +1,4 @@
-"""Rules as text, and the verdicts on awkward numbers."""
+"""Parsing of rules, and verdicts on difficult numbers."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def run(
     uncertain: Sequence[bool | None] | None = None,
     **fields: list[float],
 ) -> Columns:
-    """Measured pairs of those movements and fields, then rows that were not measured."""
+    """Measured pairs with these movements and fields, then unmeasured rows."""
     others = skipped + undefined
     status = ["ok"] * len(movements) + ["skipped"] * skipped + ["undefined"] * undefined
     columns: Columns = {
         "status": np.array(status, dtype=object),
-        # A row that was not measured must not count, whatever it holds.
+        # An unmeasured row must not count, whatever its values.
         "movement": np.array([*movements, *["reversed"] * others], dtype=object),
         "uncertain": np.array([*(uncertain or [False] * len(movements)), *[True] * others], dtype=object),
     }
@@ -105,7 +105,7 @@ def test_rule_fields_are_fields_of_a_pair(field: str) -> None:
         "both_fall_rate\n> 0.1\nx",
     ],
 )
-def test_what_is_no_rule_is_refused(text: str) -> None:
+def test_invalid_rules_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_rule(text)
 
@@ -122,12 +122,12 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
         ("cosin_median", "cosine_median"),
     ],
 )
-def test_an_unknown_metric_is_answered_with_the_nearest(wrong: str, meant: str) -> None:
+def test_an_unknown_metric_suggests_the_nearest(wrong: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
         parse_rule(f"{wrong} > 0.5")
 
 
-# One pair of ten falls: exactly the float64 nearest to 0.1.
+# One of ten pairs falls: the rate is exactly the float64 nearest to 0.1.
 TEN = run(["both_fall"] + ["separates"] * 9)
 
 
@@ -150,7 +150,7 @@ TEN = run(["both_fall"] + ["separates"] * 9)
         ("still_rate >= 0", "failed"),
     ],
 )
-def test_the_condition_fails_the_gate_where_it_is_true(text: str, expected: str) -> None:
+def test_a_true_condition_fails_the_gate(text: str, expected: str) -> None:
     assert outcome(TEN, text) == expected
 
 
@@ -219,7 +219,7 @@ def test_statistics_of_a_field() -> None:
         (run([]), "undefined_rate > 0.5"),
     ],
 )
-def test_what_cannot_be_computed_is_never_a_pass(columns: Columns, text: str) -> None:
+def test_a_metric_that_cannot_be_computed_never_passes(columns: Columns, text: str) -> None:
     for reverse in (text, text.replace(">", "~").replace("<", ">=").replace("~", "<=")):
         found = verdict(columns, reverse)
         assert found.outcome is Outcome.CANNOT_JUDGE
@@ -230,7 +230,7 @@ def test_what_cannot_be_computed_is_never_a_pass(columns: Columns, text: str) ->
 def test_the_sentence_says_why_there_is_no_number() -> None:
     nulls = run(["separates"] * 2, slack=[math.nan, math.nan])
     (result,) = verdict(nulls, "slack_mean < 0").results
-    assert "none of 2 measured pairs has the field" in result.sentence
+    assert "none of 2 measured pairs has a value" in result.sentence
     (result,) = verdict(run([]), "skipped_rate > 0").results
     assert "there are no rows" in result.sentence
 
@@ -241,7 +241,7 @@ def test_an_infinite_value_beyond_the_quantile_does_not_matter() -> None:
     assert outcome(columns, "slack_min < 0") == "failed"
 
 
-def test_nothing_measured_can_fail_but_never_pass() -> None:
+def test_a_run_without_pairs_can_fail_but_never_pass() -> None:
     columns = run([], skipped=3)
     only_skipped = verdict(columns, "undefined_rate > 0.5")
     assert only_skipped.results[0].outcome is Outcome.PASSED
@@ -252,7 +252,7 @@ def test_nothing_measured_can_fail_but_never_pass() -> None:
     assert outcome(columns, "pairs > 9") == "cannot_judge"
 
 
-def test_one_failed_rule_outweighs_what_cannot_be_judged() -> None:
+def test_a_failed_rule_outweighs_rules_that_cannot_be_judged() -> None:
     passes, fails, unknown = "pairs < 1", "pairs > 1", "slack_mean > 0"
     assert outcome(TEN, passes, passes) == "passed"
     assert outcome(TEN, passes, unknown) == "cannot_judge"
@@ -267,7 +267,7 @@ def test_one_failed_rule_outweighs_what_cannot_be_judged() -> None:
     assert [result.rule.text for result in found.results] == [passes, unknown, fails]
 
 
-def test_no_rule_is_no_pass() -> None:
+def test_no_rules_do_not_pass() -> None:
     assert judge([], TEN).outcome is Outcome.CANNOT_JUDGE
 
 
@@ -310,7 +310,7 @@ def test_increases_over_a_baseline() -> None:
 @pytest.mark.parametrize(
     "text", ["cosine_low > 0", "cosine_mean_low > 0", "pairs_low > 1", "both_fall_rate_high > 1.5", "x_increase > 0"]
 )
-def test_metrics_that_have_no_ends(text: str) -> None:
+def test_metrics_without_an_interval(text: str) -> None:
     with pytest.raises(UsageError):
         parse_rule(text)
 

@@ -1,4 +1,4 @@
-"""The profile over groups: its columns add up, and a group that does not move has no cosine."""
+"""The profile over groups: its columns add up, and a group without gradient has no cosine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUPS = ["embedding", "block 0 MLP", "head"]
 
 
 def part(seed: int, pairs: int) -> dict[str, Any]:
-    """Products of random gradients of 5 parameters a group."""
+    """Products of random gradients with 5 parameters per group."""
     random = np.random.default_rng(seed)
     chosen, rejected = random.normal(size=(2, pairs, len(GROUPS), 5))
     return {
@@ -41,7 +41,7 @@ def test_shares_add_up_to_one_and_parts_to_the_cosine() -> None:
     assert sum(row["cosine_part"] for row in profile) == pytest.approx(cosines(*parts).mean())
 
 
-def test_the_parts_do_not_matter() -> None:
+def test_the_split_into_parts_does_not_matter() -> None:
     whole, first, second = part(0, 6), part(0, 6), part(0, 6)
     first = {name: values if name == "groups" else values[:6] for name, values in first.items()}
     second = {name: values if name == "groups" else values[6:] for name, values in second.items()}
@@ -49,7 +49,7 @@ def test_the_parts_do_not_matter() -> None:
         assert one == pytest.approx(other)
 
 
-def test_a_group_without_gradient_has_no_cosine_and_a_pair_without_one_does_not_count() -> None:
+def test_groups_without_gradient_have_no_cosine_and_pairs_without_one_do_not_count() -> None:
     still = part(0, 2)
     still["chosen_squared_norm"][0::3] = still["inner_product"][0::3] = 0.0
     profile = layer_profile([still])

@@ -1,4 +1,4 @@
-"""The coefficients against autograd of formulas written here, and against TRL's own loss code."""
+"""The coefficients against autograd of independent formulas, and against TRL's own loss code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from entangle_cli.analysis.losses.table import LOSSES, find_loss, loss_coefficie
 from entangle_cli.errors import UsageError
 from entangle_cli.records.settings import LossSettings
 
-# float64 against float64, one subtraction of log-probs of a few hundred nats in between.
+# float64 against float64, with one subtraction of log-probs of a few hundred nats.
 FLOAT64_RTOL = 1e-11
 # Coefficients are of order 1; below this they are rounding of a cancelled sum (NCA, SPPO, IPO).
 FLOAT64_ATOL = 1e-13
@@ -30,7 +30,7 @@ FLOAT32_RTOL = 2e-5
 BETAS = (0.01, 0.1, 2.5)
 # Losses with exp(-r): a drift of 15 nats would put both sides out of float64's range.
 DRIFT_NATS = {"forward_kl": 1.0, "alpha_divergence": 2.0}
-# What grows with exp(-r) or exp(-z/n) is infinite there by its own formula.
+# Losses that grow with exp(-r) or exp(-z/n); their formulas are infinite there.
 EXPONENTIAL = {"orpo", "alphapo", "forward_kl", "alpha_divergence"}
 SEEDED_PAIRS = 300
 
@@ -84,7 +84,7 @@ def log_odds(mean_log_prob: torch.Tensor) -> torch.Tensor:
 
 
 def formula(name: str, pairs: Pairs, b: float) -> torch.Tensor:
-    """The losses from their papers, sharing nothing with the package."""
+    """The losses from their papers, independent of the package."""
     z_c, z_r, ref_c, ref_r, n_c, n_r = pairs
     r_c, r_r = z_c - ref_c, z_r - ref_r
     match name:
@@ -123,7 +123,7 @@ def formula(name: str, pairs: Pairs, b: float) -> torch.Tensor:
             return won.exp() * (won - math.log(0.999)) + lost.exp() * (lost - math.log(0.001))
         case "discopop":
             u = b * (r_c - r_r)
-            # sigma(u / tau) exp(-u) in one exponential: each factor alone leaves float64's range.
+            # sigma(u / tau) exp(-u) in one exponential, because the factors exceed the range of float64.
             return -torch.sigmoid(-u / 0.05) * ls(u) + torch.exp(ls(u / 0.05) - u)
         case "rdpo":
             return -ls(b * (r_c - r_r) + 0.2 * (n_c - n_r))
@@ -214,7 +214,7 @@ def test_the_table_is_complete(name: str) -> None:
 
 
 def single(z_c: float, z_r: float, n_c: float = 1, n_r: float = 1) -> LossPoint:
-    """One pair whose reference gives probability 1 to both responses."""
+    """One pair. The reference assigns probability 1 to both responses."""
     arrays = (np.array([float(value)]) for value in (z_c, z_r, 0.0, 0.0, n_c, n_r))
     return LossPoint(*arrays)
 
@@ -241,7 +241,7 @@ def test_orpo_at_probability_one() -> None:
     certain_rejected = loss_coefficients(LossSettings("orpo", 0.1), single(-1.0, 0.0))
     assert np.isinf(certain_rejected.rejected[0])
 
-    # Probabilities that a float64 cannot hold.
+    # Probabilities outside the range of float64.
     tiny = loss_coefficients(LossSettings("orpo", 0.1), single(-2000.0, -3000.0))
     np.testing.assert_array_equal(tiny.chosen, [1.0])
 
@@ -285,12 +285,12 @@ def test_an_unusable_beta_is_refused(beta: float) -> None:
     ("wrong", "meant"),
     [("sigmod", "sigmoid"), ("DPO", "sigmoid"), ("nca", "nca_pair"), ("SimPO", "simpo")],
 )
-def test_an_unknown_loss_is_answered_with_the_nearest(wrong: str, meant: str) -> None:
+def test_an_unknown_loss_suggests_the_nearest(wrong: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
         find_loss(wrong)
 
 
-def test_an_unknown_loss_that_is_near_to_none() -> None:
+def test_an_unknown_loss_without_a_near_name() -> None:
     with pytest.raises(UsageError) as caught:
         find_loss("qqqq")
     assert "did you mean" not in str(caught.value)
@@ -353,7 +353,7 @@ def trl_dpo_trainer(name: str, beta: float) -> tuple[Any, Any]:
 def trl_dpo_coefficients(
     name: str, beta: float, point: LossPoint, loss_types: Sequence[str] | None = None
 ) -> Coefficients:
-    """From TRL's `_compute_loss`, fed with per-token log-probs that add up to the point's."""
+    """Coefficients from TRL's `_compute_loss`, with per-token log-probs that add up to those of the point."""
     trainer, stub = trl_dpo_trainer(name, beta)
     if loss_types is not None:
         stub.loss_types, stub.loss_weights = list(loss_types), [1.0] * len(loss_types)
@@ -386,10 +386,10 @@ def trl_dpo_coefficients(
 
 @pytest.mark.parametrize("at_reference", [False, True], ids=["drifted", "at reference"])
 @pytest.mark.parametrize("name", TRL_DPO_LOSSES)
-def test_coefficients_are_those_of_trls_dpo_trainer(name: str, at_reference: bool) -> None:
+def test_coefficients_match_trls_dpo_trainer(name: str, at_reference: bool) -> None:
     point = seeded_point(at_reference, seed=1, drift_nats=DRIFT_NATS.get(name, 15.0))
     if name == "alpha_divergence":
-        # TRL knows no float64 for this one.
+        # TRL does not support float64 for this loss.
         point = LossPoint(*(getattr(point, field.name).astype(np.float32) for field in dataclasses.fields(point)))
     expected = trl_dpo_coefficients(name, 0.1, point)
     actual = loss_coefficients(LossSettings(name, 0.1, TRL_OPTIONS.get(name, {})), point)
@@ -398,7 +398,7 @@ def test_coefficients_are_those_of_trls_dpo_trainer(name: str, at_reference: boo
 
 
 @pytest.mark.parametrize("name", ["kto", "apo_zero"])
-def test_unpaired_losses_are_twice_trls_mean_over_single_answers(name: str) -> None:
+def test_unpaired_losses_are_two_times_trls_mean_over_answers(name: str) -> None:
     trl = pytest.importorskip("trl", reason="TRL is not installed")
     accelerator = SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda x: x, gather=lambda x: x)
     z0, weights = 1.25, {"chosen_weight": 1.5, "rejected_weight": 0.5}
@@ -436,7 +436,7 @@ def test_unpaired_losses_are_twice_trls_mean_over_single_answers(name: str) -> N
     }
     loss = trl.KTOTrainer._compute_loss(stub, lambda **_: outputs, inputs, False)
     (grad,) = torch.autograd.grad(loss, log_probs)
-    # Mean over 2 n answers, twice that over n pairs.
+    # The mean is over 2 n answers; two times this mean is the mean over n pairs.
     chosen, rejected = (2 * pairs * grad[:, 0]).numpy().reshape(2, -1)
     options = {"z0": z0, **weights} if name == "kto" else {}
     actual = loss_coefficients(LossSettings(name, 0.1, options), point)
@@ -510,12 +510,12 @@ def test_every_option_changes_the_coefficients() -> None:
     ("name", "options", "message"),
     [
         ("simpo", {"gama": 1.0}, "did you mean 'gamma'"),
-        ("sigmoid", {"gamma": 1.0}, "none beside beta"),
-        ("simper", {"gamma": 1.0}, "one of its own: none"),
+        ("sigmoid", {"gamma": 1.0}, "none except beta"),
+        ("simper", {"gamma": 1.0}, "an option of this loss: none"),
         ("robust", {"label_smoothing": 0.5}, "from 0 to 0.49"),
         ("dpop", {"penalty": -1.0}, "of at least 0"),
         ("simpo", {"gamma": math.nan}, "a finite number"),
-        ("alphapo", {"alpha": 0.0}, "0 would be SimPO"),
+        ("alphapo", {"alpha": 0.0}, "which would be SimPO"),
         ("alpha_divergence", {"alpha": 1.0}, "not 1"),
     ],
 )
@@ -526,8 +526,8 @@ def test_options_of_other_losses_or_out_of_range_are_refused(
         loss_numbers(LossSettings(name, options=options))
 
 
-def test_losses_of_the_margin_alone_agree_with_dpo_up_to_the_sign() -> None:
-    """One pair's movement is the same under all of them: equal coefficients, whatever their size."""
+def test_margin_losses_agree_with_dpo_up_to_the_sign() -> None:
+    """Equal coefficients of any size give the same movement."""
     point = seeded_point(at_reference=False)
     for name in ("cdpo", "robust", "hinge", "ipo_sum", "exo_pair", "discopop", "rdpo", "aot"):
         coefficients = loss_coefficients(LossSettings(name), point)
@@ -535,7 +535,7 @@ def test_losses_of_the_margin_alone_agree_with_dpo_up_to_the_sign() -> None:
 
 
 def test_discopop_goes_the_wrong_way_at_the_reference() -> None:
-    """-0.784 beta at u = 0 by theory: its first step from policy = reference lowers the margin."""
+    """The coefficient is -0.784 beta at u = 0: the first step from policy = reference lowers the margin."""
     coefficients = loss_coefficients(LossSettings("discopop", 0.1), seeded_point(at_reference=True))
     np.testing.assert_allclose(coefficients.chosen, 0.1 * -0.7843, rtol=1e-4)
 

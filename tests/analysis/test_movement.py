@@ -23,9 +23,9 @@ from entangle_cli.analysis.movement import (
 from entangle_cli.records.pair import Movement
 from entangle_cli.records.settings import LossSettings
 
-# float64 products and one subtraction, judged against the terms that are subtracted.
+# float64 products and one subtraction; errors are relative to the subtracted terms.
 FLOAT64_RTOL = 1e-14
-# Step size of the real steps: the second order is lr * curvature, here at most a few units.
+# Step size of the real steps. The second order is lr * curvature; the curvature is at most a few units here.
 STEP = 1e-6
 # First order against a real step of that size, and rounding of z(after) - z(before) over STEP.
 STEP_RTOL = 2e-5
@@ -55,14 +55,14 @@ def move(a: float, b: float, p: float, d_c: float = 1.0, d_r: float = 1.0, noise
 
 
 def scales(a: float, b: float, d_c: float, d_r: float) -> tuple[float, float]:
-    """The size of what is subtracted in each delta."""
+    """The sizes of the subtracted terms in both deltas."""
     norms = math.sqrt(a * b)
     return abs(d_c) * a + abs(d_r) * norms, abs(d_c) * norms + abs(d_r) * b
 
 
 @examples
 @given(squared_norms, squared_norms, cosines, coefficients_of_any_sign, coefficients_of_any_sign)
-def test_deltas_are_the_definition(a: float, b: float, cosine: float, d_c: float, d_r: float) -> None:
+def test_deltas_match_the_definition(a: float, b: float, cosine: float, d_c: float, d_r: float) -> None:
     p = cosine * math.sqrt(a * b)
     found = move(a, b, p, d_c, d_r)
     chosen_scale, rejected_scale = scales(a, b, d_c, d_r)
@@ -84,12 +84,12 @@ def test_the_loss_never_rises(a: float, b: float, cosine: float, d_c: float, d_r
 def test_swapping_the_roles_swaps_the_deltas(a: float, b: float, cosine: float, d_c: float, d_r: float) -> None:
     p = cosine * math.sqrt(a * b)
     found = move(a, b, p, d_c, d_r, noise=1e-6)
-    # The same step seen with the other response called chosen: -grad loss keeps its two terms.
+    # The same step with the roles of the responses swapped: -grad loss keeps both terms.
     swapped = move(b, a, p, -d_r, -d_c, noise=1e-6)
     assert swapped.chosen_delta[0] == found.rejected_delta[0]
     assert swapped.rejected_delta[0] == found.chosen_delta[0]
     assert swapped.uncertain[0] == found.uncertain[0]
-    # The other step, towards the other response: everything turns round, up to the names.
+    # The opposite step, towards the other response, reverses all movements.
     mirrored = move(b, a, p, d_r, d_c, noise=1e-6)
     assert mirrored.chosen_delta[0] == -found.rejected_delta[0]
     assert mirrored.rejected_delta[0] == -found.chosen_delta[0]
@@ -130,7 +130,7 @@ def test_slack_agrees_with_the_movement(a: float, b: float, cosine: float, d_c: 
 
 @examples
 @given(squared_norms, squared_norms, st.floats(1e-6, 1.0), positive_coefficients, positive_coefficients)
-def test_slack_is_the_formula_of_the_theory(a: float, b: float, cosine: float, d_c: float, d_r: float) -> None:
+def test_slack_matches_the_formula(a: float, b: float, cosine: float, d_c: float, d_r: float) -> None:
     log_kappa = math.log(d_c / d_r) + 0.5 * math.log(a / b)
     expected = -math.log(cosine) - abs(log_kappa)
     found = move(a, b, cosine * math.sqrt(a * b), d_c, d_r)
@@ -260,7 +260,7 @@ def test_uncertain(
 
 
 @pytest.mark.parametrize("noise", [-1e-6, math.nan, math.inf])
-def test_noise_that_means_nothing_is_refused(noise: float) -> None:
+def test_invalid_noise_is_refused(noise: float) -> None:
     with pytest.raises(ValueError, match="noise"):
         move(1, 1, 0, noise=noise)
 
@@ -274,7 +274,7 @@ def test_rounding_beyond_cauchy_schwarz_is_undone_and_more_is_not() -> None:
     assert move(2, 2, 2.1).movement[0] == "reversed"
 
 
-def test_geometry_fields_are_the_definitions() -> None:
+def test_geometry_fields_match_the_definitions() -> None:
     fields = geometry_fields(
         Geometry(
             np.array([4.0, 1.0, 0.0, 1.0, 0.0, np.nan]),
@@ -297,7 +297,7 @@ def test_cosine_lies_within_one(a: float, b: float, cosine: float) -> None:
     assert found == pytest.approx(cosine, rel=1e-14, abs=1e-300)
 
 
-def test_pairs_do_not_see_each_other() -> None:
+def test_pairs_are_independent() -> None:
     generator = np.random.default_rng(0)
     a, b = generator.uniform(0.1, 10, (2, 100))
     p = generator.uniform(-1, 1, 100) * np.sqrt(a * b)
@@ -326,7 +326,7 @@ STEP_LOSSES: dict[str, StepLoss] = {
 
 
 def log_probs(theta: torch.Tensor, slopes: torch.Tensor, curves: torch.Tensor) -> torch.Tensor:
-    """Two quadratic functions of the parameters that stand for the two log-probs."""
+    """Two quadratic functions of the parameters, in place of the two log-probs."""
     return slopes @ theta - 0.5 * curves @ theta**2 - 20.0
 
 
@@ -358,7 +358,7 @@ def one_real_step(name: str, seed: int) -> tuple[torch.Tensor, Movements]:
 
 
 @pytest.mark.parametrize("name", STEP_LOSSES)
-def test_a_real_step_goes_where_predicted(name: str) -> None:
+def test_a_real_step_moves_as_predicted(name: str) -> None:
     seen = set()
     for seed in range(60):
         change, predicted = one_real_step(name, seed)
@@ -378,8 +378,8 @@ def test_a_real_step_goes_where_predicted(name: str) -> None:
     assert {"separates", "both_rise", "both_fall"} <= seen
 
 
-def test_a_margin_can_fall_where_the_coefficients_differ() -> None:
-    """With equal coefficients it never does: only for those may a rising margin be promised."""
+def test_a_margin_can_fall_if_the_coefficients_differ() -> None:
+    """The margin is guaranteed to rise only with equal coefficients."""
     geometry = Geometry(np.array([1.44]), np.array([1.0]), np.array([0.999 * 1.2]))
     unequal = pair_movements(geometry, Coefficients(np.array([1.0]), np.array([1.5])), 0.0)
     assert (unequal.chosen_delta - unequal.rejected_delta)[0] == pytest.approx(-0.057, abs=1e-12)

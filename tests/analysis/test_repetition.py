@@ -1,4 +1,4 @@
-"""Repeated and contradicted pairs, against counting them one by one."""
+"""Repeated and contradictory pairs, against counts from a loop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from entangle_cli.analysis.repetition import repetition
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans())))
-def test_counted_one_by_one(pairs: list[tuple[int, bool]]) -> None:
-    """A pair is one of five sets of two answers, and which of the two is the chosen one."""
+def test_counts_match_a_loop(pairs: list[tuple[int, bool]]) -> None:
+    """A pair is one of five sets of two answers, and the position of the chosen answer."""
     unordered = np.array([which for which, _ in pairs], dtype=np.int64)
     ids = np.array([2 * which + swapped for which, swapped in pairs], dtype=np.int64)
     repeated = sum(pair in pairs[:place] for place, pair in enumerate(pairs))

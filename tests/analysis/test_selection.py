@@ -1,4 +1,4 @@
-"""Which rows a filter keeps, against asking every row by itself."""
+"""Rows kept by a filter, against a loop over the rows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_conditions_row_by_row(rows: list[Row]) -> None:
 
 
 @given(ROWS, st.sampled_from([0.1, 0.5, 1.0]), st.booleans())
-def test_the_share_at_one_end(rows: list[Row], share: float, lowest: bool) -> None:
+def test_lowest_and_highest_share(rows: list[Row], share: float, lowest: bool) -> None:
     kept = selected(Selection(extreme=parse_extreme("cosine", share, lowest=lowest)), columns(rows))
     inside = [row[1] for row, is_kept in zip(rows, kept, strict=True) if is_kept and row[1] is not None]
     outside = [row[1] for row, is_kept in zip(rows, kept, strict=True) if not is_kept and row[1] is not None]
@@ -63,7 +63,7 @@ def test_the_share_at_one_end(rows: list[Row], share: float, lowest: bool) -> No
         assert max(inside) <= min(outside) if lowest else min(inside) >= max(outside)
 
 
-def test_of_a_null_nothing_is_true() -> None:
+def test_conditions_are_false_for_null() -> None:
     rows: list[Row] = [("skipped", None, None, False)]
     for text in ("cosine != 0", "cosine == 0", "movement != both_fall", "uncertain == false"):
         assert selected(Selection(drop=(parse_condition(text),)), columns(rows)).tolist() == [True]
@@ -73,7 +73,7 @@ def test_of_a_null_nothing_is_true() -> None:
     ("text", "message"),
     [
         ("cosine", "FIELD OPERATOR VALUE"),
-        ("cosin > 0.5", "no field[\\s\\S]*did you mean cosine"),
+        ("cosin > 0.5", "not a field[\\s\\S]*did you mean cosine"),
         ("cosine > high", "'high'"),
         ("cosine > nan", "a finite number"),
         ("movement > both_fall", "movement with == or !="),
@@ -81,12 +81,12 @@ def test_of_a_null_nothing_is_true() -> None:
         ("uncertain == 1", "uncertain == true"),
     ],
 )
-def test_conditions_that_cannot_be(text: str, message: str) -> None:
+def test_invalid_conditions_are_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_condition(text)
 
 
 @pytest.mark.parametrize(("field", "share"), [("cosine", 0.0), ("cosine", 1.5), ("movement", 0.5), ("cosines", 0.5)])
-def test_ends_that_cannot_be(field: str, share: float) -> None:
+def test_invalid_extremes_are_refused(field: str, share: float) -> None:
     with pytest.raises(UsageError):
         parse_extreme(field, share, lowest=True)

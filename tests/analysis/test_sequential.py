@@ -1,4 +1,4 @@
-"""The sequential gate: bounds against the formula, the chance of a wrong verdict by simulation, and when it stops."""
+"""The sequential gate: bounds against the formula, simulated error rates of the verdict, and stopping times."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def columns(bad: np.ndarray, skipped: np.ndarray | None = None) -> dict[str, Any
 
 
 @given(st.data())
-def test_the_bounds_are_the_formulas(data: st.DataObject) -> None:
+def test_bounds_match_the_formula(data: st.DataObject) -> None:
     total = data.draw(st.integers(1, 40))
     drawn = data.draw(st.integers(1, total))
     count = data.draw(st.integers(0, drawn))
@@ -40,13 +40,13 @@ def test_the_bounds_are_the_formulas(data: st.DataObject) -> None:
     assert total_bounds(count, drawn, total, 0.05) == (min(inside), max(inside))
 
 
-def test_all_rows_leave_no_doubt() -> None:
+def test_bounds_are_exact_after_all_rows() -> None:
     assert total_bounds(7, 50, 50, 1e-9) == (7, 7)
 
 
 @pytest.mark.parametrize("rate", [0.08, 0.1, 0.102, 0.13])
-def test_the_wrong_verdict_comes_no_more_often_than_promised(rate: float) -> None:
-    """Looked at after every round, on populations near the threshold, some rows of which cannot be measured."""
+def test_wrong_verdicts_are_as_rare_as_promised(rate: float) -> None:
+    """Checks after every round, on populations near the threshold with some rows that cannot be measured."""
     rule, random, wrong, taken = parse_rule("both_fall_rate > 0.1"), np.random.default_rng(1), 0, []
     for _ in range(300):
         bad, skipped = random.random(2000) < rate, random.random(2000) < 0.05
@@ -63,7 +63,7 @@ def test_the_wrong_verdict_comes_no_more_often_than_promised(rate: float) -> Non
         assert np.mean(taken) < 2000
 
 
-def test_a_clear_case_takes_a_few_rows_of_many() -> None:
+def test_a_clear_case_needs_few_rows() -> None:
     random = np.random.default_rng(0)
     for rate, expected in ((0.01, Outcome.PASSED), (0.4, Outcome.FAILED)):
         bad = random.random(500) < rate
@@ -75,7 +75,7 @@ def test_a_clear_case_takes_a_few_rows_of_many() -> None:
 RULE = parse_rule("both_fall_rate > 0.1")
 
 
-def test_several_rules_share_the_chance_and_wait_for_one_another() -> None:
+def test_several_rules_share_the_error_and_wait_for_each_other() -> None:
     bad = np.zeros(100, dtype=bool)
     one = decide([RULE], columns(bad), 10_000, 0.95).rules[0].bounds
     both = decide([RULE, parse_rule("skipped_rate > 0.0001")], columns(bad), 10_000, 0.95)
@@ -88,7 +88,7 @@ def test_several_rules_share_the_chance_and_wait_for_one_another() -> None:
 
 
 @pytest.mark.parametrize("text", ["pairs < 10", "skipped_rate >= 0", "uncertain_rate == 0", "chosen_falls_rate != 0.5"])
-def test_every_metric_is_exact_in_the_end(text: str) -> None:
+def test_every_metric_is_exact_after_all_rows(text: str) -> None:
     from entangle_cli.analysis.gate import judge
 
     random = np.random.default_rng(5)
@@ -98,7 +98,7 @@ def test_every_metric_is_exact_in_the_end(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["cosine_p95 > 0.9", "both_fall_rate_low > 0.1", "pairs_increase > 0"])
-def test_rules_that_counts_cannot_settle(text: str) -> None:
+def test_rules_that_counts_cannot_decide(text: str) -> None:
     with pytest.raises(UsageError, match="--until-decided"):
         check_rules([parse_rule(text)])
     with pytest.raises(UsageError, match="without a rule"):

@@ -1,4 +1,4 @@
-"""Statistics against definitions worked out by hand, and the summary as a document."""
+"""Statistics against hand-computed examples, and the summary as a document."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_wilson_ends_solve_the_score_equation(counts: tuple[int, int]) -> None:
     assert 0.0 <= interval.low <= share <= interval.high <= 1.0
     for end in interval:
         if 0.0 < end < 1.0:
-            # Where the share lies exactly z standard errors, of the end itself, from the end.
+            # The share is exactly z standard errors from the end; the standard error is that of the end.
             z = abs(share - end) / math.sqrt(end * (1 - end) / total)
             assert z == pytest.approx(1.959963984540054, rel=1e-6)
 
 
-def test_a_share_of_nothing_has_no_interval() -> None:
+def test_an_empty_sample_has_no_interval() -> None:
     assert share_interval(0, 0) is None
 
 
@@ -79,7 +79,7 @@ def test_quantiles_by_hand() -> None:
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50),
     st.lists(st.floats(0, 1), min_size=1, max_size=5),
 )
-def test_quantiles_are_numpys(values: list[float], levels: list[float]) -> None:
+def test_quantiles_match_numpy(values: list[float], levels: list[float]) -> None:
     actual = np.array(quantiles(np.array(values), levels))
     atol = QUANTILE_ATOL * np.ptp(values)
     np.testing.assert_allclose(actual, np.quantile(values, levels), rtol=FLOAT64_RTOL, atol=atol)
@@ -89,7 +89,7 @@ def test_quantiles_order_infinities() -> None:
     values = np.array([1.0, 2.0, math.inf, math.inf, -math.inf])
     assert quantiles(values, [0.0, 0.25, 0.5, 0.75, 1.0]) == [-math.inf, 1, 2, math.inf, math.inf]
     assert quantiles(values, [0.1, 0.6]) == [-math.inf, math.inf]
-    # 0.07 * 100 in float64 is above 7: the eighth value must not be touched.
+    # 0.07 * 100 in float64 is above 7. The eighth value must not be included.
     assert quantiles(np.array([0.0] * 8 + [math.inf] * 93), [0.07]) == [0.0]
 
 
@@ -109,7 +109,7 @@ def test_histogram_by_hand() -> None:
 
 
 def columns_of(records: list[PairRecord]) -> dict[str, np.ndarray[Any, Any]]:
-    """As the store gives them: floats with NaN, everything else as objects."""
+    """Columns as returned by the store: floats with NaN, everything else as objects."""
     columns: dict[str, np.ndarray[Any, Any]] = {}
     for name, annotation in PairRecord.__annotations__.items():
         values = [getattr(record, name) for record in records]
@@ -223,7 +223,7 @@ def test_column_types_do_not_matter() -> None:
     assert summarise(enums) == summarise(objects)
 
 
-def test_a_missing_column_is_null_throughout() -> None:
+def test_a_missing_column_is_null_in_every_row() -> None:
     summary = summarise({"status": np.array(["ok", "ok"], dtype=object)})
     assert summary["without_movement"] == 2
     assert summary["fields"]["slack"]["p50"] is None

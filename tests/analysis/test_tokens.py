@@ -1,4 +1,4 @@
-"""Pushes, roles and masks of a pair's tokens, against gradients that are there as vectors."""
+"""Pushes, roles and masks of a pair's tokens, against explicit gradient vectors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def gradients(num_chosen: int = 3, num_rejected: int = 4) -> np.ndarray:
     return np.random.default_rng(3).normal(size=(num_chosen + num_rejected, 10))
 
 
-def test_pushes_are_what_the_step_does() -> None:
+def test_pushes_match_a_real_step() -> None:
     vectors = gradients()
     chosen, rejected = vectors[:3].sum(0), vectors[3:].sum(0)
     step = 0.3 * chosen - 0.2 * rejected
@@ -51,7 +51,7 @@ def test_pushes_are_what_the_step_does() -> None:
     assert found.by_tokens_2N.sum(1) == pytest.approx([chosen @ step, rejected @ step])
 
 
-def test_a_mask_takes_tokens_out_of_the_loss_and_leaves_them_in_the_answer() -> None:
+def test_a_mask_removes_tokens_from_the_loss_but_not_from_the_answer() -> None:
     vectors = gradients()
     roles = [P, C, S, P, C, S, R]
     cases = masked_roles(vectors @ vectors.T, 3, lambda _: (1.0, 1.0), roles)
@@ -63,7 +63,7 @@ def test_a_mask_takes_tokens_out_of_the_loss_and_leaves_them_in_the_answer() -> 
     assert cases[1]["rejected_delta"] == pytest.approx(vectors[3:].sum(0) @ step)
 
 
-def test_a_loss_may_weigh_what_is_left_otherwise() -> None:
+def test_a_mask_can_change_the_loss_coefficients() -> None:
     vectors = gradients()
     roles = [P, C, S, P, C, S, R]
     lengths = [int(sum(role is not P for role in side)) for side in (roles[:3], roles[3:])]

@@ -1,4 +1,4 @@
-"""Windows against the movement itself, and the best value against trying all of them."""
+"""Windows against the movement itself, and the best value against an exhaustive search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from entangle_cli.records.settings import LossSettings
 
 
 def drawn(seed: int, pairs: int = 200) -> tuple[Geometry, LossPoint]:
-    """Pairs of all kinds, at a policy whose chosen answers have fallen below the reference."""
+    """Pairs of all kinds. The chosen answers have fallen below the reference."""
     generator = np.random.default_rng(seed)
     norms = np.exp(generator.normal(0, 0.5, (2, pairs)))
     cosine = np.clip(generator.normal(0.7, 0.4, pairs), -1, 1)

@@ -1,4 +1,4 @@
-"""The Python calls: the same numbers as the commands', from objects as well as from names, and nothing printed."""
+"""The Python calls: same numbers as the commands, from objects and from names, and no printed output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run() -> Run:
     return entangle_cli.scan(str(MODEL), LONG, SETTINGS)
 
 
-def test_the_public_names_are_these() -> None:
+def test_public_names() -> None:
     assert set(entangle_cli.__all__) == PUBLIC
     assert all(hasattr(entangle_cli, name) for name in PUBLIC)
 
@@ -84,7 +84,7 @@ def test_a_model_and_rows_that_are_loaded_give_the_same_numbers(run: Run) -> Non
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_a_model_is_given_back_as_it_was() -> None:
+def test_a_model_in_memory_is_restored() -> None:
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).train()
     model.lm_head.eval()
     modes = [module.training for module in model.modules()]
@@ -106,7 +106,7 @@ def test_an_adapter_in_memory_is_measured_as_its_folder(tmp_path: Path) -> None:
     assert [pair.cosine for pair in found] == pytest.approx([pair.cosine for pair in stored], abs=1e-6)
 
 
-def test_rows_may_come_once(run: Run) -> None:
+def test_rows_can_be_a_one_time_iterator(run: Run) -> None:
     pair = (AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), AutoTokenizer.from_pretrained(MODEL))
     found = entangle_cli.scan(pair, iter(ROWS))
     assert [each.cosine for each in found] == [each.cosine for each in run]
@@ -123,7 +123,7 @@ def test_objects_that_cannot_be_measured_are_refused() -> None:
         entangle_cli.scan(pair, [], ScanSettings(dtype="bfloat16"))
 
 
-def test_a_run_in_memory_goes_into_a_folder_and_on(tmp_path: Path, run: Run) -> None:
+def test_a_scan_of_objects_can_be_written_and_resumed(tmp_path: Path, run: Run) -> None:
     model = (AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), AutoTokenizer.from_pretrained(MODEL))
     for _ in range(2):
         written = entangle_cli.scan(model, ROWS, output=tmp_path / "run")
@@ -150,7 +150,7 @@ def test_a_part_is_not_judged(entangle: Entangle, tmp_path: Path) -> None:
         entangle_cli.read(tmp_path / "run").gate("both_fall_rate > 0.5")
 
 
-def test_reports_are_those_of_the_command(run: Run, entangle: Entangle) -> None:
+def test_reports_match_the_command(run: Run, entangle: Entangle) -> None:
     entangle("scan", MODEL, LONG, "--limit", "6", "-o", "run", "-q")
     stored = entangle_cli.read("run")
     with pytest.raises(UsageError, match="the run that is judged"):
@@ -178,7 +178,7 @@ def test_a_notebook_shows_the_verdict_and_a_bar(run: Run) -> None:
 def test_two_runs_are_compared(run: Run) -> None:
     document = entangle_cli.compare(run, run.under("ipo"))
     assert document["whole"]["matched"] == 6
-    with pytest.raises(UsageError, match="one run"):
+    with pytest.raises(UsageError, match="fewer than two runs"):
         entangle_cli.compare(run)
 
 

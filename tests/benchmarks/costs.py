@@ -1,4 +1,4 @@
-"""Arithmetic, not a measurement: what a pair costs by the engine's operations, and pairs an hour at a sustained rate.
+"""Calculated, not measured: operations of the engine per pair, and pairs per hour at a sustained rate.
 
 python -m tests.benchmarks.costs [--tokens 512] [--teraflops 350]
 

@@ -1,4 +1,4 @@
-"""Seconds, peak memory and error of the engine beside its floor and its alternatives, in one run.
+"""Seconds, peak memory and error of the engine, its lower bound and its alternatives, in one run.
 
     python -m tests.benchmarks.engine_speed [--shapes gpt2-124m wide-2048] [--tokens 64 256 512] [--repeats 5]
 
@@ -85,7 +85,7 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and in what the contestants compute."""
+    """Device and dtype of the contestants."""
 
     device: str
     dtype: torch.dtype
@@ -142,7 +142,7 @@ def floor(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> None:
 
 
 def entangle(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> Tensor:
-    """This engine, its plan made beforehand."""
+    """This engine, with its plan made in advance."""
     measured = ENGINES[id(model)].measure(pairs)
     rows = [(pair.chosen_squared_norm, pair.rejected_squared_norm, pair.inner_product) for pair in measured]
     return torch.tensor(rows, dtype=torch.float64).T
@@ -152,7 +152,7 @@ ENGINES: dict[int, Engine] = {}
 
 
 def flattened(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> Tensor:
-    """The paper's way, without its bugs: two flat gradients a pair."""
+    """The method of the paper, without its bugs: two flat gradients per pair."""
     model.requires_grad_(True)
     columns = []
     for pair in pairs:
@@ -178,7 +178,7 @@ def training(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> None:
 
 @contextmanager
 def prepared(model: PreTrainedModel, contestant: str) -> Iterator[None]:
-    """What a contestant does once for a whole data set, and its end."""
+    """Setup of a contestant once per data set, and its cleanup."""
     if contestant != "entangle":
         yield
         return
@@ -208,7 +208,7 @@ def run(model: PreTrainedModel, pairs: Sequence[TokenizedPair], contestant: str)
 def seconds(
     shape: str, place: Place, num_tokens: int, num_pairs: int, contestants: Sequence[str], repeats: int
 ) -> dict[str, float]:
-    """Median seconds a pair of each contestant, taken in turn."""
+    """Median seconds per pair of every contestant, measured in turn."""
     model = build_model(shape, place)
     pairs = build_pairs(num_tokens, num_pairs, model.config.vocab_size)
     times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
@@ -242,7 +242,7 @@ def errors(shape: str, place: Place, num_tokens: int, contestants: Sequence[str]
 
 
 def peak_mebibytes(shape: str, place: Place, num_tokens: int, num_pairs: int, contestant: str) -> float:
-    """Peak memory of a contestant above the loaded model, from a process of its own."""
+    """Peak memory of a contestant above the loaded model, from a separate process."""
     command = [sys.executable, "-m", "tests.benchmarks.engine_speed", "--peak", contestant, "--shapes", shape]
     command += ["--tokens", str(num_tokens), "--pairs", str(num_pairs)]
     command += ["--device", place.device, "--dtype", str(place.dtype).removeprefix("torch.")]
@@ -256,7 +256,7 @@ def report_peak(shape: str, place: Place, num_tokens: int, num_pairs: int, conte
     with torch.no_grad():
         model(input_ids=torch.zeros(1, 4, dtype=torch.long, device=place.device), use_cache=False)
     if contestant in peers.PACKAGES:
-        peers.is_available(contestant)  # imports it now, so that this does not count
+        peers.is_available(contestant)  # imports it before the measurement
     with prepared(model, contestant):
         if place.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -293,7 +293,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def available(contestants: Sequence[str]) -> list[str]:
-    """Those that can run here; the floor is always among them. Says why the others cannot."""
+    """Contestants that can run here, always with the floor. Prints the reason for the others."""
     reasons = {name: peers.is_available(name) for name in contestants if name in peers.PACKAGES}
     for name, reason in reasons.items():
         if reason is not None:

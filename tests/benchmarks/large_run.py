@@ -1,4 +1,4 @@
-"""A run of a million made-up pairs: its size on disk, and what each command takes of time and memory.
+"""A run of a million random pairs: its size on disk, and time and memory of every command.
 
 python -m tests.benchmarks.large_run [--pairs 1000000]
 """
@@ -42,7 +42,7 @@ COMMANDS = {
     "compare": ("compare", "{run}", "{run}"),
     "filter": ("filter", "{run}", "{data}", "-o", "{out}", "--drop", "movement == both_fall"),
 }
-# Not getrusage, whose peak a process inherits from the one that started it.
+# Not getrusage: a process inherits the peak of its parent.
 MEASURE = r"""
 import re, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Other libraries' ways to the same three numbers of a pair, as contestants for `engine_speed`.
+"""The same three numbers per pair computed with other libraries, for `engine_speed`.
 
 Each contestant takes a model and pairs whose sequences all have one length and one first scored position, and returns
 a float64 tensor [3, pairs]: |g_chosen|^2, |g_rejected|^2 and <g_chosen, g_rejected>, where g is the gradient of the
@@ -66,7 +66,7 @@ def torch_func(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> Tensor
 
 
 def bergson(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> Tensor:
-    """Bergson: exact gradients of the linear layers below the head, a pair at a time, then dot products.
+    """Bergson: exact gradients of the linear layers below the head, one pair at a time, then dot products.
 
     It knows no embeddings and no norms, and its own commands hook the model without the head, so these are not the
     numbers of all parameters, and its time is a lower bound.
@@ -124,7 +124,7 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _quiet(*messages: str) -> Iterator[None]:
-    """Without the warnings that begin so."""
+    """Suppress warnings with this start."""
     with warnings.catch_warnings():
         for message in messages:
             warnings.filterwarnings("ignore", message=message)
@@ -149,7 +149,7 @@ def _dattri_config(model: nn.Module) -> Any:
 
 
 def _dattri_products(captured: Any, layer_type: str) -> Tensor:
-    """A layer's part of the three numbers; the first half of the captured rows is chosen, the second rejected."""
+    """The contribution of a layer to the three numbers. The first half of the captured rows is chosen."""
     ops, factorized = import_module("dattri_llm.gradient.ops"), import_module("dattri_llm").Factorized
     if ops.is_norm(layer_type) or isinstance(captured, Tensor):
         return _dense_products(ops.materialize(captured, layer_type))

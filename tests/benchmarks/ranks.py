@@ -1,4 +1,4 @@
-"""One process against several of torchrun on the same pairs, a thread each: seconds of measuring, and the numbers.
+"""One process against several torchrun processes on the same pairs, one thread each: seconds, and equal numbers.
 
 python -m tests.benchmarks.ranks MODEL DATA [--processes 2] [--repeats 3] [options of scan ...]
 """
@@ -21,7 +21,7 @@ import torch
 
 
 def scan(processes: int, words: list[str], run: Path) -> tuple[float, float, dict[str, Any]]:
-    """Seconds of measuring, seconds in all, and the run document."""
+    """Seconds of measuring, total seconds, and the run document."""
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
     document = run.with_suffix(".json")
     command = [sys.executable, *launcher, "-m", "entangle_cli", "scan", *words]

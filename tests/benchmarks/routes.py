@@ -1,4 +1,4 @@
-"""Checks the engine's cost model against the clock: which route of a linear layer is faster, and what copies cost.
+"""Checks the engine's cost model with timings: the faster route of a linear layer, and the cost of copies.
 
     python -m tests.benchmarks.routes
 
@@ -33,7 +33,7 @@ LAYERS = [
 
 
 def best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Shortest time of some runs, after one that does not count."""
+    """Shortest time of several runs, after a warm-up run."""
     work()
     times = []
     for _ in range(repeats):
@@ -44,7 +44,7 @@ def best_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def route_line(num_tokens: int, num_inputs: int, num_outputs: int) -> str:
-    """Milliseconds of both routes for one pair, and whether the engine would take the faster one."""
+    """Milliseconds of both routes for one pair, and whether the engine would choose the faster one."""
     num_pairs, num_shared = max(1, 1024 // num_tokens), num_tokens // 2
     inputs = torch.randn(2 * num_pairs, num_tokens, num_inputs)
     inputs[num_pairs:, :num_shared] = inputs[:num_pairs, :num_shared]
@@ -63,7 +63,7 @@ def route_line(num_tokens: int, num_inputs: int, num_outputs: int) -> str:
 
 
 def copy_line(num_inputs: int, num_outputs: int) -> str:
-    """What copying a float costs in flops of the layer's own product, for inputs and for outputs."""
+    """Cost of copying a float in flops of the layer's own product, for inputs and for outputs."""
     inputs, weight = torch.randn(2048, num_inputs), torch.randn(num_inputs, num_outputs)
     computed = torch.arange(2048)[torch.arange(2048) % 4 != 0]
     outputs, source = torch.randn(1536, num_outputs), torch.randint(0, 1536, (2048,))

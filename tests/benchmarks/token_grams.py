@@ -1,4 +1,4 @@
-"""The token Gram of a pair against one whole-model gradient a token: seconds and memory, one thread.
+"""The token Gram matrix of a pair against one whole-model gradient per token: seconds and memory, one thread.
 
     python -m tests.benchmarks.token_grams [--tokens 64] [--prompt 64] [--repeats 3]
 
@@ -34,7 +34,7 @@ def plain_gram(model: torch.nn.Module, pair: TokenizedPair) -> torch.Tensor:
 
 
 def one_way(way: str, tokens: int, prompt: int) -> None:
-    """One measurement in a process of its own: seconds and peak memory beyond the weights."""
+    """One measurement in a separate process: seconds and peak memory beyond the weights."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(GPT2Config()).eval()

@@ -1,4 +1,4 @@
-"""What the predictors foresee of real training, loss by loss, and how well other measures rank the pairs.
+"""Agreement of the predictors with real training for every loss, and rankings of pairs by other measures.
 
     python -m tests.benchmarks.training_study [--rows 50] [--steps 100] [--lr 1e-5] [--losses sigmoid simpo ...]
 
@@ -50,7 +50,7 @@ MEASURES = (
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks, equal values sharing their mean."""
+    """Ranks; equal values get their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     means: NDArray[np.float64] = last - (counts - 1) / 2
@@ -58,7 +58,7 @@ def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spearman(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    """Rank correlation of the entries that both have."""
+    """Rank correlation of the entries present in both."""
     both = np.isfinite(left) & np.isfinite(right)
     if both.sum() < 3 or len(np.unique(left[both])) == 1:
         return float("nan")
@@ -79,7 +79,7 @@ def milestones(result: ForecastResult) -> list[int]:
 
 
 def shares(changes: NDArray[np.float64]) -> str:
-    """Pairs whose chosen log-prob falls and whose rejected one rises."""
+    """Pairs with a falling chosen and a rising rejected log-prob."""
     return f"{np.mean(changes[0] < 0):.0%} / {np.mean(changes[1] > 0):.0%}"
 
 

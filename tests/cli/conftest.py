@@ -1,4 +1,4 @@
-"""Command lines in a folder of their own, on the project's own small trained model."""
+"""Command lines in a temporary folder, on the project's small trained model."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.report.test_html import HOSTILE, Tags, hostile_rows
 
 
 def moved_copy(folder: Path, size: float) -> Path:
-    """The sample checkpoint with a little noise on its weights."""
+    """The sample checkpoint with slightly perturbed weights."""
     shutil.copytree(MODEL, folder)
     weights = load_file(folder / "model.safetensors")
     torch.manual_seed(0)
@@ -123,7 +123,7 @@ def test_pages_of_hostile_runs(entangle: Entangle, rows_file: Callable[..., Path
     assert HOSTILE.split("\\n")[0] not in pages["tokens"].out
 
 
-def test_runs_that_were_measured_otherwise_are_said_to_be(entangle: Entangle) -> None:
+def test_different_settings_are_reported(entangle: Entangle) -> None:
     for run, words in (("one", ()), ("short", ("--max-length", "40")), ("double", ("--dtype", "float64"))):
         assert entangle("scan", MODEL, LONG, "--limit", "12", "-q", "-o", run, *words).code == 0
     document = compared(entangle, "one", "short")

@@ -1,4 +1,4 @@
-"""Options from files and the environment, and which of them goes before which."""
+"""Options from files and the environment, and their precedence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def settings(run: str) -> dict[str, object]:
     return found
 
 
-def test_what_goes_before_what(entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precedence_of_options(entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert entangle(*SCAN, "one").code == 0
     (tmp_path / "pyproject.toml").write_text("[tool.entangle]\nmax-length = 300\n[tool.entangle.scan]\nseed = 5\n")
     assert entangle(*SCAN, "two").code == 0
@@ -28,7 +28,7 @@ def test_what_goes_before_what(entangle: Entangle, tmp_path: Path, monkeypatch: 
     assert settings("two")["seed"] == 5
 
 
-def test_a_file_of_its_own_goes_before_pyproject_and_is_found_from_below(
+def test_entangle_toml_takes_precedence_over_pyproject_and_is_found_from_subfolders(
     entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.entangle]\nmax-length = 300\n")
@@ -58,7 +58,9 @@ def test_a_rule_from_the_environment(entangle: Entangle, monkeypatch: pytest.Mon
         ("max-length = ", "entangle.toml: "),
     ],
 )
-def test_what_cannot_be_set_is_refused(entangle: Entangle, tmp_path: Path, text: str, message: str) -> None:
+def test_options_that_cannot_be_configured_are_refused(
+    entangle: Entangle, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "entangle.toml").write_text(text)
     outcome = entangle(*SCAN, "run")
     assert outcome.code == 2

@@ -1,4 +1,4 @@
-"""`entangle filter`: rows in and the same rows out, in every format the data can have."""
+"""`entangle filter`: kept rows are unchanged, in every data format."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_expected_shares_are_those_of_the_kept_rows(entangle: Entangle, tmp_
     assert summary["fields"]["cosine"]["mean"] == pytest.approx(result["after"]["mean_cosine"], abs=1e-6)
 
 
-def test_rows_that_a_run_did_not_see_are_told(entangle: Entangle, tmp_path: Path) -> None:
+def test_rows_outside_the_run_are_reported(entangle: Entangle, tmp_path: Path) -> None:
     WRITERS["a.jsonl"](tmp_path / "a.jsonl", ROWS)
     scanned(entangle, "a.jsonl", "--limit", "4")
     refused = entangle("filter", "run", "a.jsonl", "-o", "b.jsonl", *DROP)

@@ -1,4 +1,4 @@
-"""`entangle forecast` as a command: what it prints and writes, and what it refuses."""
+"""The command `entangle forecast`: printed output, files and refused input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ def test_a_forecast_with_everything(entangle: Entangle, tmp_path: Path) -> None:
         "by optimizer (the batch's first step)",
     ):
         assert words in text
-    for words in ("forecasting 2 steps of 8 pairs", "real steps at a learning rate of 1e-05", "training 3 real steps"):
+    for words in (
+        "forecasting 2 steps of 8 pairs",
+        "real steps at a learning rate of 1e-05",
+        "training for 3 real steps",
+    ):
         assert words in outcome.err
     document = json.loads((tmp_path / "forecast.json").read_text())
     assert document["schema"] == "entangle.forecast"
@@ -58,7 +62,7 @@ def test_a_forecast_of_one_pair(entangle: Entangle) -> None:
         (["--lr", "0"], 2, "learning rate 0"),
         (["--lr", "nan"], 2, "learning rate nan"),
         (["--state", "nowhere.pt"], 3, "no such file"),
-        (["--optimizer", "sgd", "--state", "x.pt"], 2, "keeps no state"),
+        (["--optimizer", "sgd", "--state", "x.pt"], 2, "has no state"),
         (["--loss", "simpoo"], 2, "did you mean 'simpo'"),
         (["--json", "no/such/folder.json"], 2, "no such folder"),
         (["--eval-data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
@@ -66,7 +70,7 @@ def test_a_forecast_of_one_pair(entangle: Entangle) -> None:
         (["--ref-model", "./nowhere"], 3, "no such folder"),
     ],
 )
-def test_what_cannot_be_forecast_is_said(entangle: Entangle, words: list[str], code: int, message: str) -> None:
+def test_invalid_forecasts_are_refused(entangle: Entangle, words: list[str], code: int, message: str) -> None:
     outcome = entangle("forecast", MODEL, LONG, "--limit", "2", *words)
     assert outcome.code == code
     assert message in outcome.err

@@ -1,4 +1,4 @@
-"""One hostile pair, in a file and a model of hostile names, through every output: each reader sees but text."""
+"""A hostile pair in a file and a model with hostile names: every output shows them as plain text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sarif_pydantic import Sarif
 from tests.cli.conftest import MODEL, Entangle
 from tests.report.test_html import HOSTILE, Tags, hostile_rows
 
-# Names of files hold no slash; everything else may stand in them.
+# File names cannot contain a slash, but any other character.
 NAME = "=1+1 <img src=x onerror=alert(2)> [bold] \x1b[31m\u202e`|@team ##[add-mask]e\n::error::y"
 SECRET = "hf_that_nobody_is_told"
 RULE = ("--fail-if", "both_fall_rate > 0.001")
@@ -29,7 +29,7 @@ RULE = ("--fail-if", "both_fall_rate > 0.001")
 
 @pytest.fixture
 def hostile(entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A model and data, scanned into `run`; one row in fourteen is no pair."""
+    """A model and data, scanned into `run`. One of fourteen rows is not a pair."""
     monkeypatch.setenv("HF_TOKEN", SECRET)
     model = shutil.copytree(MODEL, tmp_path / ("model" + NAME))
     data = tmp_path / ("rows" + NAME + ".jsonl")
@@ -42,7 +42,7 @@ def hostile(entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def assert_plain(text: str) -> None:
-    """No control characters, no bidi marks, no line that a workflow takes for a command."""
+    """No control characters, no bidi marks, and no line that is a workflow command."""
     odd = {character for character in text if unicodedata.category(character) in ("Cc", "Cf")} - {"\n"}
     assert not odd
     assert not re.search(r"^\s*::", text, re.MULTILINE)
@@ -64,7 +64,7 @@ def assert_markdown(text: str) -> None:
     inline = {child.type for token in tokens for child in token.children or []}
     assert not {"html_inline", "link_open", "image"} & inline
     assert not any(token.type == "html_block" for token in tokens)
-    assert "@team" not in text  # a blank of no width stands between, so that nobody is called
+    assert "@team" not in text  # a zero-width space prevents the mention
     assert_plain(text.replace("\u200b", ""))
 
 
@@ -88,7 +88,7 @@ def assert_csv(text: str) -> None:
 
 
 def assert_commands(text: str) -> None:
-    """Each line is one of our annotations, whose properties and message are whole."""
+    """Every line is one of our annotations, with complete properties and message."""
     for line in text.splitlines():
         assert re.fullmatch(r"::(error|warning|notice)( [a-z]+=[^:,\n]*(,[a-z]+=[^:,\n]*)*)?::.*", line), line
     assert not set(text) & {"\x1b", "\u202e", "\r"}
@@ -122,7 +122,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
 
 
 def outputs(entangle: Entangle, model: Path, data: Path) -> Iterator[tuple[str, str, str]]:
-    """Command, format, and what was printed."""
+    """Command, format and printed output."""
     commands: dict[str, tuple[tuple[str | Path, ...], tuple[str, ...]]] = {
         "report": (("report", "run"), ("terminal", "html", "markdown", "json", "jsonl", "csv")),
         "losses": (("report", "run", "--losses"), ("terminal",)),

@@ -1,4 +1,4 @@
-"""`gate --ignore-file`: pairs left out for a reason and until a day."""
+"""`gate --ignore-file`: ignored pairs with a reason and an expiry date."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_ignored_pairs_are_not_judged_until_their_day(entangle: Entangle) -> Non
         outcome = entangle("gate", run, *rule, "--ignore-file", "ignore.toml")
         assert outcome.code == code
         assert f"left out {int(days >= 0)} pairs" in " ".join(outcome.out.split())
-        assert ("1 entries have expired" in " ".join(outcome.out.split())) is (days < 0)
+        assert ("1 entry has expired" in " ".join(outcome.out.split())) is (days < 0)
 
 
-def test_ignoring_everything_is_no_pass(entangle: Entangle) -> None:
+def test_ignoring_everything_does_not_pass(entangle: Entangle) -> None:
     run = write_run(PAIRS)
     entries = (ENTRY.format(pair=pair.pair_id, day=TODAY) for pair in PAIRS)
     Path("ignore.toml").write_text("".join(entries))
@@ -50,12 +50,12 @@ def test_ignoring_everything_is_no_pass(entangle: Entangle) -> None:
         ("[[ignore", "ignore.toml"),
     ],
 )
-def test_files_that_cannot_be(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "ignore.toml").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_ignore_file(tmp_path / "ignore.toml", TODAY)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--ignore-file"):
         read_ignore_file(tmp_path / "none.toml", TODAY)

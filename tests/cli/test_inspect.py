@@ -1,4 +1,4 @@
-"""`entangle inspect`: what it says of a data set, with and without a tokenizer."""
+"""`entangle inspect`: its report on a data set, with and without a tokenizer."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_scored_tokens_are_marked(entangle: Entangle, rows_file: Write) -> None:
     assert "chosen scored" in entangle("inspect", path, "--model", MODEL).out
 
 
-def test_truncation_is_told_with_a_model(entangle: Entangle) -> None:
+def test_truncation_is_reported_with_a_model(entangle: Entangle) -> None:
     document = inspected(entangle, LONG, "--model", MODEL, "--max-length", "40", "--limit", "5")
     assert "W-TRUNCATED" in {notice["code"] for notice in document["notices"]}
 
@@ -84,9 +84,7 @@ def test_hostile_text_stays_text(entangle: Entangle, rows_file: Write) -> None:
 
 
 @pytest.mark.parametrize(("share", "code"), [("0", 5), ("0.24", 5), ("0.25", 0), ("1.1", 2)])
-def test_rows_that_are_no_pairs_fail_where_that_is_asked_for(
-    entangle: Entangle, rows_file: Write, share: str, code: int
-) -> None:
+def test_rows_without_a_pair_fail_on_request(entangle: Entangle, rows_file: Write, share: str, code: int) -> None:
     rows = rows_file([PAIR, {**PAIR, "chosen": " alert"}, {"text": "a"}, {**PAIR, "chosen": " up"}])
     outcome = entangle("inspect", rows, "--max-skipped", share)
     assert outcome.code == code
@@ -102,6 +100,6 @@ def test_what_cannot_be_inspected(entangle: Entangle, rows_file: Write) -> None:
     assert "no column 'chosen' and no column 'rejected'; columns: text" in outcome.out
 
 
-def test_a_narrow_terminal_is_kept_to(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_fits_a_narrow_terminal(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "70")
     assert max(map(len, entangle("inspect", LONG).out.splitlines())) <= 70

@@ -1,4 +1,4 @@
-"""Where `--json` may write, and what it leaves alone."""
+"""Allowed targets of `--json`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_file_is_written_whole_and_alone(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_what_was_there_survives_a_full_disk(tmp_path: Path) -> None:
+def test_existing_files_survive_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("before")
     with pytest.raises(UnfinishedError, match="No space left"):

@@ -1,4 +1,4 @@
-"""`scan --shard` and `entangle merge`: a job array's runs equal one process's."""
+"""`scan --shard` and `entangle merge`: the runs of a job array equal the run of one process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pairs_of(path: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_joined_run_is_that_of_one_process(entangle: Entangle, shards: list[str]) -> None:
+def test_the_merged_run_equals_that_of_one_process(entangle: Entangle, shards: list[str]) -> None:
     assert entangle(*SCAN, "-o", "whole", "--json", "whole.json").code == 0
     outcome = entangle("merge", *shards, "-o", "joined")
     assert (outcome.code, outcome.out) == (0, "joined\n")
@@ -42,7 +42,7 @@ def test_the_joined_run_is_that_of_one_process(entangle: Entangle, shards: list[
     assert "goes on after 11 pairs" in entangle(*[word for word in SCAN if word != "-q"], "-o", "joined").err
 
 
-def test_what_does_not_add_up_is_refused(entangle: Entangle, shards: list[str]) -> None:
+def test_incomplete_sets_of_shards_are_refused(entangle: Entangle, shards: list[str]) -> None:
     assert entangle("scan", MODEL, LONG, "--limit", "11", "-q", "-o", "plain").code == 0
     assert entangle(*SCAN, "--shard", "2/3", "--max-length", "256", "-o", "other").code == 0
     for words, code, message in (
@@ -68,7 +68,7 @@ def test_parts_that_are_damaged_or_missing_are_refused(entangle: Entangle, shard
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3", "-1/3"])
-def test_shards_that_cannot_be(entangle: Entangle, shard: str) -> None:
+def test_invalid_shards_are_refused(entangle: Entangle, shard: str) -> None:
     outcome = entangle(*SCAN, "--shard", shard, "-o", "run")
     assert outcome.code == 2
     assert "I/N" in outcome.err

@@ -1,4 +1,4 @@
-"""Runs that are killed, locked, out of time, or helped by another run: nothing is lost and nothing is mixed."""
+"""Runs that are killed, locked, out of time, or reuse another run: no pair is lost or mixed up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = MODEL.parents[1]
 NUMBERS = ("cosine", "chosen_log_prob", "rejected_log_prob", "inner_product")
 KILLED = 4
 
-# As `entangle`, but every record is a part of its own, so that there is much to lose.
+# Like `entangle`, but every record is a separate part.
 SCAN = """
 from entangle_cli.cli.app import main
 from entangle_cli.store import writing
@@ -42,7 +42,7 @@ def pairs_of(path: str | Path) -> list[dict[str, Any]]:
 
 
 def rows_in(folder: Path) -> int:
-    """Rows that the manifest of a run lists, which is there whole or not at all."""
+    """Rows listed in the manifest of a run. The manifest is complete or missing."""
     if not (folder / "manifest.json").exists():
         return 0
     return sum(part["rows"] for part in read_manifest(folder)["parts"])
@@ -60,7 +60,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(entangl
         wanted = seen + chance.randint(0, 4)
         while process.poll() is None and rows_in(tmp_path / "run") < wanted:
             time.sleep(0.01)
-        # Wherever it is then: between parts, in the middle of one, or still loading.
+        # At any point: between parts, within a part, or during loading.
         time.sleep(chance.uniform(0.0, 0.2))
         process.kill()
         process.wait()
@@ -74,7 +74,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(entangl
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
-# Says how many batches are measured, which are in no part yet.
+# Prints the number of measured batches that are not in a part yet.
 SLOW_SCAN = """
 import time
 from entangle_cli.cli.app import main
@@ -93,7 +93,7 @@ main()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "gap"), [("SIGTERM", 0.004), ("SIGINT", 0.02)])
-def test_what_was_measured_is_kept_however_often_a_scan_is_told_to_end(tmp_path: Path, first: str, gap: float) -> None:
+def test_measured_pairs_are_kept_after_repeated_interrupts(tmp_path: Path, first: str, gap: float) -> None:
     command = [sys.executable, "-c", SLOW_SCAN, "scan", str(MODEL), str(LONG), "--batch-tokens", "128", "-o", "run"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
@@ -109,7 +109,7 @@ def test_what_was_measured_is_kept_however_often_a_scan_is_told_to_end(tmp_path:
     assert process.returncode == 130, said
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
-    assert rows_in(tmp_path / "run") >= 3  # the fourth may be on its way
+    assert rows_in(tmp_path / "run") >= 3  # the fourth may not be written yet
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
@@ -161,12 +161,12 @@ def test_durations(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("text", ["", "5", "m5", "5 m", "-5m", "0s", "5d", "1h30"])
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="a duration such as"):
         Deadline(text)
 
 
-def test_known_pairs_are_taken_over_and_the_others_measured(
+def test_known_pairs_are_reused_and_the_others_measured(
     entangle: Entangle, rows_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [json.loads(line) for line in LONG.read_text().splitlines()[:12]]
@@ -208,7 +208,7 @@ def test_reference_log_probs_of_a_known_pair_are_those_of_its_row(
         shutil.rmtree("new")
 
 
-def test_runs_of_other_settings_are_not_known(entangle: Entangle) -> None:
+def test_runs_with_other_settings_are_not_reused(entangle: Entangle) -> None:
     assert entangle("scan", MODEL, LONG, "--limit", "3", "-q", "-o", "old", "--max-length", "256").code == 0
     for words, message in (
         ((), "measured with a different max_length (256, now 512)"),

@@ -1,4 +1,4 @@
-"""The command line's surface, frozen: a change here is a change for users and belongs in CHANGELOG.md."""
+"""All commands and options. A change here affects users and belongs in CHANGELOG.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ READS_PAIRS = {
     "--max-length", "--truncation", "--tokenizer", "--chat-template", "--template-date", "--model-revision",
     "--base-model", "--attn-implementation", "--trust-remote-code", "--pickled-weights",
 }  # fmt: skip
-"""Of all commands that read pairs: a pair is the same tokens in each."""
+"""Options of all commands that read pairs, so that a pair has the same tokens in each."""
 
 COMMON = {"--debug", "--help", "-h"}
 SURFACE = {

@@ -1,4 +1,4 @@
-"""What real files and real habits break: each case was met by a user, and stands for its kind."""
+"""Problems that users met with real files. Every case stands for a class of problems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def scanned(entangle: Entangle, *words: str | Path) -> dict[str, Any]:
     return document()
 
 
-def test_weights_that_the_model_ignores_are_said_everywhere(entangle: Entangle) -> None:
+def test_ignored_weights_are_reported_in_every_output(entangle: Entangle) -> None:
     folder = copied()
     weights = load_file(folder / "model.safetensors")
     extra = {"v_head.summary.weight": torch.zeros(1, 4), "model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2)}
@@ -67,7 +67,7 @@ def test_weights_that_the_model_ignores_are_said_everywhere(entangle: Entangle) 
     assert words in json.dumps(json.loads(Path("run/manifest.json").read_text()))
     for output in ("terminal", "markdown", "html"):
         assert "W-IGNORED-WEIGHTS" in entangle("report", "run", "--format", output).out
-    # A scan of the plain model says nothing of the kind.
+    # A scan of the plain model gives no such warning.
     assert "W-IGNORED-WEIGHTS" not in codes(scanned(entangle, MODEL, LONG, "--limit", "2", "-o", "plain"))
 
 
@@ -95,7 +95,7 @@ def test_null_references_are_this_checkpoints_own_and_shares_add_up(entangle: En
     assert sum(share["count"] for share in found["summary"]["movements"].values()) == found["summary"]["pairs"] == 4
     (notice,) = [notice for notice in found["summary"]["notices"] if notice["code"] == "W-REF-MISSING"]
     assert notice["count"] == 3
-    # Null means that the reference is this checkpoint: the row moves as it does without any column.
+    # Null means that the checkpoint is the reference. The row moves as without the columns.
     plain = scanned(entangle, MODEL, write("b.jsonl", ROWS[:4]), "-o", "plain")
     assert found["pairs"][1]["chosen_delta"] == plain["pairs"][1]["chosen_delta"]
 
@@ -127,7 +127,7 @@ def test_the_default_length_is_the_models_context(entangle: Entangle) -> None:
     assert "W-CONTEXT (3)" in shown
 
 
-def test_a_column_that_is_not_there_is_told_before_anything_is_written(entangle: Entangle) -> None:
+def test_a_missing_column_is_reported_before_anything_is_written(entangle: Entangle) -> None:
     rows = [{"question": "q", "good_answer": " a", "bad_answer": " b"}]
     data = write("a.jsonl", rows)
     outcome = entangle("scan", MODEL, data, "--map", "chosen=good", "--map", "rejected=bad_answer")
@@ -139,14 +139,14 @@ def test_a_column_that_is_not_there_is_told_before_anything_is_written(entangle:
     assert "--map prompt=question --map chosen=good_answer --map rejected=bad_answer" in outcome.err
 
 
-def test_a_run_without_a_pair_is_nobodys_newest(entangle: Entangle) -> None:
+def test_a_run_without_pairs_is_never_the_newest(entangle: Entangle) -> None:
     assert entangle("scan", MODEL, LONG, "--limit", "2", "-q").code == 0
     same = write("same.jsonl", [{"prompt": "One", "chosen": " two", "rejected": " two"}])
     assert entangle("scan", MODEL, same, "-q").code == 5
     assert "2 pairs measured" in entangle("report").out
     outcome = entangle("gate", "--fail-if", "pairs < 1")
     assert outcome.code == 0
-    # Which run was judged is said, and that a newer one was not.
+    # The output names the judged run and mentions the newer one.
     assert "run entangle-runs/model-long_ending" in outcome.err
     assert "newer, but without a measured pair: entangle-runs/model-same" in outcome.err
 
@@ -202,7 +202,7 @@ def test_rules_end_a_scan_from_python_too(tmp_path: Path) -> None:
         entangle_cli.scan(str(MODEL), LONG, ScanSettings(until_decided=UntilDecided(stop.rules, 2.0)))
 
 
-def test_a_mixture_of_experts_says_what_trl_adds(entangle: Entangle) -> None:
+def test_a_mixture_of_experts_mentions_trls_router_loss(entangle: Entangle) -> None:
     experts = MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=2, num_key_value_heads=2))
     with quiet_libraries():
         experts.save_pretrained("experts")
@@ -337,7 +337,7 @@ def test_messages_are_three_lines_with_the_next_step(
     assert remedy in " ".join(outcome.err.split())
 
 
-def test_a_run_that_is_not_there_names_those_that_are(entangle: Entangle) -> None:
+def test_a_missing_run_lists_the_existing_runs(entangle: Entangle) -> None:
     assert entangle("scan", MODEL, LONG, "--limit", "1", "-q", "-o", "entangle-runs/mine").code == 0
     assert "entangle-runs/mine" in entangle("report", "nowhere").err
 

@@ -1,4 +1,4 @@
-"""`entangle report` and `entangle gate` on a run that is written without any model."""
+"""`entangle report` and `entangle gate` on a run written without a model."""
 
 from __future__ import annotations
 
@@ -108,16 +108,16 @@ def test_hostile_text_is_harmless_in_every_output(entangle: Entangle) -> None:
 def test_report_under_another_loss(entangle: Entangle) -> None:
     run = write_run(PAIRS)
     document = json.loads(entangle("report", run, "--format", "json", "--loss", "simpo", "--beta", "2").out)
-    # SimPO weighs chosen by 1/10 and rejected by 1/20: r = 2 lifts pair 1 into the band (P/A, B/P) = (1.8, 2.2).
+    # SimPO weights chosen by 1/10 and rejected by 1/20: r = 2 moves pair 1 into the band (P/A, B/P) = (1.8, 2.2).
     assert [pair["movement"] for pair in document["pairs"]] == ["both_rise", "separates", "both_rise", "separates"]
     assert document["summary"]["loss"] == {"name": "simpo", "beta": 2.0, "options": {}}
 
 
-def test_report_with_a_loss_of_ones_own_numbers(entangle: Entangle) -> None:
+def test_report_with_custom_loss_options(entangle: Entangle) -> None:
     run = write_run(PAIRS)
     outcome = entangle("report", run, "--loss", "simpo", "--gamma", "1.5", "--loss-option", "nll-weight=100")
     assert "simpo, beta 0.1, gamma 1.5, nll_weight 100" in " ".join(outcome.out.split())
-    # So heavy a likelihood lifts every chosen answer, and every rejected one whose gradient is on its side.
+    # Such a high likelihood weight raises every chosen answer, and every rejected one with a positive inner product.
     document = json.loads(
         entangle("report", run, "--format", "json", "--loss", "simpo", "--loss-option", "nll_weight=100").out
     )
@@ -182,7 +182,7 @@ def test_the_gate_judges(entangle: Entangle, rules: list[str], code: int) -> Non
         assert " ".join(condition) in said
 
 
-def test_a_part_of_a_run_is_no_pass(entangle: Entangle) -> None:
+def test_a_partial_run_does_not_pass(entangle: Entangle) -> None:
     run = write_run(PAIRS)
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, "status": "partial"}))
@@ -191,7 +191,7 @@ def test_a_part_of_a_run_is_no_pass(entangle: Entangle) -> None:
     assert "not complete" in outcome.err
 
 
-def test_a_gate_with_nothing_to_judge_is_no_pass(entangle: Entangle) -> None:
+def test_a_gate_with_nothing_to_judge_does_not_pass(entangle: Entangle) -> None:
     run = write_run([SKIPPED])
     assert entangle("gate", run, "--fail-if", "both_fall_rate > 0.5").code == 5
     assert entangle("gate", run).code == 2
@@ -221,7 +221,9 @@ def test_the_gate_over_a_baseline(entangle: Entangle) -> None:
     assert outcome.code == 1
     assert "1 of 2 measured pairs" in outcome.out
     write_run(PAIRS[:1] + PAIRS[2:], "part")
-    assert entangle("gate", "part", *fresh[:3], "--baseline", "new").code == 5  # nothing new is nothing to judge
+    assert (
+        entangle("gate", "part", *fresh[:3], "--baseline", "new").code == 5
+    )  # without new pairs, there is nothing to judge
     assert entangle("gate", "new", "--fail-if", "pairs < 1", "--only-new").code == 2
     assert entangle("report", "new", *rule).code == 2
 
@@ -267,7 +269,7 @@ def test_too_few_pairs_are_an_error_in_junit(entangle: Entangle) -> None:
 
 
 def read_sarif(text: str) -> Any:
-    """The only run of a SARIF log, as a reader of other authors sees it."""
+    """The only run of a SARIF log, parsed by an independent library."""
     log = Sarif.model_validate_json(text)
     assert log.version == "2.1.0"
     (run,) = log.runs
@@ -307,7 +309,7 @@ def test_no_result_in_sarif_is_a_pass_only_where_the_tool_could_judge(
     assert log.invocations[0].execution_successful == (code == 0)
 
 
-def test_annotations_stand_at_the_datas_lines(entangle: Entangle) -> None:
+def test_annotations_point_to_lines_of_the_data(entangle: Entangle) -> None:
     records = [replace(PAIRS[1], file="a%,b:c.jsonl\n::error::x")]
     out = entangle("gate", write_run(records), "--fail-if", "pairs < 2", "--format", "github").out
     assert "file=a%25%2Cb%3Ac.jsonl\\u000a%3A%3Aerror%3A%3Ax,line=2,title=entangle pair::" in out

@@ -1,4 +1,4 @@
-"""`entangle scan` as a user meets it: what it writes, how it ends, how it goes on."""
+"""`entangle scan` for the user: output, exit codes and resuming."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CONTRACT = {
     "chosen_grad_norm", "rejected_grad_norm", "inner_product", "cosine", "norm_ratio", "chosen_condition",
     "rejected_condition", "movement", "chosen_delta", "rejected_delta", "slack", "uncertain",
 }  # fmt: skip
-"""Names that tools outside the project read."""
+"""Names that external tools read."""
 
 
 def test_a_scan_writes_the_run_and_the_document(entangle: Entangle) -> None:
@@ -56,7 +56,7 @@ def test_a_scan_writes_the_run_and_the_document(entangle: Entangle) -> None:
         product = pair["cosine"] * pair["chosen_grad_norm"] * pair["rejected_grad_norm"]
         assert pair["inner_product"] == pytest.approx(product, rel=1e-9)
         assert pair["norm_ratio"] == pytest.approx(pair["chosen_grad_norm"] / pair["rejected_grad_norm"])
-        # DPO at the reference: both coefficients are beta / 2.
+        # DPO at the reference has both coefficients beta / 2.
         delta = 0.05 * (pair["chosen_grad_norm"] ** 2 - pair["inner_product"])
         assert pair["chosen_delta"] == pytest.approx(delta, rel=1e-6)
     assert document["summary"] == json.loads(Path("run/summary.json").read_text())
@@ -103,7 +103,7 @@ def test_a_sample_is_seeded_and_keeps_its_indices(entangle: Entangle) -> None:
 
 
 class _Interrupting:
-    """Lets some batches through, then behaves as Ctrl-C does."""
+    """Accepts some batches, then behaves like Ctrl-C."""
 
     def __init__(self, batches: int, error: BaseException) -> None:
         self.left = batches
@@ -148,7 +148,7 @@ def test_an_interrupted_scan_can_be_reported_and_goes_on(entangle: Entangle, mon
     assert run["pairs"] == whole["pairs"]
 
 
-def test_an_unexpected_error_is_no_failed_gate(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_not_a_failed_gate(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
     _broken(monkeypatch, 0, ZeroDivisionError("inside the engine"))
     outcome = entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run", "--fail-if", "pairs < 1")
     assert outcome.code == 4
@@ -161,7 +161,7 @@ def test_an_unexpected_error_is_no_failed_gate(entangle: Entangle, monkeypatch: 
 def test_out_of_memory_halves_the_batch_and_then_recomputes_without_losing_a_pair(
     most: int, entangle: Entangle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device that takes two pairs, or one only where its layers are computed again."""
+    """On a device with memory for two pairs, or for one only with recomputed layers."""
     entangle("scan", MODEL, LONG, "--limit", "9", "-o", "whole", "--json", "whole.json", "-q")
     real, sizes = Engine.measure, []
 
@@ -202,9 +202,7 @@ def test_a_full_disk_ends_with_4_and_the_run_goes_on(entangle: Entangle, monkeyp
     assert entangle("scan", MODEL, LONG, "--limit", "3", "-o", "run", "-q").code == 0
 
 
-def test_a_disk_that_fills_up_at_the_summary_is_told_in_three_lines(
-    entangle: Entangle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_at_the_summary_prints_three_lines(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
     real = files.write_atomically
 
     def full_for_the_summary(path: Path, content: bytes) -> None:
@@ -227,7 +225,7 @@ def assert_refused(outcome: Any, code: int, *words: str) -> None:
         assert word in message
 
 
-def test_attention_is_computed_as_asked_and_is_part_of_a_run(entangle: Entangle) -> None:
+def test_the_attention_implementation_is_used_and_part_of_the_identity(entangle: Entangle) -> None:
     words = ("scan", MODEL, LONG, "--limit", "4", "-q")
     for name in ("eager", "sdpa"):
         assert entangle(*words, "-o", name, "--json", f"{name}.json", "--attn-implementation", name).code == 0
@@ -287,7 +285,7 @@ def test_bad_rows_are_counted_and_listed_with_their_lines(entangle: Entangle, ro
     assert [pair["line"] for pair in pairs] == list(range(1, 8))
     assert "line 2: malformed: broken JSON" in outcome.out
     assert all(pair["cosine"] is None and pair["chosen_tokens"] is None for pair in pairs if pair["reason"])
-    # An empty answer is its end-of-sequence token alone, as in TRL.
+    # An empty answer consists of its end-of-sequence token only, as in TRL.
     assert (pairs[3]["warnings"], pairs[3]["status"]) == ("W-EMPTY-ANSWER", "ok")
 
 
@@ -295,7 +293,7 @@ def test_strict_ends_at_the_first_bad_row(entangle: Entangle, rows_file: RowsFil
     assert_refused(entangle("scan", MODEL, rows_file(ROWS), "-o", "run", "--strict"), 3, "line 2", "broken JSON")
 
 
-def test_nothing_to_judge_is_no_pass(entangle: Entangle, rows_file: RowsFile) -> None:
+def test_nothing_to_judge_does_not_pass(entangle: Entangle, rows_file: RowsFile) -> None:
     same = rows_file([{"prompt": "One", "chosen": " two", "rejected": " two"}])
     assert_refused(entangle("scan", MODEL, same, "-o", "a"), 5, "none of 1 rows could be measured")
     outcome = entangle("scan", MODEL, same, "-o", "b", "--fail-if", "both_fall_rate > 0.1")
@@ -361,7 +359,7 @@ def test_usage_errors_of_the_parser_exit_with_2(entangle: Entangle) -> None:
         assert entangle(*words).code == 2
 
 
-def test_without_a_word_there_is_help(entangle: Entangle) -> None:
+def test_no_arguments_print_help(entangle: Entangle) -> None:
     outcome = entangle()
     assert outcome.code == 0
     assert outcome.out.startswith("Usage: entangle ")
@@ -374,7 +372,7 @@ def test_the_default_folder_is_found_again(entangle: Entangle) -> None:
     assert len(list(Path("entangle-runs").iterdir())) == 1
 
 
-def test_a_dry_run_says_what_it_will_take_and_writes_nothing(entangle: Entangle) -> None:
+def test_a_dry_run_prints_the_cost_and_writes_nothing(entangle: Entangle) -> None:
     outcome = entangle("scan", MODEL, LONG, "--dry-run", "--sample", "40")
     assert outcome.code == 0
     assert "951,424 of 951,424" in outcome.out
@@ -406,7 +404,7 @@ def test_a_series_of_checkpoints_is_a_run_each(entangle: Entangle, tmp_path: Pat
     assert_refused(entangle("scan", MODEL, LONG, "--checkpoints", "all"), 2, "holds no checkpoint-N")
 
 
-def test_ranked_rows_go_on_after_any_of_their_pairs(entangle: Entangle, rows_file: RowsFile) -> None:
+def test_ranked_rows_resume_after_any_pair(entangle: Entangle, rows_file: RowsFile) -> None:
     answers = [{"answer": text, "rank": rank} for rank, text in enumerate((" awake.", " asleep.", " hungry.", " old."))]
     path = rows_file([{"prompt": "The owl is", "answers": answers}] * 2 + [PAIR])
     words = ("scan", MODEL, path, "--ranked", "all", "-o", "run", "--json", "run.json")
@@ -431,7 +429,7 @@ def test_ranked_rows_go_on_after_any_of_their_pairs(entangle: Entangle, rows_fil
     assert_refused(entangle("scan", MODEL, path, "--ranked", "adjacent", "-o", "run"), 2, "different ranked")
 
 
-def test_warnings_stand_in_every_output(entangle: Entangle, rows_file: RowsFile) -> None:
+def test_warnings_appear_in_every_output(entangle: Entangle, rows_file: RowsFile) -> None:
     swapped = {**PAIR, "chosen": PAIR["rejected"], "rejected": PAIR["chosen"]}
     path = rows_file([PAIR, swapped, {**PAIR, "system": "x"}, {**PAIR, "prompt": ""}])
     outcome = entangle("scan", MODEL, path, "-o", "run", "--json", "run.json")
@@ -482,7 +480,7 @@ def test_layers_are_stored_beside_the_pairs_and_add_up_to_them(entangle: Entangl
     assert_refused(entangle("scan", MODEL, LONG, "--limit", "6", "-o", "run"), 2, "different layers")
 
 
-def test_text_that_no_encoding_holds_loses_no_row(entangle: Entangle, rows_file: RowsFile) -> None:
+def test_text_that_cannot_be_encoded_loses_no_row(entangle: Entangle, rows_file: RowsFile) -> None:
     path = rows_file([PAIR, '{"\\ud800": 1}', {**PAIR, "prompt": "The owl was"}])
     outcome = entangle("scan", MODEL, path, "-o", "run", "--json", "run.json", "--include-text")
     assert outcome.code == 0, outcome.err
@@ -511,7 +509,7 @@ def test_a_description_beside_the_data_is_part_of_what_was_measured(entangle: En
     assert "LLaMA-Factory alpaca" in half.err
 
 
-def test_data_cannot_write_lines_of_their_own(entangle: Entangle, rows_file: RowsFile) -> None:
+def test_data_cannot_add_output_lines(entangle: Entangle, rows_file: RowsFile) -> None:
     outcome = entangle("scan", MODEL, rows_file([{"a\n::error::pwned": 1}]))
     assert outcome.code == 3
     assert len(outcome.err.strip().splitlines()) == 3

@@ -1,4 +1,4 @@
-"""`entangle schema`: real documents fit it, and broken ones do not."""
+"""`entangle schema`: real documents are valid, and broken documents are not."""
 
 from __future__ import annotations
 

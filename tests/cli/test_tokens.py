@@ -1,4 +1,4 @@
-"""`entangle tokens`: one pair token by token, as a user meets it."""
+"""`entangle tokens`: one pair token by token, from the command line."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_terminal_that_is_too_narrow_cuts_no_number(entangle: Entangle, monkey
 def test_a_masked_role_counts_neither_in_the_log_prob_nor_in_the_length(
     entangle: Entangle, rows_file: Callable[..., Path]
 ) -> None:
-    """SimPO at no margin weighs by 1 / length: without the shared words the shorter answer weighs more."""
+    """SimPO without a margin has coefficients 1 / length. Without the shared words, the shorter answer weighs more."""
     path = rows_file([{"prompt": "The owl", "chosen": " is awake now.", "rejected": " is asleep and very old now."}])
     words = ("--loss", "simpo", "--json", "t.json")
     assert entangle("tokens", MODEL, path, "--pair", "0", *words).code == 0

@@ -1,4 +1,4 @@
-"""Scans that torchrun starts in two processes, one of which may die: the run is the one that one process makes."""
+"""Scans by torchrun in two processes. Even if one dies, the run is the same as from one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cli.conftest import LONG, MODEL, Entangle, Outcome
 ROOT = MODEL.parents[1]
 WORDS = ("scan", str(MODEL), str(LONG), "--limit", "60", "--batch-tokens", "256")
 
-# As `python -m entangle_cli`, but for what a test does to one of the processes.
+# Like `python -m entangle_cli`, with changes to one of the processes.
 DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -36,7 +36,7 @@ Measurer.measure = counted
 {at_start}
 main()
 """
-# In its second batch, and not before rank 0 has written something.
+# Dies in its second batch, after rank 0 has written a part.
 DIES = """if rank == {rank} and attempt == 0 and num_measured == 2:
         while not any(Path().rglob("pairs/*.parquet")):
             time.sleep(0.01)
@@ -73,7 +73,7 @@ def pairs_of(path: str | Path) -> list[dict[str, Any]]:
 
 
 def assert_same_numbers(one: str, other: str) -> None:
-    """Equal, but for what another batch's padding does to float32."""
+    """Equal, except for float32 rounding with different padding."""
     for left, right in zip(pairs_of(one), pairs_of(other), strict=True):
         assert left.keys() == right.keys()
         for name, value in left.items():
@@ -82,13 +82,13 @@ def assert_same_numbers(one: str, other: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_run_that_one_makes(torchrun: Torchrun, entangle: Entangle) -> None:
+def test_two_processes_write_the_same_run_as_one(torchrun: Torchrun, entangle: Entangle) -> None:
     words = (*WORDS, "--layers", "--fail-if", "both_fall_rate > 0.9")
     one = entangle(*words, "-o", "one", "--json", "one.json")
     two = torchrun(*words, "-o", "two", "--json", "two.json")
     assert one.code == two.code == 0, two.err
     assert pairs_of("one.json") == pairs_of("two.json")
-    # The reports differ in the seconds alone.
+    # The reports differ only in the seconds.
     assert [line for line in two.out.splitlines() if " pairs/s" not in line] == [
         line for line in one.out.splitlines() if " pairs/s" not in line
     ]
@@ -105,7 +105,7 @@ def test_two_processes_make_the_run_that_one_makes(torchrun: Torchrun, entangle:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_what_a_dead_process_had_is_measured_by_the_next_start(
+def test_the_batch_of_a_dead_process_is_measured_by_the_next_start(
     torchrun: Torchrun, entangle: Entangle, rank: int
 ) -> None:
     words = (*WORDS, "-o", "run", "--json", "run.json", "-q")
@@ -114,13 +114,13 @@ def test_what_a_dead_process_had_is_measured_by_the_next_start(
     manifest = json.loads(Path("run/manifest.json").read_text())
     assert manifest["status"] == "partial"
     assert 0 < sum(part["rows"] for part in manifest["parts"]) < 60
-    assert entangle(*words).code == 0  # of whatever number of processes
+    assert entangle(*words).code == 0  # with any number of processes
     assert entangle(*WORDS, "-o", "one", "--json", "one.json", "-q").code == 0
     assert_same_numbers("one.json", "run.json")
 
 
 @pytest.mark.slow
-def test_torchrun_itself_starts_them_again(torchrun: Torchrun, entangle: Entangle) -> None:
+def test_torchrun_restarts_the_processes(torchrun: Torchrun, entangle: Entangle) -> None:
     words = (*WORDS, "-q", "--json", "run.json")
     outcome = torchrun(*words, options=("--max-restarts", "1"), on_batch=DIES.format(rank=1))
     assert outcome.code == 0, outcome.err
@@ -129,7 +129,7 @@ def test_torchrun_itself_starts_them_again(torchrun: Torchrun, entangle: Entangl
 
 
 @pytest.mark.slow
-def test_what_ended_for_good_is_not_started_again(torchrun: Torchrun) -> None:
+def test_a_final_result_is_not_measured_again_after_a_restart(torchrun: Torchrun) -> None:
     words = (*WORDS, "-o", "run", "--fail-if", "both_fall_rate > 0.001")
     outcome = torchrun(*words, options=("--max-restarts", "2"))
     assert outcome.code != 0
@@ -146,11 +146,11 @@ def test_what_ended_for_good_is_not_started_again(torchrun: Torchrun) -> None:
             "error: rank 1: unexpected RuntimeError: cable",
         ),
         ("if rank: sys.argv[3] = 'nowhere.jsonl'", "error: rank 1: nowhere.jsonl"),
-        ("if rank: sys.argv += ['--max-length', '99']", "error: rank 1: another settings than rank 0"),
+        ("if rank: sys.argv += ['--max-length', '99']", "error: rank 1: does not match rank 0 in: settings"),
         ("sys.argv[2] = 'no/model'", "error: no/model"),
     ],
 )
-def test_rank_0_says_what_is_wrong_with_any(torchrun: Torchrun, at_start: str, message: str) -> None:
+def test_rank_0_reports_the_error_of_any_process(torchrun: Torchrun, at_start: str, message: str) -> None:
     outcome = torchrun(*WORDS, "-o", "run", at_start=at_start)
     assert outcome.code != 0
     assert outcome.err.count("error: ") == 1
@@ -159,7 +159,7 @@ def test_rank_0_says_what_is_wrong_with_any(torchrun: Torchrun, at_start: str, m
 
 
 @pytest.mark.slow
-def test_rows_until_decided_are_dealt_out_too(torchrun: Torchrun, entangle: Entangle) -> None:
+def test_until_decided_works_with_two_processes(torchrun: Torchrun, entangle: Entangle) -> None:
     words = (
         "scan",
         str(MODEL),

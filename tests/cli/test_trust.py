@@ -1,4 +1,4 @@
-"""A folder that is measured does not act, and a gate that passes has judged what it says."""
+"""Measured folders cannot run code or change settings, and a passed gate has judged the stated data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULE = ("--fail-if", "both_fall_rate > 0.999")
 
 
 def entangle_process(*words: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """The console command's code in a process of its own, with streams of its own."""
+    """Run the console command in a separate process with its own streams."""
     code = "from entangle_cli.cli.app import main; main()"
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.run(command, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
@@ -37,7 +37,7 @@ def run(entangle: Entangle) -> str:
 @pytest.mark.parametrize(
     "key", ["trust-remote-code", "pickled-weights", "debug", "dry-run", "output", "json", "scan.json", "gate.write"]
 )
-def test_what_acts_comes_from_the_command_line_alone(entangle: Entangle, tmp_path: Path, key: str) -> None:
+def test_options_with_side_effects_are_command_line_only(entangle: Entangle, tmp_path: Path, key: str) -> None:
     table, _, name = key.rpartition(".")
     value = '["json=x"]' if name == "write" else "true" if "-" in name or name == "debug" else '"x"'
     (tmp_path / "entangle.toml").write_text((f"[{table}]\n" if table else "") + f"{name} = {value}\n")
@@ -46,7 +46,9 @@ def test_what_acts_comes_from_the_command_line_alone(entangle: Entangle, tmp_pat
     assert "set outside the command line" in outcome.err
 
 
-def test_nor_from_the_environment(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_with_side_effects_are_not_read_from_the_environment(
+    entangle: Entangle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ENTANGLE_TRUST_REMOTE_CODE", "1")
     outcome = entangle(*SCAN, "run")
     assert (outcome.code, "ENTANGLE_TRUST_REMOTE_CODE" in outcome.err) == (2, True)
@@ -68,7 +70,7 @@ def test_a_file_inside_what_is_measured_is_ignored_and_named(
     assert json.loads((tmp_path / "run/manifest.json").read_text())["configuration"]["options"] == {}
 
 
-def test_options_from_elsewhere_are_said_and_kept(
+def test_options_from_files_are_reported_and_stored(
     entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "entangle.toml").write_text("limit = 3\nfail-if = ['both_fall_rate > 0.999']\nbeta = 0.2\n")
@@ -154,7 +156,7 @@ def test_a_saved_data_set_names_no_files_outside(entangle: Entangle, tmp_path: P
         "data_files: 'http://localhost:1/x.jsonl'",
     ],
 )
-def test_a_readme_leads_nowhere_else(entangle: Entangle, tmp_path: Path, configs: str) -> None:
+def test_a_readme_cannot_point_outside_the_folder(entangle: Entangle, tmp_path: Path, configs: str) -> None:
     (tmp_path / "data").mkdir()
     shutil.copy(LONG, tmp_path / "other.jsonl")
     shutil.copy(LONG, tmp_path / "data/rows.jsonl")
@@ -292,7 +294,7 @@ def test_a_dry_run_judges_nothing(entangle: Entangle, tmp_path: Path) -> None:
     ["both_fall_rate > 1", "both_fall_rate < 0", "cosine_max > 1", "cosine_mean < -1", "pairs < 0", "pairs == 1.5",
      "norm_ratio_min < 0", "both_fall_rate_increase > 1", "both_fall_rate > \u0661", "both_fall_rate > 0_1"],
 )  # fmt: skip
-def test_a_rule_that_can_never_fire_is_refused(entangle: Entangle, run: str, rule: str) -> None:
+def test_a_rule_that_is_never_true_is_refused(entangle: Entangle, run: str, rule: str) -> None:
     assert entangle("gate", run, "--fail-if", rule, "--baseline", "before").code == 2
 
 
@@ -301,7 +303,7 @@ FAILING = ("--fail-if", "pairs > 0")
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_stream_that_is_full(run: str, stream: str) -> None:
+def test_a_full_stream(run: str, stream: str) -> None:
     def code(*words: str) -> int:
         with Path("/dev/full").open("w") as full:
             other = "stderr" if stream == "stdout" else "stdout"
@@ -315,7 +317,7 @@ def test_a_stream_that_is_full(run: str, stream: str) -> None:
         assert code("schema") == 4
 
 
-def test_a_stream_that_is_closed(run: str) -> None:
+def test_a_closed_stream(run: str) -> None:
     for words, closed, expected in (
         (f"gate {run} --fail-if 'pairs > 0'", ">&-", 1),
         (f"report {run}", ">&-", 4),
@@ -342,12 +344,12 @@ def test_a_step_summary_that_cannot_be_written_changes_no_verdict(
 
 
 @pytest.mark.parametrize("columns", ["abc", "-3", "0", "\u0663"])
-def test_a_width_that_is_no_number(entangle: Entangle, run: str, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+def test_an_invalid_terminal_width(entangle: Entangle, run: str, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert entangle("report", run).code == 0
 
 
-def test_a_working_directory_that_is_gone(run: str, tmp_path: Path) -> None:
+def test_a_deleted_working_directory(run: str, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     code = "from entangle_cli.cli.app import main; main()"
@@ -357,7 +359,7 @@ def test_a_working_directory_that_is_gone(run: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["manifest.json", "summary.json", "pairs/part-000000.parquet", ".lock"])
-def test_nothing_is_written_over_a_run(entangle: Entangle, run: str, what: str) -> None:
+def test_runs_are_never_overwritten(entangle: Entangle, run: str, what: str) -> None:
     before = Path(run, what).read_bytes() if Path(run, what).exists() else None
     outcome = entangle("gate", run, *RULE, "--write", f"json={run}/{what}")
     assert (outcome.code, "a run's own file" in outcome.err) == (2, True)
@@ -365,21 +367,21 @@ def test_nothing_is_written_over_a_run(entangle: Entangle, run: str, what: str) 
     assert entangle("gate", run, *RULE, "--write", f"json={run}/verdict.json").code == 0
 
 
-def test_nothing_is_written_over_a_checkpoint_or_data(entangle: Entangle, tmp_path: Path) -> None:
+def test_checkpoints_and_data_are_never_overwritten(entangle: Entangle, tmp_path: Path) -> None:
     model = shutil.copytree(MODEL, tmp_path / "model")
     for target in (model / "config.json", model / "new.json"):
         assert entangle("scan", model, LONG, "--limit", "1", "-q", "--json", target).code == 2
     assert json.loads((model / "config.json").read_text())["model_type"] == "llama"
 
 
-def test_a_name_with_a_line_break_begins_no_line(entangle: Entangle) -> None:
+def test_a_name_with_a_line_break_does_not_start_a_new_line(entangle: Entangle) -> None:
     outcome = entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run\n::error::x")
     assert outcome.code == 0
     assert "\n::error::" not in outcome.err + outcome.out
 
 
 class PanicException(BaseException):
-    """As a panic in Rust arrives: no Exception."""
+    """Like a Rust panic: not a subclass of Exception."""
 
 
 def test_a_row_that_kills_the_tokenizer_is_skipped(
@@ -406,7 +408,7 @@ BLANKS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""By which the tokenizers of Llama 3 and many after it split a text."""
+"""Regular expression used by the tokenizers of Llama 3 and later models to split text."""
 
 
 def test_ten_million_blanks_are_skipped(entangle: Entangle, tmp_path: Path) -> None:
@@ -460,7 +462,7 @@ def test_a_row_that_a_chat_template_makes_too_long_is_skipped(entangle: Entangle
     assert "2,000" not in entangle(*words, "--max-row-bytes", "3000").out
 
 
-def test_a_panic_elsewhere_is_no_failed_gate(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_panic_is_not_a_failed_gate(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
     from entangle_cli.api import scanning
 
     def panicking(*args: object, **options: object) -> None:  # noqa: ARG001
@@ -488,7 +490,7 @@ def test_the_verdict_says_how_many_rows_have_no_measurement(
 
 
 @pytest.mark.parametrize("option", ["--ref-model", "--chat-template", "--tokenizer"])
-def test_nothing_is_written_over_what_options_name(entangle: Entangle, tmp_path: Path, option: str) -> None:
+def test_input_files_are_never_overwritten(entangle: Entangle, tmp_path: Path, option: str) -> None:
     model = shutil.copytree(MODEL, tmp_path / "copy")
     named, target = (
         (model / "chat_template.jinja",) * 2 if option == "--chat-template" else (model, model / "config.json")
@@ -529,9 +531,7 @@ def test_template_arguments_that_pad_are_skipped(entangle: Entangle, tmp_path: P
         ("a.jsonl.gz", b'{"chosen": "a", "rejected": "b", "prompt": "c"}' + b"\n" * 10**8),
     ],
 )
-def test_a_compressed_file_of_next_to_nothing_is_refused(
-    entangle: Entangle, tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_a_compression_bomb_is_refused(entangle: Entangle, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(gzip.compress(content, 1))
     outcome = entangle("inspect", name)
     assert (outcome.code, "it decompresses to more than" in outcome.err) == (3, True)

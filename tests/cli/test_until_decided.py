@@ -1,4 +1,4 @@
-"""`scan --until-decided`: the full scan's verdict from fewer rows, and nothing that looks like more."""
+"""`scan --until-decided`: the verdict of the full scan from fewer rows, without any stronger claim."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequential, "FIRST_ROUND", 12)
 
 
-def test_a_clear_rule_takes_a_few_rows(entangle: Entangle) -> None:
+def test_a_clear_rule_needs_few_rows(entangle: Entangle) -> None:
     outcome = entangle(*UNTIL, *RULE)
     assert outcome.code == 1, outcome.err
     said = " ".join(outcome.out.split())
@@ -37,7 +37,7 @@ def test_a_clear_rule_takes_a_few_rows(entangle: Entangle) -> None:
     assert document["status"] == "complete"
 
 
-def test_the_same_command_finds_it_decided(entangle: Entangle) -> None:
+def test_the_same_command_reuses_the_decision(entangle: Entangle) -> None:
     assert entangle(*UNTIL, *RULE).code == 1
     again = entangle(*UNTIL, *RULE)
     assert again.code == 1
@@ -48,7 +48,7 @@ def test_the_same_command_finds_it_decided(entangle: Entangle) -> None:
 
 
 def test_a_part_of_a_later_round_is_not_judged(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds are measured longest pairs first: what an interrupted one left is no random sample."""
+    """Rounds are measured longest pairs first, so an interrupted round is not a random sample."""
     words = (*UNTIL, "--fail-if", "both_fall_rate > 0.2", "--batch-tokens", "128", "--json", "run.json")
     assert entangle(*words[:4], "whole", *words[5:]).code == 1
     decided = len(json.loads(Path("run.json").read_text())["pairs"])
@@ -76,7 +76,7 @@ def test_a_part_of_a_later_round_is_not_judged(entangle: Entangle, monkeypatch: 
     assert len(json.loads(Path("run.json").read_text())["pairs"]) == decided
 
 
-def test_a_close_rule_takes_all_rows_and_is_the_full_scans(entangle: Entangle) -> None:
+def test_a_close_rule_needs_all_rows_and_matches_the_full_scan(entangle: Entangle) -> None:
     assert entangle("scan", MODEL, LONG, "-o", "full", "-q", "--json", "full.json").code == 0
     share = json.loads(Path("full.json").read_text())["summary"]["movements"]["both_fall"]["rate"]
     for rule, code in ((f"both_fall_rate > {share}", 0), (f"both_fall_rate >= {share}", 1)):
@@ -85,14 +85,14 @@ def test_a_close_rule_takes_all_rows_and_is_the_full_scans(entangle: Entangle) -
         assert "decided after 100 of 100 rows" in " ".join(outcome.out.split())
 
 
-def test_a_gate_does_not_judge_a_run_that_ended_on_what_it_saw(entangle: Entangle) -> None:
+def test_a_gate_does_not_judge_a_run_that_stopped_early(entangle: Entangle) -> None:
     assert entangle(*UNTIL, *RULE).code == 1
     outcome = entangle("gate", "run", *RULE)
     assert outcome.code == 5
     assert "until its own rules were decided" in outcome.err
 
 
-def test_nothing_to_judge_is_no_pass(entangle: Entangle, rows_file: Callable[..., Path]) -> None:
+def test_nothing_to_judge_does_not_pass(entangle: Entangle, rows_file: Callable[..., Path]) -> None:
     path = rows_file([{"prompt": "a", "chosen": "b", "rejected": "b"}] * 20)
     outcome = entangle("scan", MODEL, path, "-o", "none", "-q", "--until-decided", *RULE)
     assert outcome.code == 5
@@ -104,11 +104,11 @@ def test_nothing_to_judge_is_no_pass(entangle: Entangle, rows_file: Callable[...
         ((), "--until-decided without a rule"),
         (("--fail-if", "cosine_p95 > 0.5"), "--until-decided with --fail-if"),
         ((*RULE, "--confidence", "1"), "--confidence 1"),
-        ((*RULE, "--ranked", "all"), "rows of one pair each"),
-        ((*RULE, "--shard", "1/2"), "rows of one pair each"),
+        ((*RULE, "--ranked", "all"), "all rows, with one pair each"),
+        ((*RULE, "--shard", "1/2"), "all rows, with one pair each"),
     ],
 )
-def test_what_cannot_be_decided(entangle: Entangle, words: tuple[str, ...], message: str) -> None:
+def test_invalid_options_of_until_decided_are_refused(entangle: Entangle, words: tuple[str, ...], message: str) -> None:
     outcome = entangle(*UNTIL, *words)
     assert outcome.code == 2
     assert message in outcome.err

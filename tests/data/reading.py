@@ -1,4 +1,4 @@
-"""Rows read one by one."""
+"""Reads rows one by one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from entangle_cli.records.settings import ReadingSettings
 
 
 def only_pair(row: RawRow, data_format: str | None = None) -> PreferencePair | SkippedRow:
-    """The one pair of a row, or why there is none."""
+    """The only pair of a row, or the reason that there is none."""
     (found,) = PairReader(ReadingSettings(data_format=data_format)).read(row)
     return found

@@ -1,4 +1,4 @@
-"""PEFT adapters: loaded onto their base, measured as autograd measures them, and refused by what is wrong."""
+"""PEFT adapters: loaded onto their base, measured like with autograd, and refused with the reason."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_adapter(base: Path, folder: Path, **settings: Any) -> Path:
-    """An adapter with every weight random: B starts at zero, which would hide A."""
+    """An adapter with random weights. B usually starts at zero, which would hide A."""
     torch.manual_seed(0)
     with quiet_libraries():
         model = load_checkpoint(str(base), "float32", torch.device("cpu")).model
@@ -82,7 +82,7 @@ def test_adapter_gradients_equal_autograd(kind: str, base: Path, tmp_path: Path)
         for pair, ours, recomputed in zip(pairs, measured, again, strict=True):
             expected = truth(checkpoint.model, pair, list(parameters))
             assert_close(ours, expected, TOLERANCES[torch.float64])
-            # Norms are in float32 here: the mode that keeps them in float64 is off in a backward pass.
+            # Norms are in float32 here, because the float64 mode is off in a backward pass.
             assert_close(recomputed, expected, TOLERANCES[torch.float32])
 
 
@@ -170,7 +170,7 @@ def test_prompt_tuning_is_refused_by_its_kind(base: Path, tmp_path: Path) -> Non
 
 
 def with_more_tokens(base: Path, folder: Path, *, saves_embeddings: bool) -> Path:
-    """An adapter trained with two tokens more than its base has, saved with their tokenizer."""
+    """An adapter trained with two more tokens than its base, saved with its tokenizer."""
     torch.manual_seed(0)
     tokenizer = small_tokenizer()
     tokenizer.add_tokens(["<extra>", "<more>"])
@@ -194,7 +194,7 @@ def test_a_resized_vocabulary_is_the_adapters_tokenizers(saves_embeddings: bool,
         checkpoint = load_checkpoint(str(folder), "float32", torch.device("cpu"))
         theirs = peft.AutoPeftModelForCausalLM.from_pretrained(str(folder)).eval()
     assert checkpoint.model.get_input_embeddings().weight.shape[0] == len(checkpoint.tokenizer)
-    # Rows that the adapter does not hold are made up, and that is said.
+    # Rows missing in the adapter are generated, with a warning.
     assert ("W-RESIZED" in checkpoint.warnings) == (not saves_embeddings)
     if saves_embeddings:
         ids = torch.tensor([[1, 5, len(checkpoint.tokenizer) - 1, 7]])
@@ -213,7 +213,7 @@ def test_made_up_rows_are_the_same_in_every_scan(base: Path, tmp_path: Path) -> 
     assert torch.equal(*tables)
 
 
-def test_weights_that_no_layer_takes_are_said(base: Path, tmp_path: Path) -> None:
+def test_unused_weights_are_reported(base: Path, tmp_path: Path) -> None:
     folder = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
     with quiet_libraries():
         assert "W-IGNORED-WEIGHTS" not in load_checkpoint(str(folder), "float32", torch.device("cpu")).warnings

@@ -1,4 +1,4 @@
-"""Columnar files in pieces: the rows are pyarrow's own, and a short file of long values takes little memory."""
+"""Columnar files read in pieces: same rows as in pyarrow, and a short file of long values needs little memory."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ print("done")
 
 
 def test_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
-    """pyarrow aborts where it makes an object of a damaged column of a row group."""
+    """pyarrow aborts when it converts a damaged column of a row group to an object."""
     answer = [{"role": "assistant", "content": "c"}]
     rows = [{"prompt": f"p{number}", "chosen": answer, "rejected": answer} for number in range(5)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
@@ -147,7 +147,7 @@ def test_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows_in_group", [0, 2])
 def test_row_groups_and_file_disagree_on_the_number_of_rows(tmp_path: Path, rows_in_group: int) -> None:
-    """pyarrow reads as many rows as the row groups have, and drops the others without a word."""
+    """pyarrow reads only the rows in the row groups and silently drops the others."""
     path = tmp_path / "a.parquet"
     rows = [{"prompt": "p", "chosen": "c", "rejected": "r"}] * 3
     pq.write_table(pa.Table.from_pylist(rows), path)

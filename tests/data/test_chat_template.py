@@ -1,4 +1,4 @@
-"""A chat template's date: what transformers would render on that day, and the same on every other."""
+"""The date in a chat template: rendered as by transformers on that day, and the same on every other day."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELLO = [{"role": "user", "content": "hi"}]
 def test_the_day_is_what_transformers_would_render() -> None:
     tokenizer = small_tokenizer()
     tokenizer.chat_template = DATED
-    # The time of day stands still at midnight, which transformers' clock does not.
+    # The time of day is always midnight, unlike in transformers.
     clock = ("%-H", "%-I", "%-M", "%-S", "%H", "%I", "%M", "%S", "%p", "%f", "%c", "%X")
     for name in clock:
         tokenizer.chat_template = tokenizer.chat_template.replace(name + " ", "").replace(" " + name, "")
@@ -54,7 +54,7 @@ def test_only_templates_that_ask_for_it_have_a_date(tmp_path: Path) -> None:
     assert load_tokenizer(origin_of("x", tmp_path), LoadingSettings()).template_date == date.today().isoformat()
 
 
-def test_what_is_no_date_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_date_is_refused(tmp_path: Path) -> None:
     small_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="YYYY-MM-DD"):
         load_tokenizer(origin_of("x", tmp_path), LoadingSettings(template_date="tomorrow"))

@@ -1,4 +1,4 @@
-"""Checkpoints: what is loaded, what is refused and by which name, and what tells two apart."""
+"""Checkpoints: loading, refusal with the name of the problem, and identity."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WEIGHT = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that tests copy before they break it."""
+    """A checkpoint. Tests copy it before they damage it."""
     return save(tiny_llama(small_tokenizer()), tmp_path_factory.mktemp("saved") / "policy")
 
 
@@ -134,7 +134,7 @@ def test_what_looks_like_a_path_is_never_asked_for_on_the_hub(name: str, monkeyp
 
 
 def test_a_hub_name_is_asked_for_and_its_absence_explained() -> None:
-    """The suite is offline, so that this one cannot be there."""
+    """The suite is offline, so this name is never found."""
     name = "no-such-org/no-such-model"
     assert f"{name} is no folder here and is not in the cache, and no hub: " in refusal(name)
 
@@ -208,7 +208,7 @@ def test_a_quantisation_whose_expressions_do_not_end_is_refused(copied: Path, mo
         ),
     ],
 )
-def test_a_tokenizer_that_makes_much_of_little_is_refused(copied: Path, part: str, entry: dict[str, Any]) -> None:
+def test_a_tokenizer_that_expands_text_too_much_is_refused(copied: Path, part: str, entry: dict[str, Any]) -> None:
     document = json.loads((copied / "tokenizer.json").read_text())
     (copied / "tokenizer.json").write_text(json.dumps({**document, part: entry}))
     with pytest.raises(ModelError, match="the tokenizer makes"):
@@ -216,7 +216,7 @@ def test_a_tokenizer_that_makes_much_of_little_is_refused(copied: Path, part: st
 
 
 @pytest.mark.parametrize("content", ["{broken", "{}", "[]", '{"model_type": "no-such-type"}'])
-def test_a_config_that_says_nothing_is_refused(content: str, copied: Path) -> None:
+def test_an_unusable_config_is_refused(content: str, copied: Path) -> None:
     (copied / "config.json").write_text(content)
     assert refusal(copied).startswith((f"{copied}: the config cannot be loaded: ", f"{copied}/config.json: "))
 
@@ -334,7 +334,7 @@ def test_a_pickle_never_runs_code(copied: Path) -> None:
     assert not (copied / "ran").exists()
 
 
-def test_safetensors_go_before_pickles(copied: Path) -> None:
+def test_safetensors_take_precedence_over_pickles(copied: Path) -> None:
     torch.save({}, copied / "pytorch_model.bin")
     assert load(copied, loading=LoadingSettings(pickled_weights=True)).warnings == {}
 
@@ -378,7 +378,7 @@ def test_a_chat_template_of_ones_own(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"{% for %}", b"\xff"])
-def test_a_template_that_cannot_be_is_refused(content: bytes | None, copied: Path) -> None:
+def test_an_invalid_template_is_refused(content: bytes | None, copied: Path) -> None:
     template = copied.parent / "own.jinja"
     if content is not None:
         template.write_bytes(content)
@@ -466,7 +466,7 @@ def test_the_identity_changes_with_the_merges_of_an_old_tokenizer(copied: Path) 
 
 
 LIMITED = dict.fromkeys(("gpt2", "opt", "gpt-j", "gpt-neo", "gpt-bigcode", "codegen", "mpt"), 128)
-"""Families of tiny_models with a table of positions; the rest compute theirs."""
+"""Families of tiny_models with a table of positions. The others compute their positions."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -585,7 +585,7 @@ def test_names_that_no_folder_can_have(name: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '{"weight_map": []}'])
-def test_an_index_that_says_nothing_is_refused(content: str, copied: Path) -> None:
+def test_an_unusable_index_is_refused(content: str, copied: Path) -> None:
     (copied / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json" in refusal(copied)
 

@@ -1,4 +1,4 @@
-"""Devices: one that exists, and one a process."""
+"""Devices: existence, and one per process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     assert caught.value.exit_code is ExitCode.USAGE
 
 
-def test_a_device_that_holds_no_numbers_is_refused() -> None:
+def test_the_meta_device_is_refused() -> None:
     with pytest.raises(UsageError):
         choose_device("meta")
 

@@ -1,4 +1,4 @@
-"""Names on the hub, against a hub on this machine: what is read, what is refused, and what is never asked for."""
+"""Hub names, with a local hub: names that are read, refused, and never requested."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ print(json.dumps(outcomes))
 
 
 class Session(NamedTuple):
-    """What came of the commands, with a hub and then without, and what the hub was asked."""
+    """Results of the commands with a hub and then without it, and the requests to the hub."""
 
     folder: Path
     online: dict[str, tuple[int, str, str]]
@@ -97,7 +97,7 @@ def damage(home: Path) -> None:
 
 
 def commands(cases: dict[str, tuple[str, ...]], address: str, folder: Path) -> dict[str, tuple[int, str, str]]:
-    """In a process of its own, since the hub's library reads its address once."""
+    """Run in a separate process, because the hub's library reads its address only once."""
     variables = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
     variables |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "PYTHONPATH": str(MODEL.parents[1])}
     done = subprocess.run(
@@ -169,12 +169,12 @@ def test_an_adapter_and_its_base(session: Session) -> None:
         ("no model revision", "RevisionNotFound"),
     ],
 )
-def test_what_is_not_there_is_said_in_three_lines(session: Session, name: str, message: str) -> None:
+def test_a_missing_name_is_reported_in_three_lines(session: Session, name: str, message: str) -> None:
     refused(session.online[name], message)
 
 
 @pytest.mark.parametrize("name", ["no data", "no model"])
-def test_without_a_hub_and_a_copy_it_is_said_in_three_lines(session: Session, name: str) -> None:
+def test_a_missing_copy_without_the_hub_is_reported_in_three_lines(session: Session, name: str) -> None:
     refused(session.offline[name], "team/unknown is no")
 
 

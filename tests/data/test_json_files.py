@@ -1,4 +1,4 @@
-"""JSON files are read by what they hold, whatever they are called, and written back in the same layout."""
+"""JSON files are recognised by content, not by name, and written back in the same layout."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_rows_on_one_line_are_named_by_their_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["{}\n{}\n", "[{},\n{}]", "{}\n\n{}"])
-def test_a_key_that_is_there_twice_is_said(shape: str, tmp_path: Path) -> None:
+def test_a_duplicate_key_is_reported(shape: str, tmp_path: Path) -> None:
     twice = '{"chosen": "a", "chosen": "b"}'
     (tmp_path / "a.jsonl").write_text(shape.format(twice, json.dumps(ROWS[0])))
     first, second = open_source(str(tmp_path / "a.jsonl")).rows()

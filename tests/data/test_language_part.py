@@ -1,4 +1,4 @@
-"""Multimodal checkpoints: text is measured on their language model, and equals what the whole model says of it."""
+"""Multimodal checkpoints: text is measured on their language model, with the same result as on the whole model."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ KINDS: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma3": gemma3,
 }
 WHOLE_IS_LOADED = {"llava", "mistral3", "qwen2_5_vl", "gemma3"}
-"""Where transformers has no class for the language model alone."""
+"""Kinds without a transformers class for the language model alone."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,6 +131,6 @@ def test_text_is_measured_on_the_language_model(kind: str, tmp_path: Path) -> No
     assert type(whole).__name__ in checkpoint.warnings["W-LANGUAGE-PART"]
     assert (type(checkpoint.model) is type(whole)) == (kind in WHOLE_IS_LOADED)
     assert measured.chosen_log_prob == pytest.approx(log_prob.item(), rel=1e-9)
-    # Text moves the language model alone, so that its part is the gradient of the whole.
+    # Text has gradients only in the language model, so its gradient is that of the whole model.
     squared = sum(float(p.grad.square().sum()) for p in whole.parameters() if p.grad is not None)
     assert measured.chosen_squared_norm == pytest.approx(squared, rel=1e-8)

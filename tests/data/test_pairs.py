@@ -1,4 +1,4 @@
-"""Rows to pairs: every signature, every reason to skip, and an id that follows the content alone."""
+"""From rows to pairs: every signature, every reason to skip, and ids that depend only on the content."""
 
 from __future__ import annotations
 
@@ -357,7 +357,7 @@ def nested(depth: int) -> list[Any]:
     [{**CHAT, "tools": "[" * 100_000}, {**CHAT, "chat_template_kwargs": {"deep": nested(900)}}],
     ids=["tools", "arguments"],
 )
-def test_what_is_nested_too_deeply_is_malformed(row: Row) -> None:
+def test_deeply_nested_values_are_malformed(row: Row) -> None:
     skipped = read(row)
     assert isinstance(skipped, SkippedRow)
     assert skipped.reason == "malformed"
@@ -372,7 +372,7 @@ SAME: list[Row] = [
     },
     {**CHAT, "prompt": [user('two\nlines, "quoted"')]},
 ]
-"""Rows whose messages have different keys: columnar formats fill them up with nulls."""
+"""Rows with messages that have different keys. Columnar formats fill the missing keys with nulls."""
 
 
 def ids_of(path: Path) -> list[str]:
@@ -382,7 +382,7 @@ def ids_of(path: Path) -> list[str]:
 
 
 def turned_round(value: Any) -> Any:
-    """The same with the keys of every object in the other order."""
+    """The same value with the keys of every object in reverse order."""
     if isinstance(value, dict):
         return {key: turned_round(item) for key, item in reversed(value.items())}
     return [turned_round(item) for item in value] if isinstance(value, list) else value
@@ -424,7 +424,7 @@ def test_a_csv_holds_tools_and_template_arguments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", SAME, ids=["tools", "names", "quotes"])
 def test_nulls_of_columnar_files_do_not_reach_the_text(row: Row, tmp_path: Path) -> None:
-    """The templates of both files' pairs are rendered alike, so that one id is one measurement."""
+    """The pairs of both files render the same text, so one id stands for one measurement."""
     pq.write_table(pa.Table.from_pylist(SAME), tmp_path / "a.parquet")
     columnar = only_pair(list(open_source(str(tmp_path / "a.parquet")).rows())[SAME.index(row)])
     assert isinstance(columnar, PreferencePair)
@@ -476,7 +476,7 @@ def test_other_columns_and_places_do_not_change_the_id() -> None:
 
 
 def test_text_is_not_confused_with_its_place() -> None:
-    """Where the prompt ends is part of the pair, and a text is not the list that it spells."""
+    """The end of the prompt is part of the pair, and a text differs from the list that it spells."""
     ids = [
         pair_id("ab", "c", "d", None, {}),
         pair_id("a", "bc", "bd", None, {}),
@@ -488,7 +488,7 @@ def test_text_is_not_confused_with_its_place() -> None:
 
 
 def test_the_id_of_a_known_pair_stays() -> None:
-    """Runs are compared over versions by these ids: a new recipe makes every pair of an old run another one.
+    """Runs of different versions are compared by these ids. A new recipe would change the id of every old pair.
 
     The number is BLAKE2b-128 of `["2+2=","4","5",null,null]`, computed by b2sum.
     """

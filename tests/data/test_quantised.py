@@ -1,4 +1,4 @@
-"""An adapter on 4-bit weights of bitsandbytes: measured as autograd measures it; the weights themselves are refused."""
+"""An adapter on 4-bit bitsandbytes weights is measured like with autograd. The weights themselves are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.oracle import response_gradient
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
-# Dequantised weights and float32 sums in another order.
+# Dequantised weights, and float32 sums in a different order.
 RELATIVE_TOLERANCE = 1e-4
 
 
@@ -63,7 +63,7 @@ def test_adapter_gradients_on_quantised_weights_equal_autograd(adapter: Path) ->
         assert not engine.plan.slow
         measured = engine.measure(pairs)
     embeddings = checkpoint.model.get_input_embeddings()
-    # As in training: without an input that requires a gradient the kernel takes its way for inference.
+    # As in training. Without an input that requires a gradient, the kernel uses its inference path.
     handle = embeddings.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     for parameter in parameters.values():
         parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""A chat template can neither take all memory nor run for ever, and otherwise renders what transformers renders."""
+"""Chat templates have limits on memory and time, and otherwise render the same text as in transformers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_template_renders_what_transformers_renders(template: str) -> None:
         )
 
 
-def test_what_a_template_raises_is_told() -> None:
+def test_template_errors_are_reported() -> None:
     with pytest.raises(TemplateRefusal, match="no system role"):
         rendered("{{ raise_exception('no system role') }}")
     with pytest.raises(TemplateRefusal, match="undefined"):
@@ -96,7 +96,7 @@ def test_a_template_ends_in_time(template: str) -> None:
     assert rendered("{{ 1 + 1 }}") == "2"
 
 
-def test_a_process_that_ends_is_started_again_and_in_the_end_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_process_is_restarted_a_limited_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     renderer = rendering._Renderer()
     monkeypatch.setattr(rendering, "_renderer", renderer)
     expected = [TemplateTooLarge] * (rendering.MOST_DEATHS - 1) + [TemplateUnusable]
@@ -115,13 +115,13 @@ def test_the_limit_is_on_the_text() -> None:
         rendered("{{ 'a' * 1000 }}", 999)
 
 
-def test_transformers_keeps_its_ways_outside() -> None:
+def test_transformers_is_unchanged_outside() -> None:
     with pytest.raises(TemplateTooLarge):
         rendered("{{ 'a' * 1000 }}", 10)
     assert len(TOKENIZER.apply_chat_template(MESSAGES, chat_template="{{ 'a' * 1000 }}", tokenize=False)) == 1000
 
 
-def test_a_process_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "_renderer", rendering._Renderer())
     monkeypatch.setattr(rendering, "START_SECONDS", 0.01)
     with pytest.raises(UnfinishedError, match="does not start"):

@@ -1,4 +1,4 @@
-"""Every kind of source: its rows, their places, and how each refuses what is broken."""
+"""Every kind of source: rows, their positions, and the refusal of broken files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_arrow(path: Path, rows: Sequence[Row], writer: Callable[..., Any]) -> 
 
 
 def two_frames(content: bytes) -> bytes:
-    """As parallel compressors write it."""
+    """A file as written by parallel compressors."""
     half = len(content) // 2
     return b"".join(pa.compress(part, codec="zstd", asbytes=True) for part in (content[:half], content[half:]))
 
@@ -206,7 +206,7 @@ def test_a_broken_line_is_a_row_and_spoils_no_other(tmp_path: Path) -> None:
         (5, 8, None),
         (6, 9, {"chosen": "last", "n": [1, None, True]}),
     ]
-    # What follows the colon is Python's wording.
+    # Python determines the text after the colon.
     assert [row.problem and row.problem.split(":")[0] for row in read] == [
         None,
         None,
@@ -229,7 +229,7 @@ def test_json_that_python_cannot_hold_is_a_broken_row(content: bytes, tmp_path: 
 
 def test_line_separators_inside_strings_are_no_line_ends(tmp_path: Path) -> None:
     source = source_of(tmp_path, "a.jsonl", '{"chosen": "a\u2028b\x85c\x0b"}\n{"chosen": "d"}\n'.encode())
-    # The vertical tab is a control character, which JSON allows only escaped.
+    # The vertical tab is a control character. JSON allows it only as an escape.
     assert [row.line for row in source.rows()] == [1, 2]
     assert problems(source)[1] is None
 
@@ -325,7 +325,7 @@ def test_the_split_is_chosen_unless_there_is_only_one(tmp_path: Path) -> None:
 
 
 def mixed_rows() -> list[Row]:
-    # Not "4" and "5": datasets itself reads such strings of a mixed column back as numbers.
+    # Not "4" and "5", because datasets reads such strings in a mixed column back as numbers.
     return [TEXT[1], CHAT[0]]
 
 
@@ -445,7 +445,7 @@ def test_one_row_over_several_lines_is_one_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
-def test_a_split_that_cannot_be_is_refused_instead_of_ignored(tmp_path: Path, name: str) -> None:
+def test_an_invalid_split_is_refused_instead_of_ignored(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"chosen": "a", "rejected": "b"}\n' * 2)
     assert open_source(str(tmp_path / name), ReadingSettings(split="train")).num_rows > 0
     with pytest.raises(DataError, match="--split test, but it has no splits"):
@@ -458,7 +458,7 @@ def texts(data: str | Path, **reading: Any) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder as people keep data in: parts by split, of several kinds, and what is no data."""
+    """A typical data folder: parts by split, several file types, and files without data."""
     (tmp_path / "data").mkdir()
     for name in ("train-00000", "train-00001", "test-00000"):
         (tmp_path / f"data/{name}.jsonl").write_bytes(as_lines([{"chosen": f"{name}, {row}"} for row in range(3)]))
@@ -523,7 +523,7 @@ def test_a_saved_split_is_sliced_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train[", "train[:2", "train[5]", "train[:2]+test[:2]", "test[:2]"])
-def test_slices_that_cannot_be_are_refused(split: str, tmp_path: Path) -> None:
+def test_invalid_slices_are_refused(split: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(as_lines(TEXT))
     with pytest.raises(DataError, match="--split"):
         open_source(str(tmp_path / "a.jsonl"), ReadingSettings(split=split))
@@ -557,7 +557,7 @@ def test_memory_does_not_grow_with_the_rows(name: str, tmp_path: Path) -> None:
 
 
 def peak_of_reading(path: Path) -> int:
-    """Most bytes of Python objects while all rows are read; pyarrow's own buffers are a batch's."""
+    """Peak bytes of Python objects while all rows are read. pyarrow's own buffers hold one batch."""
     tracemalloc.start()
     try:
         source = open_source(str(path))
@@ -582,7 +582,7 @@ def whole_file(name: str) -> bytes:
 @given(st.data())
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_end_in_a_traceback_or_lose_a_row(tmp_path: Path, data: st.DataObject) -> None:
-    """Files cut, with bytes changed, or of nothing but noise: rows, each with a value or a problem, or a refusal."""
+    """Truncated, modified and random files give rows with a value or a problem, or are refused."""
     name = data.draw(st.sampled_from((*FUZZED, *COMPRESSED)))
     content = bytearray(whole_file(name))
     how = data.draw(st.sampled_from(("cut", "change", "noise")))
@@ -607,7 +607,7 @@ def test_no_bytes_end_in_a_traceback_or_lose_a_row(tmp_path: Path, data: st.Data
 @given(st.data())
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_saved_data_set_is_refused_or_read_whole(tmp_path: Path, data: st.DataObject) -> None:
-    """Arrow trusts the offsets in its files: a wrong one ended the process."""
+    """Arrow trusts the offsets in its files. A wrong offset ended the process."""
     saved = tmp_path / "saved"
     shutil.rmtree(saved, ignore_errors=True)
     WRITERS["saved"](saved, CHAT)

@@ -1,4 +1,4 @@
-"""Rows that were tokenised elsewhere: exactly their ids are seen, exactly their labels are scored."""
+"""Rows with token ids: exactly these ids are used, and exactly the labels are scored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tokenized(row: dict[str, Any], **settings: Any) -> TokenizedRow | SkippedRow
         {name.replace("_ids", "_input_ids"): ids for name, ids in BY_PROMPT.items()},
         BY_LABELS,
         {**BY_LABELS, "prompt_input_ids": [5, 6, 7]},
-        {name: str(ids) for name, ids in BY_LABELS.items()},  # as CSV has it
+        {name: str(ids) for name, ids in BY_LABELS.items()},  # as in CSV
         {**BY_LABELS, "chosen_input_ids": [5, 6, 7, 8, 2, 0, 0], "chosen_labels": [-100, -100, -100, 8, 2, -100, -100]},
     ],
     ids=["TRL's collator", "TRL before 1.10", "labels", "labels and prompt", "as text", "padded"],
@@ -88,7 +88,7 @@ def test_tokens_that_the_model_does_not_have_are_refused() -> None:
         ({"chosen_input_ids": [5, 6, 7, -8, 2]}, "malformed", "no list of token ids"),
     ],
 )
-def test_what_is_no_token_ids_has_a_reason(change: dict[str, Any], reason: str, detail: str) -> None:
+def test_invalid_token_ids_have_a_reason(change: dict[str, Any], reason: str, detail: str) -> None:
     found = read({**BY_LABELS, **change})
     assert isinstance(found, SkippedRow)
     assert found.reason == reason

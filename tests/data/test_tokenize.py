@@ -1,4 +1,4 @@
-"""Pairs to scored tokens: boundaries, cuts, and what cannot be scored."""
+"""From pairs to scored tokens: boundaries, truncation, and pairs that cannot be scored."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def skipped(row: Row, settings: TokenSettings = NO_LIMIT, tokenizer: Any = None)
 
 
 def spelled(response: TokenizedResponse, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[str, str]:
-    """What is read without and what with a score, as text."""
+    """The unscored and the scored part, as text."""
     tokenizer = tokenizer or small_tokenizer()
     ids = list(response.ids)
     return tokenizer.decode(ids[: response.first_scored]), tokenizer.decode(ids[response.first_scored :])
 
 
 def words(count: int) -> str:
-    """That many tokens."""
+    """A text with this number of tokens."""
     text = " the" * count
     assert len(small_tokenizer()(text=text)["input_ids"]) == count
     return text
@@ -162,12 +162,12 @@ def test_keep_end_cuts_the_start_of_each_response_on_its_own(limit: int) -> None
     row = texts(words(4), " sky", " is the is")
     whole = tokenized(row).pair
     pair = tokenized(row, TokenSettings(limit, Truncation.KEEP_END)).pair
-    # Tokens cut off the front: as many as the response is too long; what is scored stays scored, but for position 0.
+    # The excess tokens are cut at the front. Scored tokens stay scored, except at position 0.
     starts = {3: (1, 1), 4: (2, 1), 5: (3, 1), 6: (4, 2), 7: (4, 3), 8: (4, 4), 9: (4, 4)}
     assert (pair.chosen.first_scored, pair.rejected.first_scored) == starts[limit]
     assert pair.chosen.ids == whole.chosen.ids[-limit:]
     assert pair.rejected.ids == whole.rejected.ids[-limit:]
-    # An answer is truncated where one of its own tokens is not scored, not where the prompt alone was cut.
+    # An answer counts as truncated if one of its own tokens is not scored, not if only the prompt was cut.
     assert (pair.chosen.truncated, pair.rejected.truncated) == (limit < 3, limit < 5)
 
 
@@ -181,7 +181,7 @@ def test_keep_end_cuts_the_start_of_each_response_on_its_own(limit: int) -> None
     ],
 )
 def test_keep_end_says_what_is_scored(limit: int, prompt_tokens: int, warnings: tuple[str, ...]) -> None:
-    """A prompt of 4 tokens, answers of 2 and 4: the longer sequence decides how much of the prompt both keep."""
+    """A prompt of 4 tokens, answers of 2 and 4. The longer sequence determines how much of the prompt both keep."""
     found = tokenized(texts(words(4), " sky", " is the is"), TokenSettings(limit, Truncation.KEEP_END))
     assert (found.prompt_tokens, found.warnings) == (prompt_tokens, warnings)
 
@@ -231,7 +231,7 @@ def test_what_the_library_refuses_is_malformed(more: Row) -> None:
 
 
 def test_half_a_character_is_malformed() -> None:
-    """JSON may hold a lone surrogate, which is no text that could be encoded."""
+    """JSON can contain a lone surrogate, which cannot be encoded."""
     row = json.loads('{"prompt": "2+2=", "chosen": "4 \\ud83d", "rejected": "5"}')
     assert skipped(row)[0] == "malformed"
 
@@ -266,7 +266,7 @@ def scanned(model: Path, rows: list[Row], **settings: Any) -> list[entangle_cli.
 
 
 def test_a_model_of_few_positions_measures_what_fits(tmp_path: Path) -> None:
-    """8 positions take 9 tokens: the engine gives the last token no position, and the model has none for a tenth."""
+    """8 positions allow 9 tokens: the last token needs no position. A tenth token does not fit."""
     tokenizer = small_tokenizer()
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=8)
@@ -288,7 +288,7 @@ def test_a_model_of_few_positions_measures_what_fits(tmp_path: Path) -> None:
 
 
 def test_a_token_that_the_model_has_no_embedding_for_spoils_its_row_only(tmp_path: Path) -> None:
-    """Many fine-tuned checkpoints have a tokenizer with more tokens than the model, which the data rarely holds."""
+    """Many fine-tuned checkpoints have more tokens in the tokenizer than in the model. The data rarely contain them."""
     tokenizer = small_tokenizer()
     model = tiny_llama(tokenizer)
     tokenizer.add_tokens(["<|new|>"])

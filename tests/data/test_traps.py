@@ -1,4 +1,4 @@
-"""What goes wrong silently: every code has a row that raises it, and a clean row raises none."""
+"""Silent problems in data: every code has a row that raises it, and a clean row raises none."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_rows_that_are_identical_without_a_cut_are_not_blamed_on_it() -> None:
         ({**PAIR, "prompt": "Hi", "chosen": "Hi there", "rejected": "Hi you"}, ()),
         ({**CHAT, "chosen": CHAT["prompt"] + CHAT["chosen"], "rejected": CHAT["prompt"] + CHAT["rejected"]},
          ("W-PROMPT-REPEATED",)),
-        # The answer's own first message explains what the template writes before it.
+        # The answer's own first message explains the text that the template writes before it.
         ({**CHAT, "rejected": [{"role": "user", "content": "No."}]}, ("W-ANSWER-ROLE",)),
         ({**PAIR, "prompt": "<s>The owl is"}, ()),
         ({**PAIR, "chosen": " awake<|im_end|>\n"}, ("W-EOS-DOUBLED",)),
@@ -128,7 +128,7 @@ def test_rows_that_are_identical_without_a_cut_are_not_blamed_on_it() -> None:
         ({"messages": CHAT["prompt"], "chosen": "Same 4", "rejected": "Same 5"}, ("W-QUESTION-UNUSED",)),
     ],
 )  # fmt: skip
-def test_what_users_meet_again_and_again(row: dict[str, Any], expected: tuple[str, ...]) -> None:
+def test_common_traps(row: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert codes(row) == expected
 
 
@@ -150,7 +150,7 @@ def test_the_unread_column_is_named_with_what_reads_it() -> None:
     assert question_message(["query"]).endswith("query; --map prompt=COLUMN with the other two reads it")
 
 
-def test_sequences_beyond_the_context_are_said() -> None:
+def test_sequences_beyond_the_context_are_reported() -> None:
     pair = only_pair(RawRow(0, PAIR, 1))
     assert isinstance(pair, PreferencePair)
     lengths = tokenize_pair(pair, small_tokenizer(), TokenSettings(None))
@@ -162,7 +162,7 @@ def test_sequences_beyond_the_context_are_said() -> None:
         assert found.warnings == expected
 
 
-def test_half_an_emoji_is_called_so() -> None:
+def test_half_an_emoji_is_reported() -> None:
     for row in ({**PAIR, "chosen": " hi \ud83d"}, {**CHAT, "chosen": [{"role": "assistant", "content": "hi \ud83d"}]}):
         pair = only_pair(RawRow(0, row, 1))
         assert isinstance(pair, PreferencePair)

@@ -32,7 +32,7 @@ from tests.data.trl_reference import Trl, tiny_llama
 Row = dict[str, Any]
 
 SHORT = 16
-"""Cuts some of the rows below and drops some; a test looks that it does."""
+"""Truncates some of the rows below and drops others; a test checks this."""
 
 SETTINGS: dict[str, tuple[int | None, str]] = {
     "1024 keep_start": (1024, "keep_start"),
@@ -45,7 +45,7 @@ LONG = " The capital of France is Paris, and the capital of Spain is Madrid, Ã©ð
 
 
 def turns(*contents: str, first: str = "user") -> list[dict[str, Any]]:
-    """Messages of the user and the assistant by turns."""
+    """Alternating messages of user and assistant."""
     roles = ["user", "assistant"] if first == "user" else ["assistant", "user"]
     return [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
 
@@ -74,7 +74,7 @@ def implicit(rows: Sequence[Row]) -> list[Row]:
 
 
 STANDARD_IMPLICIT: list[Row] = [
-    # Nothing shared: TRL takes the place before the first character, which is the last one of chosen.
+    # Nothing is shared: TRL uses the position before the first character, which is the last one of chosen.
     {"chosen": "Cats sleep ", "rejected": "Dogs bark"},
     {"chosen": "Cats sleep", "rejected": "Dogs bark"},
     {"chosen": "The sky is blue", "rejected": "The sky is"},
@@ -104,7 +104,7 @@ CONVERSATIONAL: list[Row] = [
     {"prompt": turns(LONG), "chosen": answer("Yes."), "rejected": answer("No.")},
     {"prompt": turns("Cats"), "chosen": answer(LONG), "rejected": answer("sleep.")},
     {"prompt": turns("Go"), "chosen": answer(LONG + "Yes."), "rejected": answer(LONG + "No.")},
-    # A prompt that ends with the answer's beginning, and answers of several messages.
+    # A prompt that ends with the start of the answer, and answers with several messages.
     {"prompt": turns("Hi", "Hel"), "chosen": answer("lo."), "rejected": answer("p.")},
     {
         "prompt": turns("Hi"),
@@ -139,7 +139,7 @@ TOOLS_AS_TEXT: list[Row] = [{**row, "tools": json.dumps(row["tools"] or [])} for
 
 
 def random_rows(count: int = 60) -> list[Row]:
-    """Texts cut at any character, so that prompts end inside tokens."""
+    """Texts cut at any character. Some prompts end inside tokens."""
     generator = random.Random(0)
     text = " ".join(SENTENCES)
 
@@ -168,18 +168,18 @@ FORMATS: dict[str, tuple[list[Row], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The same rows by TRL and by the package."""
+    """The same rows read by TRL and by the package."""
 
     trl: Trl
     tokens: list[TokenizedRow]
-    """Of every row, without any limit."""
+    """All rows, without a length limit."""
     records: list[PairRecord]
     limit: int | None
     truncation: str
 
 
 Saved = Callable[[bool], tuple[Path, PreTrainedModel, PreTrainedTokenizerBase]]
-"""By whether the tokenizer adds a BOS: a saved checkpoint, and its model and tokenizer as they are in memory."""
+"""Whether the tokenizer adds a BOS, to a saved checkpoint and its model and tokenizer in memory."""
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def compare(
     trl = Trl(rows, tokenizer, model, limit, truncation, folder / "trainer")
     data = folder / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    # A few tokens a batch, so that responses are padded in other company than TRL's.
+    # A few tokens per batch, so that responses are padded differently from TRL.
     scan_settings = ScanSettings(max_length=limit, truncation=truncation, device="cpu", batch_tokens=200)
     records = entangle_cli.scan(str(saved), data, scan_settings)
     return Compared(trl, [tokens_of(row, tokenizer) for row in pairs_of(data)], records, limit, truncation)
@@ -244,7 +244,7 @@ def test_the_same_rows_are_dropped(compared: Compared) -> None:
     for record in compared.records:
         if record.status == "ok":
             continue
-        # What TRL keeps and the package leaves out besides has no gradient difference to measure.
+        # Other rows that TRL keeps and the package skips have no gradient difference to measure.
         assert record.reason in ("prompt_too_long", "identical"), record
         if record.reason == "identical":
             pair = compared.trl.pairs[record.index]
@@ -272,7 +272,7 @@ def test_the_same_tokens_are_scored_with_the_same_log_probs(compared: Compared) 
         pair = compared.trl.pairs[record.index]
         assert record.chosen_tokens == pair.chosen.num_scored
         assert record.rejected_tokens == pair.rejected.num_scored
-        # Without a prompt nothing predicts the first token, whether it is cut or not.
+        # Without a prompt, the first token has no prediction, cut or not.
         unscored = 0 if pair.prompt_ids else 1
         assert record.chosen_truncated == (pair.chosen.num_scored < len(pair.chosen_ids) - unscored)
         assert record.rejected_truncated == (pair.rejected.num_scored < len(pair.rejected_ids) - unscored)
@@ -283,19 +283,19 @@ def test_the_same_tokens_are_scored_with_the_same_log_probs(compared: Compared) 
 
 
 LONG_CASES = [case for case in compared_cases() if SETTINGS[case.values[0][1]][0] != SHORT]
-"""Where whole responses are scored: a cut one may have a single scored token, and neither of its ends to drop."""
+"""Cases in which whole responses are scored. A cut response may have one scored token, with no end to drop."""
 
 
 @pytest.mark.parametrize("compared", LONG_CASES, indirect=True, scope="module")
 def test_another_boundary_or_no_last_token_would_be_seen(compared: Compared) -> None:
-    """What is compared above moves by over 1000 times its tolerance when one token more or less is scored."""
+    """One scored token more or less changes the values compared above by over 1000 times their tolerance."""
     for record in [record for record in compared.records if record.status == "ok"][:8]:
         pair = compared.trl.pairs[record.index]
         chosen = compared.trl.log_prob(pair.prompt_ids, pair.chosen_ids)
         assert chosen == pytest.approx(record.chosen_log_prob, rel=1e-5, abs=1e-5)
         without_last = compared.trl.log_prob(pair.prompt_ids, pair.chosen_ids[:-1])
         assert abs(without_last - chosen) > 1e-2
-        # Position 0 has no log-prob, so that a boundary before or after it is the same.
+        # Position 0 has no log-prob, so a boundary before it equals one after it.
         if pair.prompt_ids:
             later = compared.trl.log_prob([*pair.prompt_ids, pair.chosen_ids[0]], pair.chosen_ids[1:])
             assert abs(later - chosen) > 1e-2
@@ -319,7 +319,7 @@ def test_the_standard_rows_hold_every_kind_of_cut(checkpoint: Saved, tmp_path: P
 
 
 @pytest.mark.parametrize("rows", [STANDARD, random_rows()], ids=["written", "random"])
-def test_a_moved_boundary_is_told(rows: list[Row], checkpoint: Saved, tmp_path: Path) -> None:
+def test_a_moved_boundary_is_reported(rows: list[Row], checkpoint: Saved, tmp_path: Path) -> None:
     case = compare((rows, False), (None, "keep_start"), checkpoint, tmp_path)
     tokenizer = checkpoint(False)[2]
     prompt_lengths = [len(tokenizer(text=row["prompt"])["input_ids"]) for row in rows]
@@ -336,7 +336,7 @@ MESSAGES = st.lists(
 
 
 def with_shared_start(texts: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, Any]]:
-    """Two texts that often start alike, the one with the other, or differ from the first place on."""
+    """Two texts that often share a start, contain each other at the start, or differ from the first character."""
     started = st.tuples(texts, texts, texts).map(lambda parts: (parts[0] + parts[1], parts[0] + parts[2]))
     longer = st.tuples(texts, texts).map(lambda parts: (parts[0], parts[0] + parts[1]))
     return st.one_of(started, longer, longer.map(lambda two: two[::-1]), st.tuples(texts, texts))

@@ -33,8 +33,8 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}
 {%- if thinking is defined and not thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
 {%- endif %}"""
-"""ChatML: a turn ends with the EOS and a newline. `thinking=False` puts an empty thought into the generation prompt,
-which the whole conversation does not have, as templates of thinking models do."""
+"""ChatML: a turn ends with the EOS and a newline. `thinking=False` adds an empty thought to the generation prompt
+but not to the whole conversation, as in templates of thinking models."""
 
 
 @cache

@@ -1,3 +1,3 @@
-"""The command line, for tests that hold it beside something else."""
+"""The command line, for tests that compare with it."""
 
 from tests.cli.conftest import entangle as entangle

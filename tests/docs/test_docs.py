@@ -1,4 +1,4 @@
-"""Everything that the output names is explained, every link leads somewhere, and the examples run."""
+"""All names in the output are explained, all links resolve, and the examples run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_miss_gets_a_suggestion(name: str, near: str) -> None:
         explain(name)
 
 
-def test_people_say_dpo() -> None:
+def test_common_loss_names_are_explained() -> None:
     assert {one.name for one in explain("DPO")} == {"sigmoid"}
 
 

@@ -1,4 +1,4 @@
-"""Made-up pairs of token ids."""
+"""Random pairs of token ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 def random_pair(
     vocabulary: int, prompt: int, chosen: int, rejected: int, seed: int, shared_words: int = 0
 ) -> TokenizedPair:
-    """A pair with so many tokens of prompt, chosen and rejected; the responses may start with shared words."""
+    """A pair with the given numbers of tokens. The responses can start with shared tokens."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What the probe finds: rules of rarer layers, and models that are not what they seem."""
+"""Results of the probe: rules for rare layers, and models with misleading properties."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bert(is_decoder: bool, dtype: torch.dtype) -> BertLMHeadModel:
     model = BertLMHeadModel(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            # Weights as small as at initialisation hardly look at other tokens at all.
+            # With small initial weights, attention to other tokens is negligible.
             parameter += 0.2 * torch.randn(parameter.shape)
     return model.to(dtype).eval()
 

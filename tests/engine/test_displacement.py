@@ -138,12 +138,12 @@ def test_the_second_derivative_is_that_of_a_longer_step() -> None:
                 change = scorer.log_probs(pairs) - start
             predicted = length * found.first + length**2 / 2 * found.second
             errors.append(float((change - predicted).abs().max()))
-    # What is left is of third order: half the length, an eighth of the error.
+    # The remaining error is of third order: half the length gives an eighth of the error.
     assert errors[1] == pytest.approx(errors[0] / 8, rel=0.25)
 
 
 def test_differences_are_exact_for_a_cubic() -> None:
-    """Of fourth order: a step as long as half the weights makes no error, which a plain difference would."""
+    """The differences are of fourth order: even a step of half the weights is exact, unlike a plain difference."""
     parameters = {"a": nn.Parameter(torch.tensor([2.0], dtype=torch.float64))}
     direction = {"a": torch.tensor([1.0], dtype=torch.float64)}
 

@@ -1,4 +1,4 @@
-"""Linear layers that run once a token: outputs and gradients as if they had run for every position."""
+"""Linear layers that run once per distinct token: same outputs and gradients as for every position."""
 
 from __future__ import annotations
 

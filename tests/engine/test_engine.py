@@ -94,7 +94,7 @@ def test_every_family_equals_autograd_where_layers_run_once_a_token(
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_computing_layers_again_changes_nothing(family: str) -> None:
-    """Beside the engine as it is compared with autograd elsewhere: a mode like TrueFloat64 is off in a backward."""
+    """Compared with the engine without recomputation, because modes like TrueFloat64 are off in a backward pass."""
     model = tiny_model(family)
     pairs = assorted_pairs(VOCABULARY)
     expected = measure(model, pairs)
@@ -228,7 +228,7 @@ def test_batch_order_and_padding_do_not_matter(family: str) -> None:
     alone = [measure(model, [pair])[0] for pair in pairs]
     for one, reverse, single in zip(together, backwards, alone, strict=True):
         assert_close(reverse, Reference(*_values(one)), TOLERANCES[torch.float64])
-        # Norms inside the models are float32; rows of another batch shape may round them otherwise.
+        # Norms inside the models are float32. Their rounding depends on the shape of the batch.
         assert_close(single, Reference(*_values(one)), TOLERANCES[torch.float32])
 
 
@@ -252,7 +252,7 @@ def test_a_subset_of_parameters_counts_alone() -> None:
 
 
 class _Odd(nn.Module):
-    """Wraps a layer so that one parameter enters through a function no rule covers, and one not at all."""
+    """Wraps a layer: one parameter is used in a function without a rule, and one is not used."""
 
     def __init__(self, inner: nn.Module, width: int) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ def test_logits_that_are_not_the_unembedding_go_through_the_model() -> None:
 
 
 def test_an_unembedding_of_the_last_positions_only_goes_through_the_model() -> None:
-    """As in a model that keeps only some logits: the head cannot be cut off there."""
+    """As in a model that keeps only some logits. The head cannot be separated there."""
     model = tiny_model("llama")
     head = model.lm_head
     model.lm_head = _HeadTwice(head)
@@ -351,7 +351,7 @@ def test_the_padding_row_of_a_table_takes_no_gradient() -> None:
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_pass_leaves_nothing_behind(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hooks hold the recorder and nodes hold the hooks: were the recorder to hold the graph, no pass would be freed."""
+    """Hooks hold the recorder and nodes hold the hooks. If the recorder held the graph, no pass would be freed."""
     recorders: list[weakref.ref[object]] = []
 
     class Noted(recorder.Recorder):
@@ -394,7 +394,7 @@ def test_the_model_is_left_as_it_was(fails: bool) -> None:
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_dispatched_model_is_measured_through_its_hooks(recompute: bool) -> None:
-    """As `device_map` leaves it; here every part is on one device, but moved there by accelerate's hooks."""
+    """A model as loaded with `device_map`. All parts are on one device, moved there by accelerate's hooks."""
     model = tiny_model("gpt2")
     pairs = assorted_pairs(VOCABULARY)
     expected = measure(model, pairs)
@@ -406,7 +406,7 @@ def test_a_dispatched_model_is_measured_through_its_hooks(recompute: bool) -> No
 
 
 class _InShapes(nn.Module):
-    """Uses one square weight in two ways whose factors must not be mixed up."""
+    """Uses one square weight in two ways. Their factors must not be confused."""
 
     def __init__(self, inner: nn.Module, way: str) -> None:
         super().__init__()

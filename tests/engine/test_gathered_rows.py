@@ -1,4 +1,4 @@
-"""Whose tokens an expert sees, followed through the functions that expert layers use."""
+"""Rows of the tokens in an expert, tracked through the functions of expert layers."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Numbers(NamedTuple):
 
 
 def problem(sharpness: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states that point at their targets the more the sharper; weight, bias, targets."""
+    """Hidden states, weight, bias and targets. A higher sharpness gives more confident predictions."""
     generator = torch.Generator().manual_seed(0)
     weight_VD = torch.nn.functional.normalize(torch.randn(VOCABULARY, WIDTH, generator=generator))
     bias_V = 0.3 * torch.randn(VOCABULARY, generator=generator)
@@ -37,7 +37,7 @@ def problem(sharpness: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
 
 
 def truth(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Numbers:
-    """By autograd in float64 on the same rounded inputs."""
+    """Results from autograd in float64 on the same rounded inputs."""
     hidden = hidden_ND.double().requires_grad_()
     weight = head.weight_VD.double().requires_grad_()
     bias = None if head.bias_V is None else head.bias_V.double().requires_grad_()

@@ -1,4 +1,4 @@
-"""Which tensors stand for a parameter, and which do not."""
+"""Tensors that count as aliases of a parameter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from entangle_cli.engine.parameter_aliases import Alias, ParameterAliases
 
 
 def followed(compute: Callable[[torch.Tensor], tuple[object, tuple[object, ...]]]) -> Alias | None:
-    """What the result of a call on a watched [3, 4, 5] parameter stands for."""
+    """The alias found in the result of a call on a watched [3, 4, 5] parameter."""
     weight = torch.nn.Parameter(torch.randn(3, 4, 5))
     func, others = compute(weight)
     return ParameterAliases({id(weight): "weight"}).result_alias(func, (weight, *others))

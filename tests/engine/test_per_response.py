@@ -1,4 +1,4 @@
-"""The slow exact way, where a model is spread over devices: `meta` stands for one that is not at hand."""
+"""The slow exact route for a model on several devices. `meta` replaces a second device."""
 
 from __future__ import annotations
 

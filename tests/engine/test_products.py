@@ -25,7 +25,7 @@ def from_gradients(gradients: Tensor) -> Tensor:
 
 
 def factors(shared: int, tokens: int = 11) -> tuple[Tensor, Tensor]:
-    """Inputs that the rows of a pair share at first, and output gradients, for three pairs."""
+    """Inputs with a shared start for both rows of a pair, and output gradients, for three pairs."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(6, tokens, 4, generator=generator, dtype=torch.float64)
     inputs[3:, :shared] = inputs[:3, :shared]
@@ -45,7 +45,7 @@ def test_both_routes_equal_the_definition(shared: int, strip: int, monkeypatch: 
 
 @pytest.mark.parametrize("ratio", [1.0, 1e-3, 1e4])
 def test_the_inner_product_keeps_its_digits_whatever_the_norms(ratio: float) -> None:
-    """Polarisation errs relative to the sum of squared norms, unless both sides are brought to one length."""
+    """Without equal norms, the error of polarisation is relative to the sum of squared norms."""
     inputs, gradients = factors(shared=6)
     gradients[:3] *= ratio
     expected = from_gradients(torch.einsum("bti,bto->bio", inputs, gradients))

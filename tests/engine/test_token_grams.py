@@ -1,4 +1,4 @@
-"""The token Gram: against one whole-model gradient a token in float64, and against the pair's own numbers."""
+"""The token Gram: against one whole-model gradient per token in float64, and against the pair's own numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium, without a network."""
+"""Opens pages in headless Chromium without a network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to ope
 
 
 class Opened(NamedTuple):
-    """What came of opening a page."""
+    """The result of opening a page."""
 
     dom: str
-    """As it stood when all scripts had run."""
+    """The document after all scripts have run."""
     console: list[str]
-    """Messages of errors and refusals."""
+    """Messages about errors and blocked resources."""
 
 
 def open_page(path: Path, *, width: int = 1280, dark: bool = False) -> Opened:

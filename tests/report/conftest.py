@@ -1,4 +1,4 @@
-"""Command lines, as the tests of the commands have them."""
+"""The command line fixtures of the command tests."""
 
 from tests.cli.conftest import entangle, rows_file
 

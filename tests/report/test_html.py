@@ -1,4 +1,4 @@
-"""Pages: they load nothing, their policy holds, hostile text stays text, a browser opens them without a complaint."""
+"""Pages: they load nothing, enforce their policy, escape hostile text, and open in a browser without errors."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_map_shows_every_pair_where_it_belongs(page: str) -> None:
     for loss in data["losses"]:
         for log_ratio, cosine, number in zip(loss["log_ratio"], data["cosine"], loss["movement"], strict=True):
             margin = abs(cosine * 2.718281828 ** abs(log_ratio) - 1) if log_ratio is not None else 0
-            if margin > 1e-2:  # away from the boundary, which rounding moves
+            if margin > 1e-2:  # away from the boundary, which depends on rounding
                 expected = (
                     "separates"
                     if cosine < 2.718281828 ** -abs(log_ratio)
@@ -146,7 +146,7 @@ def test_a_browser_opens_it_without_a_complaint(page: str, tmp_path: Path, width
 
 @needs_chromium
 def test_a_script_that_is_not_ours_is_refused(page: str, tmp_path: Path) -> None:
-    """So that the silence of the test above means something."""
+    """Shows that the test above would detect a foreign script."""
     (tmp_path / "page.html").write_text(page.replace("</main>", "<script>document.title = 'pwned'</script></main>"))
     opened = open_page(tmp_path / "page.html")
     assert any("Content Security Policy" in message for message in opened.console)

@@ -1,4 +1,4 @@
-"""Markdown for a pull request's comment: the terminal's message, and nothing that does anything."""
+"""Markdown for pull request comments: the text of the terminal report, without active content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the terminal shows: the sentence that sums a run up, and layouts that fit."""
+"""Terminal output: the summary sentence of a run, and layouts that fit the width."""
 
 from __future__ import annotations
 

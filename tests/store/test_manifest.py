@@ -1,4 +1,4 @@
-"""A manifest that anyone may have written: each entry of the wrong kind is named, and nothing else happens."""
+"""Untrusted manifests: every entry of the wrong type is named, without side effects."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_a_manifest_says_of_its_data_is_of_the_right_kind(run: Path, path: 
     assert first_wrong(changed(run, path, value)) == f"{path} is {str(value)[:40]!r}"
 
 
-def test_a_part_is_named_once(run: Path) -> None:
+def test_every_part_is_listed_once(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, "parts": manifest["parts"] * 2}))
     with pytest.raises(RunError, match="parts is"):
@@ -124,7 +124,7 @@ def with_number(name: str, number: int) -> Callable[[pyarrow.Table], pyarrow.Tab
         (lambda table: table.append_column("status", table["status"]), "a column is there twice"),
     ],
 )
-def test_a_part_holds_numbers_that_can_be(run: Path, change: Any, words: str) -> None:
+def test_a_part_holds_possible_numbers(run: Path, change: Any, words: str) -> None:
     change_part(run, change)
     with pytest.raises(RunError, match=words):
         read_run(run)

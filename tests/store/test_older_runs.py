@@ -1,4 +1,4 @@
-"""A run that 0.5.0 wrote is read, judged and reported as the same command's run of today."""
+"""A run written by 0.5.0 is read, judged and reported like a run of the current version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on disk: what is written is what is read, whatever happens in between."""
+"""Runs on disk: reading returns what was written, even after interruptions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_parts_are_bounded_and_numbered_on(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_part_that_no_manifest_lists_does_not_count(tmp_path: Path) -> None:
-    """As after a crash between writing a part and writing the manifest."""
+    """The state after a crash between writing a part and writing the manifest."""
     with RunWriter.open(tmp_path, IDENTITY, ABOUT) as writer:
         writer.add([record(0)])
     part = next((tmp_path / "pairs").glob("*.parquet"))
@@ -105,7 +105,7 @@ def test_stored_rows_are_plain_parquet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_until_files_are_whole(number: signal.Signals) -> None:
-    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    # A shell starts background jobs with SIGINT ignored, and Python does not change this.
     before = {kind: signal.signal(kind, signal.default_int_handler) for kind in (signal.SIGTERM, signal.SIGINT)}
     reached = []
 
@@ -170,7 +170,7 @@ def test_the_newest_run_is_the_one_written_last(tmp_path: Path) -> None:
         with RunWriter.open(tmp_path / name, IDENTITY, ABOUT) as writer:
             writer.add([record(0)])
     assert newest_run(tmp_path) == (tmp_path / "a", [])
-    # A run that measured nothing, such as one under a wrong --map, is nobody's newest one.
+    # A run without measured pairs, for example after a wrong --map, does not count as the newest run.
     with RunWriter.open(tmp_path / "c", IDENTITY, ABOUT) as writer:
         writer.add([replace(record(0), status="skipped")])
     assert newest_run(tmp_path) == (tmp_path / "a", [tmp_path / "c"])

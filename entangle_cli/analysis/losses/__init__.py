@@ -1,8 +1,8 @@
-"""The preference losses, each as the two coefficients that weigh a pair's gradients. Nothing here knows a gradient.
+"""The preference losses, as the two coefficients that weight a pair's gradients. No gradients are computed here.
 
-One module a family, by what the family makes of the ratio of the two coefficients; `table` joins them.
+One module per family, by the ratio of the two coefficients. `table` joins all families.
 
 Legend of the formulas: `z_c`, `z_r` log-probs of chosen and rejected, summed over the scored response tokens, nats;
-`r_c`, `r_r` the same minus the reference's; `n_c`, `n_r` scored tokens; `sigma` the logistic function;
-`u = beta (r_c - r_r)`.
+`r_c`, `r_r` log-ratios, `z_c` and `z_r` minus the log-probs of the reference; `n_c`, `n_r` numbers of scored tokens;
+`sigma` the logistic function; `u = beta (r_c - r_r)`.
 """

@@ -1,4 +1,4 @@
-"""Losses with a term for the chosen answer alone: its coefficient exceeds the rejected one's."""
+"""Losses with an extra term for the chosen answer. It makes the chosen coefficient the larger one."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def _orpo(point: LossPoint, numbers: Numbers) -> Coefficients:
     chosen_mean = point.chosen_log_prob / point.chosen_length
     rejected_mean = point.rejected_log_prob / point.rejected_length
     chosen_rest, rejected_rest = -np.expm1(chosen_mean), -np.expm1(rejected_mean)
-    # beta sigma(o_r - o_c) / (1 - p_c) with the odds multiplied out: exact also where p_c reaches 1
-    # and o_c is infinite.
+    # beta sigma(o_r - o_c) / (1 - p_c) with the odds multiplied out: exact even if p_c = 1 and o_c is infinite.
     odds_push = numbers["beta"] / (chosen_rest + rejected_rest * np.exp(chosen_mean - rejected_mean))
     return Coefficients(
         (1.0 + odds_push) / point.chosen_length,
@@ -54,17 +53,17 @@ CHOSEN_PUSH = (
         coefficients=_dpop,
         uses_reference=True,
         uses_lengths=False,
-        options={"penalty": Option(50.0, "its lambda; of the paper's 5, 50, 500 that of arXiv 2410.13828", 0.0)},
+        options={"penalty": Option(50.0, "lambda; arXiv 2410.13828 uses 50, the paper 5, 50 and 500", 0.0)},
     ),
     Loss(
         name="sigmoid_sft",
         title="DPO with likelihood (RPO)",
         formula="-log sigma(u) - nll_weight z_c/n_c",
-        source="arXiv 2404.19733, Eq. 1; TRL DPOTrainer's [sigmoid, sft], whose average is over a batch's tokens",
+        source="arXiv 2404.19733, Eq. 1; TRL DPOTrainer's [sigmoid, sft], which averages over a batch's tokens",
         coefficients=_sigmoid_sft,
         uses_reference=True,
         uses_lengths=True,
-        options={"nll_weight": Option(1.0, "TRL's weight of sft in loss_weights", 0.0)},
+        options={"nll_weight": Option(1.0, "weight of sft in TRL's loss_weights", 0.0)},
     ),
     Loss(
         name="cpo",
@@ -85,13 +84,13 @@ CHOSEN_PUSH = (
         uses_reference=False,
         uses_lengths=False,
         uses_beta=False,
-        options={"margin": Option(1.0, "nats", 0.0), "nll_weight": Option(0.1, "of the summed likelihood", 0.0)},
+        options={"margin": Option(1.0, "nats", 0.0), "nll_weight": Option(0.1, "weight of the summed likelihood", 0.0)},
     ),
     Loss(
         name="orpo",
         title="ORPO, response part",
         formula="-z_c/n_c - beta log sigma(o_c - o_r), o = log(p/(1 - p)), p = e^(z/n)",
-        source="arXiv 2403.07691, Eqs. 4-7; without the prompt that TRL ORPOTrainer adds",
+        source="arXiv 2403.07691, Eqs. 4-7; without the prompt term that TRL ORPOTrainer adds",
         coefficients=_orpo,
         uses_reference=False,
         uses_lengths=True,

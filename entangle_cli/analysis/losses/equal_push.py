@@ -1,6 +1,6 @@
-"""Losses of the margin alone: both coefficients are equal, so that all of them move one pair the same way as DPO does.
+"""Losses of the margin only. Both coefficients are equal, so every pair moves as under DPO.
 
-They differ in how pairs are weighted against one another, and some turn the sign once a margin is reached.
+The losses differ in the relative weights of pairs. Some reverse the sign above a margin.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _exo(point: LossPoint, numbers: Numbers) -> Floats:
 def _discopop(point: LossPoint, numbers: Numbers) -> Floats:
     logit, tau = numbers["beta"] * point.margin, numbers["tau"]
     share = logistic(logit / tau)
-    # q e^-u with q inside the exponential: for u far below 0 the factors are 0 and infinite.
+    # q e^-u with q inside the exponential, because the factors are 0 and infinite for u far below 0.
     exponential = np.exp(-softplus(-logit / tau) - logit)
     rest = logistic(-logit / tau)
     blend = rest * exponential - share * rest * softplus(-logit)
@@ -102,7 +102,7 @@ EQUAL_PUSH = (
         name="cdpo",
         title="conservative DPO",
         formula="-(1 - label_smoothing) log sigma(u) - label_smoothing log sigma(-u)",
-        source="arXiv 2305.18290's code; TRL's label_smoothing of CPOTrainer",
+        source="arXiv 2305.18290 (code); TRL CPOTrainer's label_smoothing",
         coefficients=_equal(_conservative),
         uses_reference=True,
         uses_lengths=False,
@@ -116,7 +116,7 @@ EQUAL_PUSH = (
         coefficients=_equal(_robust),
         uses_reference=True,
         uses_lengths=False,
-        options={"label_smoothing": Option(0.1, FLIPPED + "; the paper's advice", 0.0, 0.49)},
+        options={"label_smoothing": Option(0.1, FLIPPED + "; default as in the paper", 0.0, 0.49)},
     ),
     Loss(
         name="hinge",
@@ -160,16 +160,16 @@ EQUAL_PUSH = (
         name="rdpo",
         title="R-DPO",
         formula="-log sigma(u + alpha (n_c - n_r))",
-        source="arXiv 2403.19159, with the sign and the weight of the code of arXiv 2410.13828",
+        source="arXiv 2403.19159, with sign and weight from the code of arXiv 2410.13828",
         coefficients=_equal(_rdpo),
         uses_reference=True,
         uses_lengths=True,
-        options={"alpha": Option(0.2, "nats a token of length difference")},
+        options={"alpha": Option(0.2, "nats per token of length difference")},
     ),
     Loss(
         name="aot",
         title="AOT, paired",
-        formula="cdpo's on differences of equal rank: u = beta (sorted(z_c - z_r) - sorted(reference's))",
+        formula="cdpo on differences of equal rank: u = beta (sorted(z_c - z_r) - sorted(reference))",
         source="arXiv 2406.05882; TRL DPOTrainer",
         coefficients=_equal(_aot),
         uses_reference=True,

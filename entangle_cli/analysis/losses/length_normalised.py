@@ -1,4 +1,4 @@
-"""Losses of token averages: the coefficients' ratio is n_r / n_c, which balances norms that grow with length."""
+"""Losses of token averages. The ratio of the coefficients is n_r / n_c, which balances norms that grow with length."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _simpo(point: LossPoint, numbers: Numbers) -> Coefficients:
 def _alphapo(point: LossPoint, numbers: Numbers) -> Coefficients:
     alpha = numbers["alpha"]
     chosen, rejected = -alpha * _chosen_mean(point), -alpha * _rejected_mean(point)
-    # (1 - e^x) / alpha, as expm1: for small alpha the reward is a difference of nearly equal numbers.
+    # (1 - e^x) / alpha with expm1, because for small alpha the reward is a difference of nearly equal numbers.
     margin = numbers["beta"] * (np.expm1(rejected) - np.expm1(chosen)) / alpha
     push = _a_token(point, numbers["beta"] * logistic(numbers["gamma"] - margin))
     return Coefficients(push.chosen * np.exp(chosen), push.rejected * np.exp(rejected))
@@ -61,7 +61,7 @@ def _rrhf(point: LossPoint, numbers: Numbers) -> Coefficients:
     return Coefficients(push.chosen + numbers["nll_weight"], push.rejected)
 
 
-def _simper(point: LossPoint, numbers: Numbers) -> Coefficients:  # noqa: ARG001 -- has no number
+def _simper(point: LossPoint, numbers: Numbers) -> Coefficients:  # noqa: ARG001 -- has no options
     return Coefficients(
         np.exp(_chosen_mean(point)) / point.chosen_length, np.exp(_rejected_mean(point)) / point.rejected_length
     )
@@ -96,7 +96,7 @@ LENGTH_NORMALISED = (
         coefficients=_simpo,
         uses_reference=False,
         uses_lengths=True,
-        options={"gamma": GAMMA, "nll_weight": Option(0.0, "TRL's cpo_alpha, which defaults to 1 there", 0.0)},
+        options={"gamma": GAMMA, "nll_weight": Option(0.0, "TRL's cpo_alpha; TRL's default is 1", 0.0)},
     ),
     Loss(
         name="alphapo",
@@ -106,18 +106,18 @@ LENGTH_NORMALISED = (
         coefficients=_alphapo,
         uses_reference=False,
         uses_lengths=True,
-        options={"gamma": GAMMA, "alpha": Option(0.25, "shape of the reward, not 0; 0 would be SimPO")},
+        options={"gamma": GAMMA, "alpha": Option(0.25, "shape of the reward; not 0, which would be SimPO")},
     ),
     Loss(
         name="rrhf",
         title="RRHF",
         formula="max(0, z_r/n_r - z_c/n_c) - nll_weight z_c",
-        source="arXiv 2304.05302, Eqs. 2-4, of one pair",
+        source="arXiv 2304.05302, Eqs. 2-4, for one pair",
         coefficients=_rrhf,
         uses_reference=False,
         uses_lengths=True,
         uses_beta=False,
-        options={"nll_weight": Option(1.0, "of the chosen answer's summed likelihood", 0.0)},
+        options={"nll_weight": Option(1.0, "weight of the chosen answer's summed likelihood", 0.0)},
     ),
     Loss(
         name="simper",

@@ -1,4 +1,4 @@
-"""What a loss is: where a pair stands goes in, two coefficients come out."""
+"""Definition of a loss: a function from the log-probs and lengths of a pair to two coefficients."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ TRL_BETA = 0.1
 
 @dataclass(frozen=True, eq=False)
 class LossPoint:
-    """Where each pair stands: all a preference loss looks at. Every array is float64, [pairs]."""
+    """Inputs of a preference loss for every pair. All arrays are float64, [pairs]."""
 
     chosen_log_prob: Floats
     """Sum over the scored response tokens, nats."""
     rejected_log_prob: Floats
     chosen_ref_log_prob: Floats
-    """The reference's; the policy's own array where the reference is this checkpoint."""
+    """Log-prob of the reference; equal to the policy's array if the checkpoint is its own reference."""
     rejected_ref_log_prob: Floats
     chosen_tokens: Floats
-    """Scored tokens; 0 counts as 1, as in TRL's `clamp(min=1)`."""
+    """Number of scored tokens; 0 counts as 1, as in TRL's `clamp(min=1)`."""
     rejected_tokens: Floats
 
     @property
@@ -55,7 +55,7 @@ class LossPoint:
 
 
 class Coefficients(NamedTuple):
-    """How hard a loss pushes each log-prob of a pair, per nat. Both arrays are float64, [pairs]."""
+    """Weights of a pair's two gradients in the descent direction, per nat. Both arrays are float64, [pairs]."""
 
     chosen: Floats
     """-d loss / d chosen_log_prob."""
@@ -65,7 +65,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Option:
-    """A number that a loss has beside beta."""
+    """A number of a loss in addition to beta."""
 
     default: float
     meaning: str
@@ -75,16 +75,16 @@ class Option:
 
 @dataclass(frozen=True)
 class Loss:
-    """A preference loss: what it is, where it is from, and its coefficients."""
+    """A preference loss: its description, source and coefficients."""
 
     name: str
-    """As TRL names it where TRL has it."""
+    """TRL's name if TRL has this loss."""
     title: str
     formula: str
-    """The loss of one pair, in the legend of this package; options by their names."""
+    """The loss of one pair, with the symbols defined in this package and option names."""
     source: str
     coefficients: Callable[[LossPoint, Mapping[str, float]], Coefficients]
-    """From the pairs and the loss's numbers: `beta`, positive and finite, and every option."""
+    """Computes the coefficients from the pairs and from `beta` (positive and finite) and all options by name."""
     uses_reference: bool
     """Whether the coefficients depend on the reference log-probs."""
     uses_lengths: bool
@@ -96,7 +96,7 @@ class Loss:
 
 
 def logistic(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)); the exponential never sees a positive number: no overflow, full precision in both tails."""
+    """1 / (1 + exp(-x)), with exp of negative numbers only: no overflow, and full precision in both tails."""
     decay = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, decay) / (1.0 + decay)
 
@@ -112,5 +112,5 @@ def softplus(x: Floats) -> Floats:
 
 
 def where_below(values: Floats, limit: float, then: float) -> Floats:
-    """`then` where a value is below the limit, 0 elsewhere; NaN stays NaN, which no comparison alone would do."""
+    """`then` for values below the limit, 0 for other values, NaN for NaN."""
     return np.where(np.isnan(values), np.nan, np.where(values < limit, then, 0.0))

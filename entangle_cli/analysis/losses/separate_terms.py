@@ -1,4 +1,4 @@
-"""Losses that look at chosen and rejected apart: the coefficients' ratio depends on where the pair stands."""
+"""Losses with separate terms for chosen and rejected. The ratio of the coefficients depends on the log-probs."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ def _aot_unpaired(point: LossPoint, numbers: Numbers) -> Coefficients:
     rejected_order = known[np.argsort(rejected[known], kind="stable")]
     logit = numbers["beta"] * (chosen[chosen_order] - rejected[rejected_order])
     push = numbers["beta"] * (logistic(-logit) - numbers["label_smoothing"])
-    found = Coefficients(np.full(len(chosen), np.nan), np.full(len(chosen), np.nan))
-    found.chosen[chosen_order] = push
-    found.rejected[rejected_order] = push
-    return found
+    coefficients = Coefficients(np.full(len(chosen), np.nan), np.full(len(chosen), np.nan))
+    coefficients.chosen[chosen_order] = push
+    coefficients.rejected[rejected_order] = push
+    return coefficients
 
 
 def _divergence(
     score: Callable[[Floats, Numbers], Floats], slope: Callable[[Floats, Numbers], Floats]
 ) -> Callable[[LossPoint, Numbers], Coefficients]:
-    """DPO on scores of the log-ratios instead of the ratios themselves."""
+    """DPO on scores of the log-ratios instead of the log-ratios themselves."""
 
     def coefficients(point: LossPoint, numbers: Numbers) -> Coefficients:
         chosen, rejected = point.chosen_log_ratio, point.rejected_log_ratio
@@ -101,7 +101,7 @@ def _divergence_loss(name: str, title: str, score: str, coefficients: Callable[.
         coefficients=coefficients,
         uses_reference=True,
         uses_lengths=False,
-        options={"alpha": Option(0.5, "TRL's f_alpha_divergence_coef, not 1")} if name.startswith("alpha") else {},
+        options={"alpha": Option(0.5, "TRL's f_alpha_divergence_coef; not 1")} if name.startswith("alpha") else {},
     )
 
 
@@ -137,7 +137,7 @@ SEPARATE_TERMS = (
         name="bco_pair",
         title="BCO, pairwise",
         formula="-log sigma(beta r_c) - log sigma(-beta r_r)",
-        source="arXiv 2404.04656; TRL DPOTrainer, which has no reward shift",
+        source="arXiv 2404.04656; TRL DPOTrainer, without a reward shift",
         coefficients=_bco_pair,
         uses_reference=True,
         uses_lengths=False,
@@ -146,12 +146,12 @@ SEPARATE_TERMS = (
         name="kto",
         title="KTO, paired",
         formula="chosen_weight (1 - sigma(beta (r_c - z0))) + rejected_weight (1 - sigma(beta (z0 - r_r)))",
-        source="arXiv 2402.01306, Eqs. 7-8; twice TRL KTOTrainer's mean over single answers",
+        source="arXiv 2402.01306, Eqs. 7-8; two times TRL KTOTrainer's mean over single answers",
         coefficients=_kto,
         uses_reference=True,
         uses_lengths=False,
         options={
-            "z0": Option(0.0, "the batch's KL estimate, nats; 0 where policy = reference", 0.0),
+            "z0": Option(0.0, "KL estimate of the batch, nats; 0 if policy = reference", 0.0),
             "chosen_weight": Option(1.0, "TRL's desirable_weight", 0.0),
             "rejected_weight": Option(1.0, "TRL's undesirable_weight", 0.0),
         },
@@ -182,12 +182,12 @@ SEPARATE_TERMS = (
         coefficients=_dpo_shift,
         uses_reference=True,
         uses_lengths=False,
-        options={"factor": Option(0.75, "of the rejected log-ratio; 1 is DPO", 0.0)},
+        options={"factor": Option(0.75, "factor of the rejected log-ratio; 1 is DPO", 0.0)},
     ),
     Loss(
         name="aot_unpaired",
         title="AOT, unpaired",
-        formula="cdpo's on log-ratios of equal rank: u = beta (sorted(r_c) - sorted(r_r))",
+        formula="cdpo on log-ratios of equal rank: u = beta (sorted(r_c) - sorted(r_r))",
         source="arXiv 2406.05882; TRL DPOTrainer",
         coefficients=_aot_unpaired,
         uses_reference=True,

@@ -1,4 +1,4 @@
-"""Every loss by its name, and the coefficients of pairs under the one that was asked for."""
+"""All losses by name, and the coefficients of pairs under one of them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from entangle_cli.errors import UsageError
 from entangle_cli.records.settings import LossSettings
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (*EQUAL_PUSH, *LENGTH_NORMALISED, *CHOSEN_PUSH, *SEPARATE_TERMS)}
-"""The whole list: a new loss is one function and one row in its family."""
+"""All losses. A new loss needs one function and one entry in its family."""
 
-# What people call these losses; difflib alone would answer "dpo" with "dpop".
+# Common names of these losses. difflib alone would suggest "dpop" for "dpo".
 OTHER_NAMES = {
     "dpo": "sigmoid",
     "smaug": "dpop",
@@ -36,35 +36,31 @@ OTHER_NAMES = {
 
 
 def find_loss(name: str) -> Loss:
-    """The loss of that name.
+    """The loss of that name in `LOSSES`.
 
-    Args:
-        name: a key of `LOSSES`.
-    Returns:
-        Its row of the table.
     Raises:
         UsageError: there is no loss of that name.
     """
     if name in LOSSES:
         return LOSSES[name]
     near = OTHER_NAMES.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), LOSSES, n=1)), None)
-    hint = f"did you mean {near!r}?" if near else "choose one of these."
+    hint = f"did you mean {near!r}?" if near else "choose one of these"
     raise UsageError(f"unknown loss {name!r}", f"one of {', '.join(LOSSES)}", hint)
 
 
 def loss_numbers(settings: LossSettings) -> dict[str, float]:
-    """Beta and every option of a loss, as given or by default.
+    """Beta and all options of a loss, including defaults.
 
     Raises:
-        UsageError: the loss is unknown, beta is not a positive finite number, or an option is not one of the loss or
-            outside its range.
+        UsageError: the loss is unknown, beta is not a positive finite number, the loss does not have one of the
+            options, or an option is outside its range.
     """
     loss = find_loss(settings.name)
     if not (math.isfinite(settings.beta) and settings.beta > 0):
         raise UsageError(
             f"beta = {settings.beta!r} for loss {loss.name!r}",
             "a finite number above 0",
-            f"give the beta you train with, or none for the default, {TRL_BETA}.",
+            f"set beta to the value used in training, or omit it for the default, {TRL_BETA}",
         )
     for name, value in settings.options.items():
         _refuse_option(loss, name, value)
@@ -74,24 +70,24 @@ def loss_numbers(settings: LossSettings) -> dict[str, float]:
 
 def _refuse_option(loss: Loss, name: str, value: float) -> None:
     if name not in loss.options:
-        has = ", ".join(loss.options) or "none beside beta" if loss.uses_beta else ", ".join(loss.options) or "none"
+        known = ", ".join(loss.options) or ("none except beta" if loss.uses_beta else "none")
         near = next(iter(difflib.get_close_matches(name, loss.options, n=1)), None)
         raise UsageError(
             f"loss {loss.name!r} has no option {name!r}",
-            f"one of its own: {has}",
-            f"did you mean {near!r}?" if near else "leave it out, or choose another loss.",
+            f"an option of this loss: {known}",
+            f"did you mean {near!r}?" if near else "remove the option, or choose another loss",
         )
     option = loss.options[name]
     if not (math.isfinite(value) and option.low <= value <= option.high) or _is_singular(loss, name, value):
         raise UsageError(
             f"{name} = {value!r} for loss {loss.name!r}",
             f"a finite number{_range(option.low, option.high)}: {option.meaning}",
-            f"give the value you train with, or none for the default, {option.default:g}.",
+            f"set {name} to the value used in training, or omit it for the default, {option.default:g}",
         )
 
 
 def _is_singular(loss: Loss, name: str, value: float) -> bool:
-    """Values inside the range at which the formula is 0/0; another loss is what it tends to."""
+    """Whether the formula is 0/0 at this value. Such values are inside the range; the limit is another loss."""
     return (loss.name, name, value) in {("alphapo", "alpha", 0.0), ("alpha_divergence", "alpha", 1.0)}
 
 
@@ -105,20 +101,19 @@ def loss_coefficients(settings: LossSettings, point: LossPoint) -> Coefficients:
     """The coefficients of the two gradients of every pair under a loss.
 
     -grad loss = chosen * grad chosen_log_prob - rejected * grad rejected_log_prob, hence
-    chosen = -d loss/d chosen_log_prob and rejected = +d loss/d rejected_log_prob: d_w and d_l of
-    the general margin loss of arXiv 2410.13828, taken as partial derivatives so that losses without
-    a margin fit too.
+    chosen = -d loss/d chosen_log_prob and rejected = +d loss/d rejected_log_prob. These are d_w and d_l of
+    the general margin loss of arXiv 2410.13828. Partial derivatives also cover losses without a margin.
 
     Args:
         settings: the loss, its beta and options.
-        point: the pairs, [pairs]; for a loss that depends on the batch they are the batch.
+        point: the pairs, [pairs]. A loss that depends on the batch treats them as one batch.
     Returns:
-        Both coefficients, [pairs], float64, per nat. Negative where the loss pushes against the
-        label, NaN where the point holds a NaN, infinite or NaN where the loss itself is infinite
-        (ORPO at probability 1, exponential losses far from the reference).
+        Both coefficients, [pairs], float64, per nat. Negative if the loss pushes against the label, NaN if the point
+        holds a NaN, infinite or NaN if the loss itself is infinite (ORPO at probability 1, exponential losses far
+        from the reference).
     Raises:
         UsageError: see `loss_numbers`.
-    Precision: float64, no logistic that overflows.  Cost: O(pairs) time and memory, with sorting for AOT.
+    Precision: float64; the logistic never overflows.  Cost: O(pairs) time and memory, plus a sort for AOT.
     """
     loss = find_loss(settings.name)
     numbers: Mapping[str, float] = loss_numbers(settings)

@@ -1,1 +1,1 @@
-"""The movement of every pair under one step of the user's optimizer, and the real step beside it."""
+"""Predicts the movement of every pair under one optimizer step, and compares it with the real step."""

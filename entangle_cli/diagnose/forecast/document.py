@@ -1,4 +1,4 @@
-"""A forecast as plain data: what is printed, and what `--json` writes."""
+"""A forecast as plain data, for printing and for `--json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from entangle_cli.records.settings import LossSettings
 
 
 def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: LossSettings) -> dict[str, Any]:
-    """Everything that a forecast found, JSON-able. Changes are in nats at the user's learning rate."""
+    """The whole forecast, JSON-able. Changes are in nats at the user's learning rate."""
     optimizer = asdict(result.optimizer)
     optimizer["weight_decay"] = max(result.optimizer.weight_decay.values(), default=0.0)
     batches = np.bincount(result.training.batch)
@@ -68,7 +68,7 @@ def _reasons(records: Iterable[PairRecord]) -> list[dict[str, Any]]:
 
 
 def _summary(forecast: Forecast) -> dict[str, Any]:
-    """Shares of each movement by predictor, and how far first order reaches."""
+    """Shares of each movement by predictor, and the learning rates up to which the first order is valid."""
     ratio = forecast.valid_learning_rate[np.isfinite(forecast.valid_learning_rate)]
     return {
         "pairs": len(forecast.pairs),
@@ -87,19 +87,19 @@ def _summary(forecast: Forecast) -> dict[str, Any]:
 
 
 def _turned(alone: Floats, together: Floats) -> float | None:
-    """Share of log-probs whose sign in the batch is not that of the pair alone."""
+    """Share of log-probs that change with a different sign in the batch than for the pair alone."""
     both = np.isfinite(alone) & np.isfinite(together)
     return float(np.mean(np.sign(alone[both]) != np.sign(together[both]))) if both.any() else None
 
 
 def _movement_shares(names: NDArray[np.object_]) -> dict[str, Any]:
-    found = names.tolist()
-    total = len(found) - found.count(None)
-    return {movement.value: share(found.count(movement.value), total) for movement in Movement}
+    movements = names.tolist()
+    total = len(movements) - movements.count(None)
+    return {movement.value: share(movements.count(movement.value), total) for movement in Movement}
 
 
 def _uncertain(forecast: Forecast) -> NDArray[np.bool_]:
-    """Pairs with a change within the rounding of its difference, [pairs]."""
+    """Whether the rounding error of a pair is at least as large as one of its changes, [pairs]."""
     within: NDArray[np.bool_] = np.abs(forecast.changes["optimizer"]) <= forecast.error
     either: NDArray[np.bool_] = within[0] | within[1]
     return either
@@ -117,34 +117,34 @@ def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int
     uncertain = _uncertain(forecast)
     last = trajectory[max(trajectory)] if trajectory else None
     rows = []
-    for place, record in enumerate(forecast.pairs.records):
+    for position, record in enumerate(forecast.pairs.records):
         row: dict[str, Any] = {
             "index": record.index,
             "file": record.file,
             "line": record.line,
             "pair_in_row": record.pair_in_row,
             "pair_id": record.pair_id,
-            "step": int(forecast.batch[place]),
+            "step": int(forecast.batch[position]),
             "chosen_log_prob": record.chosen_log_prob,
             "rejected_log_prob": record.rejected_log_prob,
-            "uncertain": bool(uncertain[place]),
+            "uncertain": bool(uncertain[position]),
         }
         for name, changes in forecast.changes.items():
-            row[name] = {**_both(changes, place), "movement": names[name][place]}
-        row["others"] = _both(forecast.others, place)
-        row["influence_on_others_margins"] = _finite(forecast.influence[place])
-        chosen_rate, rejected_rate = forecast.valid_learning_rate[:, place]
+            row[name] = {**_both(changes, position), "movement": names[name][position]}
+        row["others"] = _both(forecast.others, position)
+        row["influence_on_others_margins"] = _finite(forecast.influence[position])
+        chosen_rate, rejected_rate = forecast.valid_learning_rate[:, position]
         row["chosen_valid_learning_rate"], row["rejected_valid_learning_rate"] = map(
             _finite, (chosen_rate, rejected_rate)
         )
-        row["real_step"] = None if real_step is None else _both(real_step, place)
-        row["after_training"] = None if last is None else _both(last, place)
+        row["real_step"] = None if real_step is None else _both(real_step, position)
+        row["after_training"] = None if last is None else _both(last, position)
         rows.append(row)
     return rows
 
 
-def _both(changes: Floats, place: int) -> dict[str, float | None]:
-    return {"chosen_delta": _finite(changes[0, place]), "rejected_delta": _finite(changes[1, place])}
+def _both(changes: Floats, position: int) -> dict[str, float | None]:
+    return {"chosen_delta": _finite(changes[0, position]), "rejected_delta": _finite(changes[1, position])}
 
 
 def _finite(value: Any) -> float | None:

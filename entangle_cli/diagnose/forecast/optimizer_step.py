@@ -1,4 +1,4 @@
-"""Which step is forecast: the user's numbers, else those of a saved optimizer, else TRL's and Trainer's defaults."""
+"""Settings of the step: from the user, else from a saved optimizer, else the defaults of TRL and Trainer."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from entangle_cli.records.settings import ForecastSettings, OptimizerSettings
 def read_step(
     settings: ForecastSettings, model: nn.Module, parameters: Mapping[str, nn.Parameter]
 ) -> tuple[OptimizerSettings, dict[str, AdamMoments]]:
-    """The numbers of the step, and the moments that it starts from; none without a state.
+    """The settings of the step, and its initial moments; no moments without a saved state.
 
     Raises:
-        UsageError: a learning rate that is not positive, or a state for an optimizer that has none.
-        DataError: a state that cannot be read or belongs to other parameters.
+        UsageError: the learning rate is not positive, or a state is given for an optimizer without one.
+        DataError: the state cannot be read or belongs to other parameters.
     """
     stored = _stored(settings, model, parameters)
     return _optimizer(settings, model, parameters, stored), {} if stored is None else _moments(stored)
 
 
 def refuse_rate(rate: float | None) -> None:
-    """Refuse a learning rate that is given and not positive.
+    """Check the learning rate, if there is one.
 
     Raises:
-        UsageError: see above.
+        UsageError: it is not a finite number above 0.
     """
     if rate is not None and not (np.isfinite(rate) and rate > 0):
         raise UsageError(
-            f"learning rate {rate:g}", "a finite number above 0", "give --lr; the end of a schedule leaves 0 in a state"
+            f"learning rate {rate:g}", "a finite number above 0", "set --lr; a finished schedule saves a rate of 0"
         )
 
 
@@ -45,7 +45,7 @@ def _stored(
         return None
     if settings.optimizer != "adamw":
         raise UsageError(
-            f"--state with --optimizer {settings.optimizer}", "adamw: plain SGD keeps no state", "leave one of them out"
+            f"--state with --optimizer {settings.optimizer}", "adamw; plain SGD has no state", "remove one of the two"
         )
     return read_optimizer(settings.state, model, parameters)
 
@@ -62,7 +62,7 @@ def _optimizer(
     parameters: Mapping[str, nn.Parameter],
     stored: StoredOptimizer | None,
 ) -> OptimizerSettings:
-    """The step's numbers: the user's, else the state's, else TRL's and Trainer's defaults."""
+    """The settings of the step: from the user, else from the state, else the defaults of TRL and Trainer."""
     default = OptimizerSettings()
     rate = settings.learning_rate
     if rate is None:

@@ -1,4 +1,4 @@
-"""The pairs of a forecast: measured before the step, set aside with a reason where the loss does not weigh them."""
+"""The pairs of a forecast, measured before the step. Pairs with an undefined loss are set aside with a reason."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord, Status
 from entangle_cli.records.settings import LossSettings
 
-Places: TypeAlias = NDArray[np.int64]
+Positions: TypeAlias = NDArray[np.int64]
 
 LARGEST_COEFFICIENT = float(np.finfo(np.float32).max) / 1e6
-"""Beyond it a weighted gradient leaves float32's range."""
+"""Larger coefficients would take weighted gradients out of the range of float32."""
 
 
 def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None]) -> tuple[Measured, list[PairRecord]]:
-    """Every selected pair of a scan that a loss weighs, and the records of the rows that take no part.
+    """The selected pairs of a scan for which the loss is defined, and the records of the other rows.
 
-    A pair that the model is sure of has no gradient, and still takes part in its batch.
+    A pair with vanishing gradients still belongs to its batch.
 
     Args:
-        advance: told how many rows were measured.
+        advance: called with the number of newly measured rows.
     """
     rows: dict[tuple[int, int], tuple[PreparedRow, PairRecord]] = {}
     unused = []
@@ -46,22 +46,22 @@ def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None
         advance(len(window))
     in_order = [rows[key] for key in sorted(rows)]
     unused += [record for _, record in in_order if record.inner_product is None]
-    found = _measured([(row, record) for row, record in in_order if record.inner_product is not None])
-    weighed = _is_weighed(loss, found)
+    measured = _measured([(row, record) for row, record in in_order if record.inner_product is not None])
+    is_defined = _is_defined(loss, measured)
     unused += [
         replace(
-            found.records[place],
+            measured.records[position],
             status=Status.UNDEFINED.value,
             reason=LOSS_UNDEFINED,
-            detail="the loss has no finite coefficients here; its reference log-probs are far away",
+            detail="the loss has no finite coefficients here; the reference log-probs are too far from the model's",
         )
-        for place in np.flatnonzero(~weighed)
+        for position in np.flatnonzero(~is_defined)
     ]
-    return found.at(np.flatnonzero(weighed)), sorted(unused, key=lambda record: record.index)
+    return measured.at(np.flatnonzero(is_defined)), sorted(unused, key=lambda record: record.index)
 
 
 def held_out_pairs(reader: RowReader, policy: Policy) -> tuple[Measured, list[PairRecord]]:
-    """Every pair of a held-out data set with its log-probs, and the records of the rows that cannot be scored."""
+    """All scored pairs of a held-out data set with their log-probs, and the records of the other rows."""
     rows: list[PreparedRow] = []
     unused = []
     for window in reader.windows():
@@ -71,8 +71,8 @@ def held_out_pairs(reader: RowReader, policy: Policy) -> tuple[Measured, list[Pa
         first = unused[0]
         raise DataError(
             f"--eval-data: none of {len(unused):,} rows can be scored; row {first.index}: {first.detail}",
-            "pairs that can be read as the training data are",
-            "name other held-out data, or leave --eval-data out",
+            "pairs in the same form as the training data",
+            "use other held-out data, or remove --eval-data",
         )
     chosen, rejected = policy.log_probs([row.tokens.pair for row in rows]).tolist()
     records = [
@@ -83,24 +83,24 @@ def held_out_pairs(reader: RowReader, policy: Policy) -> tuple[Measured, list[Pa
             line=row.pair.line,
             file=row.pair.file,
             pair_in_row=row.pair.pair_in_row,
-            chosen_log_prob=chosen[place],
-            rejected_log_prob=rejected[place],
+            chosen_log_prob=chosen[position],
+            rejected_log_prob=rejected[position],
             chosen_tokens=row.tokens.pair.chosen.num_scored,
             rejected_tokens=row.tokens.pair.rejected.num_scored,
         )
-        for place, row in enumerate(rows)
+        for position, row in enumerate(rows)
     ]
     return _measured(list(zip(rows, records, strict=True))), unused
 
 
-def _measured(found: Sequence[tuple[PreparedRow, PairRecord]]) -> Measured:
-    records = [record for _, record in found]
+def _measured(rows: Sequence[tuple[PreparedRow, PairRecord]]) -> Measured:
+    records = [record for _, record in rows]
     log_probs = _columns(records, "chosen_log_prob", "rejected_log_prob")
     references = _columns(records, "chosen_ref_log_prob", "rejected_ref_log_prob")
-    # Of a row without any the checkpoint is the reference, as at the first step of training.
+    # Without reference log-probs, the checkpoint is its own reference, as at the first step of training.
     references = np.where(np.isnan(references), log_probs, references)
     lengths = _columns(records, "chosen_tokens", "rejected_tokens")
-    return Measured(records, [row.tokens.pair for row, _ in found], log_probs, references, lengths)
+    return Measured(records, [row.tokens.pair for row, _ in rows], log_probs, references, lengths)
 
 
 def _columns(records: Sequence[PairRecord], chosen: str, rejected: str) -> Floats:
@@ -108,16 +108,16 @@ def _columns(records: Sequence[PairRecord], chosen: str, rejected: str) -> Float
     return np.array(values, dtype=np.float64).reshape(2, -1)
 
 
-def _is_weighed(loss: LossSettings, pairs: Measured) -> NDArray[np.bool_]:
-    """Whether a loss gives a pair coefficients that can be computed with, [pairs]."""
-    coefficients = np.stack(coefficients_of(loss, pairs, pairs.log_probs, np.arange(len(pairs))))
+def _is_defined(loss: LossSettings, pairs: Measured) -> NDArray[np.bool_]:
+    """Whether a loss has usable coefficients for each pair, [pairs]."""
+    coefficients = np.stack(batch_coefficients(loss, pairs, pairs.log_probs, np.arange(len(pairs))))
     with np.errstate(invalid="ignore"):
         within: NDArray[np.bool_] = np.abs(coefficients) <= LARGEST_COEFFICIENT
     both: NDArray[np.bool_] = within[0] & within[1]
     return both
 
 
-def coefficients_of(loss: LossSettings, pairs: Measured, log_probs: Floats, places: Places) -> Coefficients:
-    """A loss's coefficients of some pairs, which are one batch, at given log-probs [2, pairs]."""
-    point = LossPoint(*log_probs[:, places], *pairs.references[:, places], *pairs.lengths[:, places])
+def batch_coefficients(loss: LossSettings, pairs: Measured, log_probs: Floats, positions: Positions) -> Coefficients:
+    """Loss coefficients for the pairs of one batch, computed from given log-probs [2, pairs]."""
+    point = LossPoint(*log_probs[:, positions], *pairs.references[:, positions], *pairs.lengths[:, positions])
     return loss_coefficients(loss, point)

@@ -1,4 +1,4 @@
-"""The policy of a forecast: log-probs, gradients and derivatives of any number of pairs, within the memory there is."""
+"""The policy of a forecast: log-probs, gradients and derivatives of any number of pairs in limited memory."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from entangle_cli.records.measurement import TokenizedPair
 Result = TypeVar("Result")
 
 GOOD_ERROR = 2e-4
-"""Error of derivatives below which no other step of a difference is tried."""
+"""Error of derivatives below which no other step size is tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedDerivatives:
-    """Derivatives along a direction, and how exact they are."""
+    """Derivatives along a direction, and their accuracy."""
 
     derivatives: Derivatives
     relative_step: float
     identity_error: float
-    """Of sum_i s_i <g_i, u> by differences against <D, u> by its own definition, relative to the sizes of all parts."""
+    """Error of sum_i s_i <g_i, u> by finite differences against the exact <D, u>, relative to the sum of |parts|."""
 
 
 class Policy:
-    """A model whose weights can move.
+    """A model with weights that can change.
 
     Args:
-        scorer: entered.
-        parameters: those that are trained.
-        batch_tokens: tokens of a batch; halved when memory runs out.
+        scorer: an open scorer.
+        parameters: the trained parameters by name.
+        batch_tokens: tokens per batch; halved when memory runs out.
     """
 
     def __init__(self, scorer: Scorer, parameters: Mapping[str, nn.Parameter], batch_tokens: int) -> None:
@@ -51,17 +51,17 @@ class Policy:
         self._batch_tokens = batch_tokens
 
     def log_probs(self, tokens: Sequence[TokenizedPair]) -> Tensor:
-        """Log-probs of chosen and rejected with the weights as they are, nats, float64 [2, pairs].
+        """Log-probs of chosen and rejected with the current weights, nats, float64 [2, pairs].
 
         Raises:
-            UnfinishedError: one pair alone does not fit into memory; so for all methods.
+            UnfinishedError: a single pair does not fit into memory. The other methods raise it too.
         """
 
         def work() -> Tensor:
-            found = torch.empty(2, len(tokens), dtype=torch.float64)
+            log_probs = torch.empty(2, len(tokens), dtype=torch.float64)
             for batch in plan_batches(tokens, self._batch_tokens):
-                found[:, batch] = self._scorer.log_probs([tokens[place] for place in batch])
-            return found
+                log_probs[:, batch] = self._scorer.log_probs([tokens[position] for position in batch])
+            return log_probs
 
         return self._within_memory(work)
 
@@ -71,7 +71,7 @@ class Policy:
 
         def work() -> dict[str, Tensor]:
             batches = plan_batches(tokens, self._batch_tokens)
-            parts = (([tokens[place] for place in batch], by_pair[:, batch]) for batch in batches)
+            parts = (([tokens[position] for position in batch], by_pair[:, batch]) for batch in batches)
             return self._scorer.weighted_gradient(parts, self.parameters)
 
         return self._within_memory(work)
@@ -91,11 +91,11 @@ class Policy:
         shares: Floats,
         descent: Mapping[str, Tensor],
     ) -> CheckedDerivatives:
-        """Derivatives along a direction u by the step of a difference that serves the model best.
+        """Derivatives along a direction u, with the most accurate finite-difference step.
 
-        With D = sum_i s_i g_i, sum_i s_i <g_i, u> = <D, u> is known without differences. A sum may meet it by luck, or
-        because errors of chosen and rejected cancel, so that the rounding and the bend to be expected of its parts
-        count as well.
+        With D = sum_i s_i g_i, the exact value of sum_i s_i <g_i, u> is <D, u>. The sum can match it by chance, or
+        because errors of chosen and rejected cancel. The selection therefore also includes the expected rounding and
+        curvature errors of the parts.
 
         Args:
             shares: s, [2, pairs].
@@ -104,19 +104,19 @@ class Policy:
         exact = inner_product(descent, direction)
         best: tuple[float, CheckedDerivatives] | None = None
         for relative_step in RELATIVE_STEPS:
-            found = self.derivatives(tokens, before, direction, relative_step)
-            parts = shares * found.first.numpy()
-            # Pairs in conflict cancel in the sum: its error is relative to its parts.
+            derivatives = self.derivatives(tokens, before, direction, relative_step)
+            parts = shares * derivatives.first.numpy()
+            # Pairs in conflict cancel in the sum, so its error is relative to the parts.
             size = float(np.abs(parts).sum())
             identity_error = abs(float(parts.sum()) - exact) / size if size else 0.0
             rounding, bend = (
                 float((np.abs(shares) * part.numpy()).sum()) / size if size else 0.0
-                for part in (found.one_rounding, found.bend)
+                for part in (derivatives.one_rounding, derivatives.bend)
             )
-            # Of fourth order: where the third order is a share of the first, the fifth is about its square.
+            # `bend` is the third order relative to the first. The error is of fifth order, which is about bend^2.
             error = max(identity_error, rounding, bend**2)
             if best is None or error < best[0]:
-                best = error, CheckedDerivatives(found, relative_step, identity_error)
+                best = error, CheckedDerivatives(derivatives, relative_step, identity_error)
             if error <= GOOD_ERROR:
                 break
         assert best is not None
@@ -124,13 +124,13 @@ class Policy:
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
         while True:
-            found = within_memory(work)
-            if found is not None:
-                return found
+            result = within_memory(work)
+            if result is not None:
+                return result
             if self._batch_tokens < SMALLEST_TOKENS // 16:
                 raise UnfinishedError(
                     "out of memory on a single pair",
-                    "memory for one pair beside about five copies of the trained weights",
-                    "lower --max-length, train fewer --parameters, or use a larger device",
+                    "memory for one pair and about five copies of the trained weights",
+                    "lower --max-length, select fewer --parameters, or use a larger device",
                 )
             self._batch_tokens //= 2

@@ -1,4 +1,4 @@
-"""What a forecast finds, as arrays."""
+"""The results of a forecast as arrays."""
 
 from __future__ import annotations
 
@@ -14,88 +14,88 @@ from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import OptimizerSettings
 
 PREDICTORS = ("pair-sgd", "batch-sgd", "optimizer")
-"""Each named where a number of its is shown; see `forecast`."""
+"""Names of the predictors in all outputs; see `forecast`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Pairs with what is known of them before the step; arrays [pairs], or [2, pairs]: chosen, then rejected."""
+    """Pairs and their values before the step; arrays are [2, pairs]: chosen, then rejected."""
 
     records: list[PairRecord]
     tokens: list[TokenizedPair]
     log_probs: Floats
     """[2, pairs], nats."""
     references: Floats
-    """The reference's log-probs, [2, pairs]; the policy's own where no pair has any."""
+    """Log-probs of the reference, [2, pairs]; of the policy for pairs without a reference."""
     lengths: Floats
     """Scored tokens, [2, pairs]."""
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def at(self, places: NDArray[np.intp]) -> Measured:
-        """Some of the pairs."""
+    def at(self, positions: NDArray[np.intp]) -> Measured:
+        """The pairs at these positions."""
         return Measured(
-            [self.records[place] for place in places],
-            [self.tokens[place] for place in places],
-            self.log_probs[:, places],
-            self.references[:, places],
-            self.lengths[:, places],
+            [self.records[position] for position in positions],
+            [self.tokens[position] for position in positions],
+            self.log_probs[:, positions],
+            self.references[:, positions],
+            self.lengths[:, positions],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What one step does to pairs. Changes are in nats at the user's learning rate, [2, pairs]."""
+    """The effect of one step on pairs. Changes are in nats at the user's learning rate, [2, pairs]."""
 
     pairs: Measured
     batch: NDArray[np.int64]
-    """The step in which a pair takes part, from 0."""
+    """The step that contains the pair, from 0."""
     changes: Mapping[str, Floats]
     """By predictor."""
     error: Floats
-    """Bound of the rounding in the changes under the optimizer's step."""
+    """Upper bound of the rounding error in the changes of `optimizer`."""
     valid_learning_rate: Floats
-    """At which the second order of the optimizer's step is as large as the first, or may be by its rounding."""
+    """Learning rate at which the second order of `optimizer`, or its rounding error, is as large as the first order."""
     others: Floats
-    """The part of `batch-sgd` that comes from the other pairs of its batch."""
+    """The part of `batch-sgd` that comes from the other pairs of the batch."""
     influence: Floats
-    """What the pair's own part of the batch's step does to the sum of all other pairs' margins, [pairs]."""
+    """Change of the sum of all other pairs' margins by the pair's own part of the batch step, [pairs]."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCheck:
-    """The forecast of one step, computed in two ways that must agree."""
+    """Accuracy of the forecast of one step."""
 
     identity_error: float
-    """Of sum_i s_i <g_i, u> by differences against <D, u> by its own definition, relative to the sum of all parts'
-    sizes; of three directions u the largest."""
+    """Error of sum_i s_i <g_i, u> by finite differences against the exact <D, u>, relative to the sum of |parts|;
+    maximum over three directions u."""
     gradient_norm: float
     clip_factor: float
 
 
 @dataclass(slots=True)
 class ForecastResult:
-    """Everything that a forecast found."""
+    """All results of a forecast."""
 
     optimizer: OptimizerSettings
     state_step: int | None
-    """Steps that the optimizer has taken before; None without a state."""
+    """Number of earlier optimizer steps; None without a state."""
     training: Forecast
     held_out: Forecast | None
     checks: list[StepCheck]
     unused: list[PairRecord]
-    """Rows that take no part, with their reasons."""
+    """Rows that are not in any step, with their reasons."""
     held_out_unused: list[PairRecord]
     real_steps: dict[float, Floats] = field(default_factory=dict)
-    """Learning rate to the measured changes of a real step at it, [2, pairs]."""
+    """Learning rate to the measured changes of a real step, [2, pairs]."""
     trajectory: dict[int, Floats] = field(default_factory=dict)
     """Number of real steps to the measured changes since the start, [2, pairs]."""
     trajectory_held_out: dict[int, Floats] = field(default_factory=dict)
 
 
 def empty_forecast(pairs: Measured) -> Forecast:
-    """A forecast of pairs of which nothing is known yet: NaN throughout."""
+    """A forecast without results; all numbers are NaN."""
 
     def undefined() -> Floats:
         return np.full((2, len(pairs)), np.nan)

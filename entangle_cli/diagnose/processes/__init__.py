@@ -1,1 +1,1 @@
-"""One scan by the processes of a torchrun."""
+"""One scan distributed over the processes of torchrun."""

@@ -1,8 +1,8 @@
-"""One scan by several processes, as torchrun starts them: who measures what, and how rank 0 comes by it.
+"""One scan by several torchrun processes: distributes the batches and collects the records on rank 0.
 
-Every process reads the same rows and forms the same batches. Each batch goes to the first idle process, by a number
-that the store hands out. Rank 0 alone writes the run: the others send it their records. No tensor is exchanged, and no
-backend is set up.
+Every process reads the same rows and forms the same batches. Each batch goes to the first idle process: a process
+claims the next batch with a counter in the store. Only rank 0 writes the run. The other processes send it their
+records. No tensors are exchanged and no backend is set up.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from entangle_cli.records.pair import LayerRecord, PairRecord, RecordBatch, RowK
 
 
 class Ranks:
-    """The processes that share a scan, seen from one of them; as it stands here, this process alone.
+    """This process and its part in a shared scan. The base class is for a single process.
 
     Attributes:
-        rank: of this process, from 0.
+        rank: rank of this process, from 0.
         size: number of processes.
-        local_rank: of this process on its machine.
+        local_rank: rank of this process on its machine.
         local_size: number of processes on this machine.
     """
 
@@ -33,78 +33,78 @@ class Ranks:
     local_rank = 0
     local_size = 1
 
-    def apart(self, name: str) -> Ranks:  # noqa: ARG002 -- there is nobody to keep apart
+    def apart(self, name: str) -> Ranks:  # noqa: ARG002 -- a single process exchanges no messages
         """The same processes for another scan."""
         return self
 
     def lowest(self, number: int) -> int:
-        """The lowest of the numbers that the processes give."""
+        """The minimum of a number over all processes."""
         return number
 
     def agree(self, work: Mapping[str, Any]) -> None:
-        """See that all processes measure the same, and leave out the same.
+        """Check that all processes measure the same pairs in the same way.
 
         Raises:
             UsageError: the processes disagree.
         """
 
     def share_done(self, done: Iterable[RowKey]) -> None:
-        """Tell the others what the run holds already."""
+        """Send the keys of all rows in the run to the other processes."""
 
-    def takes(self, num_pairs: int) -> bool:  # noqa: ARG002 -- it takes every batch
-        """Whether this process measures the next batch of those that all form.
+    def claim_batch(self, num_pairs: int) -> bool:  # noqa: ARG002 -- a single process measures every batch
+        """Whether this process measures the next batch. Every process calls it for every batch.
 
         Args:
-            num_pairs: of the batch.
+            num_pairs: number of pairs in the batch.
         """
         return True
 
     def gather(self, measured: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-        """What this process measures and what the others send, until all have come to the end of a round."""
+        """Records from this process and from the others, until all processes end the round."""
         return measured
 
     def end_round(self, *, is_last: bool) -> None:
-        """Tell the others whether there is another round."""
+        """Announce to the others whether another round follows."""
 
     def fail(self, error: EntangleError) -> None:
-        """Leave an error to rank 0, where that is another process."""
+        """Send an error to rank 0, if that is another process."""
 
 
-class OneOfMany(Ranks):
-    """A process of several.
+class DistributedRank(Ranks):
+    """One of several processes.
 
     Args:
-        mailbox: of one scan, within that of this start.
+        mailbox: the mailbox of one scan.
     """
 
     def __init__(self, mailbox: Mailbox, rank: int, size: int, local_rank: int, local_size: int) -> None:
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
         self._mailbox = mailbox
         self._num_seen = 0
-        self._mine: int | None = None
+        self._claimed: int | None = None
         self._round = 0
 
-    def apart(self, name: str) -> OneOfMany:
+    def apart(self, name: str) -> DistributedRank:
         """The same processes for another scan."""
-        return type(self)(self._mailbox.apart(name), self.rank, self.size, self.local_rank, self.local_size)
+        return type(self)(self._mailbox.inner(name), self.rank, self.size, self.local_rank, self.local_size)
 
-    def takes(self, num_pairs: int) -> bool:  # noqa: ARG002 -- rank 0 alone keeps count
-        """Whether this process measures the next batch of those that all form.
+    def claim_batch(self, num_pairs: int) -> bool:  # noqa: ARG002 -- only rank 0 counts pairs
+        """Whether this process measures the next batch. Every process calls it for every batch.
 
-        A number is asked for when this process is free, and is never that of a batch it has passed already: every
-        one of those was below a number that somebody got.
+        An idle process draws the next number from the shared counter. This number is never below the current batch:
+        all batches before it were claimed with lower numbers.
         """
-        if self._mine is None:
-            self._mine = self._mailbox.next_number("batches")
-        is_mine = self._mine == self._num_seen
+        if self._claimed is None:
+            self._claimed = self._mailbox.next_number("batches")
+        is_mine = self._claimed == self._num_seen
         self._num_seen += 1
         if is_mine:
-            self._mine = None
+            self._claimed = None
         return is_mine
 
 
-class First(OneOfMany):
-    """Rank 0, which writes the run and reports."""
+class MainRank(DistributedRank):
+    """Rank 0. It writes the run and the reports."""
 
     def __init__(self, mailbox: Mailbox, rank: int, size: int, local_rank: int, local_size: int) -> None:
         super().__init__(mailbox, rank, size, local_rank, local_size)
@@ -112,14 +112,14 @@ class First(OneOfMany):
         self._measuring = set(self._num_read)
         self._num_awaited = 0
 
-    def takes(self, num_pairs: int) -> bool:
-        """Whether this process measures the next batch; if not, its pairs are awaited from another."""
-        is_mine = super().takes(num_pairs)
+    def claim_batch(self, num_pairs: int) -> bool:
+        """Whether this process measures the next batch. If not, another process will send its pairs."""
+        is_mine = super().claim_batch(num_pairs)
         self._num_awaited += 0 if is_mine else num_pairs
         return is_mine
 
     def lowest(self, number: int) -> int:
-        """The lowest of the numbers that the processes give."""
+        """The minimum of a number over all processes."""
         numbers = [number]
         for rank in range(1, self.size):
             numbers.append(int(self._mailbox.wait(f"number/{rank}", rank, self._raise_failures)))
@@ -127,47 +127,47 @@ class First(OneOfMany):
         return min(numbers)
 
     def agree(self, work: Mapping[str, Any]) -> None:
-        """Tell the others what is measured."""
+        """Send the description of the scan to the other processes."""
         self._mailbox.post("work", json.dumps(work))
 
     def share_done(self, done: Iterable[RowKey]) -> None:
-        """Tell the others what the run holds already."""
+        """Send the keys of all rows in the run to the other processes."""
         self._mailbox.post("done", json.dumps(list(done)))
 
     def gather(self, measured: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-        """What this process measures and what the others send, until all have come to the end of a round.
+        """Records from this process and from the others, until all processes end the round.
 
-        An empty batch comes now and then while others are waited for, so that a caller sees that time goes by.
+        During a wait, empty batches let the caller update its display.
 
         Raises:
-            EntangleError: what another process failed with.
-            LostProcessError: another process shows no sign of life, or did not measure what it took.
+            EntangleError: another process failed with this error.
+            LostProcessError: another process does not respond, or did not send all pairs that it claimed.
         """
         for batch in measured:
             yield batch
             yield from self._arrived()
-        patience = self._patience()
+        wait_limit = self._wait_limit()
         while self._measuring:
             if batches := list(self._arrived()):
-                patience = self._patience()
+                wait_limit = self._wait_limit()
                 yield from batches
             else:
-                patience.rest()
+                wait_limit.sleep()
                 yield RecordBatch(())
         if self._num_awaited:
             raise LostProcessError(
-                f"of the pairs that other processes took {self._num_awaited:,} did not arrive",
-                "every pair measured by some process",
-                "give the same command again; it measures what is missing",
+                f"other processes did not send all pairs that they claimed; missing: {self._num_awaited:,}",
+                "a record for every pair",
+                "run the same command again; it measures the missing pairs",
             )
         self._measuring = set(self._num_read)
 
     def end_round(self, *, is_last: bool) -> None:
-        """Tell the others whether there is another round."""
+        """Announce to the others whether another round follows."""
         self._mailbox.post(f"last/{self._round}", json.dumps(is_last))
         self._round += 1
 
-    def _patience(self) -> WaitLimit:
+    def _wait_limit(self) -> WaitLimit:
         return WaitLimit(self._mailbox.root, sorted(self._measuring))
 
     def _raise_failures(self) -> None:
@@ -176,7 +176,7 @@ class First(OneOfMany):
                 raise _failure(rank, *json.loads(failure))
 
     def _arrived(self) -> Iterator[RecordBatch]:
-        """Batches that were sent and not read yet; an end is noted, a failure is raised."""
+        """Batches that were sent but not read yet. Records the end of a round and raises failures."""
         self._raise_failures()
         for rank in self._num_read:
             while (message := self._mailbox.take(f"mail/{rank}/{self._num_read[rank]}")) is not None:
@@ -190,7 +190,7 @@ class First(OneOfMany):
                     yield batch
 
 
-class WorkerRank(OneOfMany):
+class WorkerRank(DistributedRank):
     """A process that measures for rank 0."""
 
     def __init__(self, mailbox: Mailbox, rank: int, size: int, local_rank: int, local_size: int) -> None:
@@ -198,27 +198,27 @@ class WorkerRank(OneOfMany):
         self._num_sent = 0
 
     def lowest(self, number: int) -> int:
-        """The lowest of the numbers that the processes give."""
+        """The minimum of a number over all processes."""
         self._mailbox.post(f"number/{self.rank}", str(number))
         return int(self._mailbox.wait("lowest", 0))
 
     def agree(self, work: Mapping[str, Any]) -> None:
-        """See that this process measures what rank 0 does.
+        """Check that this process measures the same pairs in the same way as rank 0.
 
         Raises:
-            UsageError: this process disagrees with rank 0.
+            UsageError: the description of the scan differs from that of rank 0.
         """
         first = json.loads(self._mailbox.wait("work", 0))
         own = json.loads(json.dumps(work))
         if different := sorted(name for name in first.keys() | own.keys() if first.get(name) != own.get(name)):
             raise UsageError(
-                f"another {', '.join(different)} than rank 0",
+                f"does not match rank 0 in: {', '.join(different)}",
                 "the same command, the same model and the same data in every process",
-                "see that all machines have the same files",
+                "check that all machines have the same files",
             )
 
     def done(self) -> frozenset[RowKey]:
-        """What the run holds already."""
+        """Receive the keys of all rows in the run."""
         keys = json.loads(self._mailbox.wait("done", 0))
         return frozenset(key if isinstance(key, int) else (key[0], key[1]) for key in keys)
 
@@ -227,17 +227,17 @@ class WorkerRank(OneOfMany):
         self._send("records", [[asdict(pair) for pair in batch.pairs], [asdict(layer) for layer in batch.layers]])
 
     def next_round(self) -> bool:
-        """Say that this process has come to the end of a round; whether there is another one."""
+        """End the round of this process. Returns whether another round follows."""
         self._send("end", None)
         is_last = json.loads(self._mailbox.wait(f"last/{self._round}", 0))
         self._round += 1
         return not is_last
 
     def fail(self, error: EntangleError) -> None:
-        """Tell rank 0, whose message and exit code are the scan's; it ends this process by way of torchrun.
+        """Send an error to rank 0 and wait. Rank 0 sets the exit code; torchrun then ends this process.
 
         Raises:
-            LostProcessError: rank 0 gives no answer.
+            LostProcessError: rank 0 does not respond.
         """
         text = json.dumps([type(error).__name__, error.found, error.expected, error.remedy])
         self._mailbox.root.post(f"failure/{self.rank}", text)

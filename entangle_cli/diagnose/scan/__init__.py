@@ -1,1 +1,1 @@
-"""The measurement: rows of a data set and a checkpoint in, one record per pair out."""
+"""The scan: measures the pairs of a data set with a checkpoint and returns one record per pair."""

@@ -1,4 +1,4 @@
-"""How many tokens a batch may have: what is fast, or what fits into the memory that is free."""
+"""Tokens per batch: limited by speed and by free memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 Result = TypeVar("Result")
 
 FASTEST_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Larger batches gain no speed: measured on a CPU, assumed on CUDA."""
+"""Larger batches are no faster. Measured on a CPU, assumed for CUDA."""
 
 SMALLEST_TOKENS = 256
 
 USABLE_SHARE = 0.5
-"""Of free memory. The rest is for gradients, tiles, fragmentation, and what other programs will take."""
+"""Usable share of free memory. The rest is for gradients, tiles, fragmentation and other programs."""
 
 
 def batch_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1) -> int:
-    """The token budget of a batch, a power of two times `SMALLEST_TOKENS` so that little changes do not change it.
+    """Tokens per batch: a power of two times `SMALLEST_TOKENS`. Small changes in free memory rarely affect it.
 
     Args:
-        bytes_per_token: what a forward pass keeps for its backward.
+        bytes_per_token: memory that a forward pass keeps for its backward pass.
         local_size: number of processes of the scan on this machine.
     """
     fastest = FASTEST_TOKENS.get(device.type, FASTEST_TOKENS["cpu"])
@@ -31,11 +31,11 @@ def batch_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1
 
 
 def fitting_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1) -> int:
-    """The largest batch that fits into free memory, such a power of two; 0 where nobody knows."""
+    """Tokens of the largest batch that fits into free memory, rounded as in `batch_tokens`; 0 if unknown."""
     free = _free_bytes(device)
     if free is None or bytes_per_token == 0:
         return 0
-    # Of a CUDA device each process has its own.
+    # Each process has its own CUDA device.
     num_sharing = 1 if device.type == "cuda" else local_size
     fitting = free * USABLE_SHARE / num_sharing / bytes_per_token
     tokens = SMALLEST_TOKENS
@@ -45,7 +45,7 @@ def fitting_tokens(device: torch.device, bytes_per_token: int, local_size: int =
 
 
 def within_memory(work: Callable[[], Result]) -> Result | None:
-    """The result of work; None if memory ran out, on a device or on the host. Then the device's cache is empty."""
+    """Return the result of `work`. If memory runs out on device or host, empty the device cache and return None."""
     try:
         return work()
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -57,7 +57,7 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Free memory of a device or of this host, within its control group; None where neither tells."""
+    """Free memory of a CUDA device, or of this host within its control group; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     sizes = [size for size in (_host_bytes(Path("/proc/meminfo")), _group_bytes(Path("/sys/fs/cgroup"))) if size]
@@ -73,7 +73,7 @@ def _host_bytes(meminfo: Path) -> int | None:
 
 
 def _group_bytes(group: Path) -> int | None:
-    """What a control group may still take; cached file pages are given back when asked for."""
+    """Memory that the control group can still allocate. Cached file pages count as free."""
     try:
         limit = int((group / "memory.max").read_text(encoding="ascii"))
         current = int((group / "memory.current").read_text(encoding="ascii"))

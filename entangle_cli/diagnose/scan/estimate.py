@@ -1,4 +1,4 @@
-"""What a scan will take: two batches of its first window, measured."""
+"""Estimates the time and memory of a scan from two measured batches of its first window."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def estimate(
     num_selected: float,
     model: torch.nn.Module,
 ) -> ScanEstimate:
-    """Time of the batch of median length and memory of the longest, carried over to all rows by tokens.
+    """Estimate time from the batch of median length and memory from the longest batch. Time is scaled by tokens.
 
     Args:
         measure: measures one batch.
-        batches: those of the first window, longest first.
-        window_rows: rows of that window, skipped ones included.
-        num_selected: rows of the whole scan, or this process's share of them.
+        batches: batches of the first window, longest first.
+        window_rows: number of rows in that window, including skipped ones.
+        num_selected: number of rows in the whole scan, or in this process's share of it.
     Raises:
         DataError: no row of the window can be measured.
     """

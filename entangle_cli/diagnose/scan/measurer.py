@@ -1,4 +1,4 @@
-"""Prepared rows to records: one batch on the engine, smaller ones where memory runs out."""
+"""Turns prepared rows into records with the engine. Splits a batch if memory runs out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Measurer:
     """Measures batches of rows.
 
     Args:
-        reference: scores the pairs under a reference model; None where there is none.
+        reference: scores the pairs with a reference model; None without one.
     """
 
     def __init__(self, engine: Engine, reference: Scorer | None, settings: ScanSettings) -> None:
@@ -40,12 +40,12 @@ class Measurer:
         """The records of one batch of rows.
 
         Raises:
-            UnfinishedError: one pair alone does not fit into memory.
+            UnfinishedError: a single pair does not fit into memory.
         """
         return self._measure(rows, recompute=self._recompute)
 
     def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
-        """Measure a batch; when memory runs out, its halves one after the other, and a pair alone by recomputing."""
+        """Measure a batch. If memory runs out, measure its halves, and a single pair with recomputed activations."""
         measured = within_memory(lambda: self._measure_at_once(rows, recompute=recompute))
         if measured is not None:
             return measured
@@ -54,8 +54,8 @@ class Measurer:
         if len(rows) == 1:
             raise UnfinishedError(
                 f"out of memory on row {rows[0].pair.index} alone",
-                "memory for one pair's forward and backward",
-                "lower --max-length, use --dtype bfloat16, or a larger device; the same command goes on from here",
+                "memory for the forward and backward pass of one pair",
+                "run the same command on a larger device to resume, or lower --max-length, or use --dtype bfloat16",
             )
         half = len(rows) // 2
         first, second = (self._measure(part, recompute=recompute) for part in (rows[:half], rows[half:]))
@@ -68,8 +68,8 @@ class Measurer:
         if self._reference is not None:
             chosen, rejected = self._reference.log_probs(pairs).tolist()
             records = [
-                replace(record, chosen_ref_log_prob=chosen[place], rejected_ref_log_prob=rejected[place])
-                for place, record in enumerate(records)
+                replace(record, chosen_ref_log_prob=chosen[position], rejected_ref_log_prob=rejected[position])
+                for position, record in enumerate(records)
             ]
         if self._unshared_cosine:
             records = self._with_unshared_cosines(pairs, records, recompute)
@@ -81,14 +81,14 @@ class Measurer:
     def _with_unshared_cosines(
         self, pairs: Sequence[TokenizedPair], records: list[PairRecord], recompute: bool
     ) -> list[PairRecord]:
-        """The cosines behind the answers' common start: their own where there is none, else from a second pass."""
+        """Add the cosines of the answers without their common start. Pairs with a common start need a second pass."""
         unshared = [without_shared_prefix(pair) for pair in pairs]
-        again = [place for place, pair in enumerate(unshared) if pair is not None and pair != pairs[place]]
+        second_pass = [number for number, pair in enumerate(unshared) if pair is not None and pair != pairs[number]]
         cosines = [None if pair is None else record.cosine for pair, record in zip(unshared, records, strict=True)]
-        if again:
+        if second_pass:
             measured = self._engine.measure(
-                [pair for place in again if (pair := unshared[place]) is not None], recompute=recompute
+                [pair for number in second_pass if (pair := unshared[number]) is not None], recompute=recompute
             )
-            for place, derived in zip(again, derived_fields(measured), strict=True):
-                cosines[place] = derived.cosine
+            for number, derived in zip(second_pass, derived_fields(measured), strict=True):
+                cosines[number] = derived.cosine
         return [replace(record, unshared_cosine=cosine) for record, cosine in zip(records, cosines, strict=True)]

@@ -1,4 +1,4 @@
-"""The reference model of a scan: loaded beside the checkpoint, and asked for log-probs only."""
+"""The reference model of a scan. It is loaded in addition to the checkpoint and gives log-probs only."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Reference:
 def opened_reference(
     settings: ScanSettings, checkpoint: Checkpoint, device: torch.device
 ) -> Iterator[Reference | None]:
-    """The reference model of the settings; None where they name none.
+    """The reference model from the settings; None without one.
 
-    It reads the checkpoint's tokens, as in TRL, so that it must have as many.
+    As in TRL, it scores the checkpoint's token ids, so both models need the same tokens.
 
     Raises:
-        ModelError: it cannot be loaded, or has fewer tokens than the checkpoint.
+        ModelError: the reference cannot be loaded, has fewer tokens than the checkpoint, or has other tokens.
     """
     if settings.ref_model is None:
         yield None
         return
-    # A base, a revision and a template are the checkpoint's; what is trusted holds for both.
+    # The base model, revision and template apply to the checkpoint only. The trust settings apply to both models.
     loading = replace(settings.loading, revision=None, base_model=None, chat_template=None)
     loaded = load_checkpoint(settings.ref_model, settings.dtype, device, loading, settings.device_map)
     sizes = [_num_tokens(model) for model in (checkpoint, loaded)]
     if sizes[1] < sizes[0]:
         raise ModelError(
             f"--ref-model {settings.ref_model} has embeddings for {sizes[1]:,} tokens, the checkpoint for {sizes[0]:,}",
-            "a reference that reads the checkpoint's tokens",
-            "name the checkpoint that training starts from",
+            "a reference with all tokens of the checkpoint",
+            "set --ref-model to the checkpoint from which training starts",
         )
     _refuse_other_tokens(settings.ref_model, checkpoint, loaded)
     with Scorer(loaded.model) as scorer:
@@ -54,14 +54,14 @@ def opened_reference(
 
 
 def _refuse_other_tokens(name: str, checkpoint: Checkpoint, reference: Checkpoint) -> None:
-    """Refuse a reference that was trained on other tokens; a few added ones may differ."""
-    own, its = checkpoint.tokenizer.get_vocab(), reference.tokenizer.get_vocab()
-    other = sum(its.get(token) != number for token, number in own.items())
-    if other > OTHER_TOKENS * len(own):
+    """Reject a reference with a different vocabulary. A few added tokens may differ."""
+    own, other = checkpoint.tokenizer.get_vocab(), reference.tokenizer.get_vocab()
+    different = sum(other.get(token) != number for token, number in own.items())
+    if different > OTHER_TOKENS * len(own):
         raise ModelError(
-            f"--ref-model {name}: {other:,} of the checkpoint's {len(own):,} tokens are others in its tokenizer",
-            "a reference that reads the checkpoint's tokens",
-            "name the checkpoint that training starts from",
+            f"--ref-model {name}: {different:,} of the checkpoint's {len(own):,} tokens differ in its tokenizer",
+            "a reference with the same tokens as the checkpoint",
+            "set --ref-model to the checkpoint from which training starts",
         )
 
 

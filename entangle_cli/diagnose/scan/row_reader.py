@@ -1,4 +1,4 @@
-"""The selected rows of a data set as pairs of token ids, a window at a time."""
+"""Reads the selected rows of a data set as pairs of token ids, one window at a time."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from entangle_cli.errors import DataError
 from entangle_cli.records.settings import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings, Truncation
 
 WINDOW_PAIRS = 512
-"""Pairs among which batches are formed by length. Fixed, so that a run that goes on forms the same batches."""
+"""Pairs per window. Batches are formed by length within a window. Fixed: a resumed run must form the same batches."""
 
 WINDOW_CHARACTERS = 64 * 2**20
-"""Of the pairs' text, beyond which a window ends earlier."""
+"""Characters of text at which a window ends early."""
 
 Window = list[PreparedRow | SkippedRow]
 
 
 class RowReader:
-    """Reads and tokenises the rows that the settings select.
+    """Reads and tokenises the selected rows.
 
     Args:
         source: the data set.
-        pairs: finds the pairs in its rows.
-        checkpoint: whose tokenizer reads them.
+        pairs: extracts the pairs from its rows.
+        checkpoint: provides the tokenizer and the length limits.
+        settings: settings of the scan.
     """
 
     def __init__(self, source: RowSource, pairs: PairReader, checkpoint: Checkpoint, settings: ScanSettings) -> None:
@@ -55,66 +56,66 @@ class RowReader:
 
     @property
     def num_selected(self) -> int:
-        """Rows that the settings select."""
+        """Number of selected rows."""
         return len(self._selected)
 
     @property
     def identity(self) -> dict[str, Any]:
         """The data set's name, hash and rows, JSON-able."""
-        described = self._pairs.identity
-        return {**self._source.identity, **({"described": described} if described else {})}
+        description = self._pairs.identity
+        return {**self._source.identity, **({"described": description} if description else {})}
 
     def in_random_order(self) -> list[int]:
-        """The indices of the selected rows, shuffled by the settings' seed."""
+        """The indices of the selected rows, shuffled with the seed of the settings."""
         return random.Random(self._seed).sample(self._selected, len(self._selected))
 
     def windows(self, rows: Sequence[int] | None = None) -> Iterator[Window]:
-        """Rows in the order of the data; the next window is prepared in the background while one is in use.
+        """Windows of rows in the order of the data. A background thread prepares the next window.
 
         Args:
-            rows: indices of the rows that are meant; None for all that are selected.
+            rows: indices of the rows to read; None for all selected rows.
         Raises:
-            DataError: a row that cannot be measured, when the settings are strict.
+            DataError: a row cannot be measured and the settings are strict.
         """
-        coming_rows = self._rows(rows)
+        remaining_rows = self._rows(rows)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="entangle-data") as background:
-            coming = background.submit(self._next_window, coming_rows)
-            while window := coming.result():
-                coming = background.submit(self._next_window, coming_rows)
+            next_window = background.submit(self._next_window, remaining_rows)
+            while window := next_window.result():
+                next_window = background.submit(self._next_window, remaining_rows)
                 for row in window:
                     self._refuse_if_strict(row)
                 yield window
 
     def refuse_changed(self) -> None:
-        """Refuse a data set that is no longer the one that was hashed.
+        """Check that the data set has not changed since it was hashed.
 
         Raises:
-            DataError: it changed.
+            DataError: the data set has changed.
         """
         self._source.refuse_changed()
 
     def check(self) -> None:
-        """Read the first row, so that a tokenizer that cannot read any is told before a run is begun.
+        """Read the first row, to detect an unusable tokenizer before the run starts.
 
         Raises:
-            ModelError: a conversation, and the tokenizer has no chat template.
+            ModelError: the row is a conversation and the tokenizer has no chat template.
         """
         for row in islice(self._rows(), 1):
             self._prepare(row)
 
     def first_window(self) -> Window:
-        """The first selected rows."""
+        """The first window of selected rows."""
         return self._next_window(self._rows())
 
     def pairs_of(self, index: int) -> Window:
-        """The pairs of one row; empty where there is no such row."""
+        """The pairs of one row; empty if the row does not exist."""
         return next((self._prepare(row) for row in self._source.rows() if row.index == index), [])
 
     def _rows(self, wanted: Sequence[int] | None = None) -> Iterator[RawRow]:
         selected = self._selected if wanted is None else wanted
         last = max(selected, default=-1)
         members: Container[int] = selected if isinstance(selected, range) else frozenset(selected)
-        # Nothing is read beyond the last row that counts: a stream would fetch it.
+        # Reading stops after the last selected row, because a stream would fetch the rows after it.
         rows = takewhile(lambda row: row.index <= last, self._source.rows())
         return (row for row in rows if row.index in members)
 
@@ -141,7 +142,7 @@ class RowReader:
             raise DataError(
                 f"{place_of(row, self._source)}: {row.reason}: {row.detail}",
                 "only rows that can be measured (--strict)",
-                "repair the row, or leave --strict out to skip and count such rows",
+                "fix the row, or remove --strict to skip and count such rows",
             )
 
 
@@ -157,7 +158,7 @@ def token_settings(
     num_embeddings: int | None,
     max_row_bytes: int,
 ) -> TokenSettings:
-    """What decides which tokens of a pair are seen, for every command that reads pairs with a model."""
+    """Token limits for every command that reads pairs with a model."""
     return TokenSettings(
         resolved_length(max_length, context),
         Truncation(truncation),
@@ -169,15 +170,15 @@ def token_settings(
 
 
 def resolved_length(max_length: int | Literal["auto"] | None, context: int | None) -> int | None:
-    """The limit that `auto` stands for: TRL's, or the model's context where that is shorter."""
+    """The length limit in tokens. `auto` is TRL's default, or the model's context if that is shorter."""
     return max_length if max_length != AUTO_LENGTH else min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
 
 
 def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
-    """What finds the pairs in a source's rows.
+    """The reader that extracts the pairs from a source's rows.
 
     Raises:
-        UsageError: an unknown setting.
-        DataError: a description beside the file that cannot be used.
+        UsageError: a setting is unknown.
+        DataError: the description file next to the data cannot be used.
     """
     return PairReader(reading, source.files)

@@ -1,4 +1,4 @@
-"""What a scan knows of one row, as its record."""
+"""Builds the record of a row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from entangle_cli.records.pair import LayerRecord, PairRecord, Status
 
 @dataclass(frozen=True, slots=True)
 class PreparedRow:
-    """A row that will be measured."""
+    """A tokenised row, ready to be measured."""
 
     pair: PreferencePair
     tokens: TokenizedRow
@@ -39,7 +39,7 @@ def skipped_record(row: SkippedRow) -> PairRecord:
 
 
 def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFields) -> PairRecord:
-    """The record of a measured pair; what is not finite becomes null and a reason."""
+    """The record of a measured pair. Values that are not finite become null; required ones also set a reason."""
     numbers = asdict(replace(measured, groups=()))
     del numbers["groups"]
     needed = (measured.chosen_squared_norm, measured.rejected_squared_norm, measured.inner_product)
@@ -76,11 +76,11 @@ def pair_record(row: PreparedRow, measured: PairMeasurement, derived: DerivedFie
         shared_prefix_tokens=shared_prefix(chosen_scored, rejected_scored),
         shared_suffix_tokens=shared_suffix(chosen_scored, rejected_scored),
     )
-    return with_references(of_row(record, row), row)
+    return with_references(with_row_fields(record, row), row)
 
 
-def of_row(record: PairRecord, row: PreparedRow) -> PairRecord:
-    """The record with what the row says beside the pair: its place, how it was read, its scores."""
+def with_row_fields(record: PairRecord, row: PreparedRow) -> PairRecord:
+    """The record with the row's location, format, warnings and scores."""
     pair = row.pair
     return replace(
         record,
@@ -99,25 +99,25 @@ def of_row(record: PairRecord, row: PreparedRow) -> PairRecord:
 
 
 def with_references(record: PairRecord, row: PreparedRow) -> PairRecord:
-    """The record with the reference log-probs that the row brings; without any where it brings none."""
+    """The record with the reference log-probs from the row; None if the row has none."""
     chosen, rejected = row.pair.ref_log_probs or (None, None)
     return replace(record, chosen_ref_log_prob=chosen, rejected_ref_log_prob=rejected)
 
 
 def with_text(record: PairRecord, row: PreparedRow) -> PairRecord:
     """The record with the pair's text."""
-    prompt, chosen, rejected = (_words(part) for part in (row.pair.prompt, row.pair.chosen, row.pair.rejected))
+    prompt, chosen, rejected = (_plain_text(part) for part in (row.pair.prompt, row.pair.chosen, row.pair.rejected))
     return replace(record, prompt_text=prompt, chosen_text=chosen, rejected_text=rejected)
 
 
-def _words(part: Text) -> str:
+def _plain_text(part: Text) -> str:
     if isinstance(part, str):
         return part
     return "\n".join(f"{message['role']}: {content_text(message.get('content'))}" for message in part)
 
 
 def layer_records(row: PreparedRow, measured: PairMeasurement) -> list[LayerRecord]:
-    """A pair's products in each group of parameters."""
+    """The products of a pair for each group of parameters."""
     return [LayerRecord(row.pair.index, row.pair.pair_in_row, group) for group in measured.groups]
 
 
@@ -126,10 +126,10 @@ def _root(squared_norm: float | None) -> float | None:
 
 
 def without_shared_prefix(pair: TokenizedPair) -> TokenizedPair | None:
-    """The pair with the scored tokens that both answers start with moved into the prompt.
+    """The pair with the common start of both answers moved into the prompt.
 
-    Their gradients are the same in both answers, so that what is left are the two parts that differ (with
-    g_c = p + a and g_r = p + b the cosine of a and b). None where one answer is the start of the other.
+    These tokens have equal gradients in both answers: g_c = p + a and g_r = p + b. The new pair has gradients a and b.
+    None if one answer is the start of the other.
     """
     chosen, rejected = pair.chosen, pair.rejected
     shared = shared_prefix(chosen.ids[chosen.first_scored :], rejected.ids[rejected.first_scored :])

@@ -1,4 +1,4 @@
-"""The measurement: rows of a data set and a checkpoint in, one record a row out."""
+"""The scan: measures the pairs of a data set with a checkpoint and returns one record per pair."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ from entangle_cli.records.settings import ReadingSettings, ScanSettings
 
 
 class Scan:
-    """A scan that is ready to start; made by `open_scan`.
+    """A scan that is ready to start, created by `open_scan`.
 
     Attributes:
-        plan: what was recognised and will be done.
-        identity: what decides the numbers.
-        about: JSON-able; the rest of a manifest: loss, plan, tokenizer, versions and hardware.
-        checkpoint: the model that is measured.
-        parameters: those that count, by name.
-        reader: the selected rows.
-        measurer: turns them into records.
+        plan: the recognised inputs and the planned work.
+        identity: everything that determines the numbers.
+        about: the rest of the manifest, JSON-able: loss, plan, tokenizer, versions and hardware.
+        checkpoint: the measured model.
+        parameters: the measured parameters by name.
+        reader: reads the selected rows.
+        measurer: turns rows into records.
         ranks: the processes that share the work.
-        fitting_tokens: of a batch as large as memory allows; 0 where that is unknown.
+        fitting_tokens: tokens of the largest batch that fits into memory; 0 if unknown.
     """
 
     def __init__(
@@ -95,73 +95,74 @@ class Scan:
             },
         }
 
-    def take_known(self, run: Run) -> None:
-        """Take the pairs that a run holds from it instead of measuring them.
+    def reuse_pairs(self, run: Run) -> None:
+        """Reuse the pairs of a run instead of measuring them again.
 
         Raises:
-            UsageError: the run is of another model or other settings.
+            UsageError: the run has a different model or settings, or this scan measures layers.
         """
         self._known = KnownPairs(run, self.identity)
 
     @property
     def known_identity(self) -> str | None:
-        """What tells the pairs that are known from others; None without any."""
+        """A hash of the reused pairs; None if no run is reused."""
         return None if self._known is None else self._known.identity
 
     def records(self, done: Container[RowKey] = (), rows: Sequence[int] | None = None) -> Iterator[RecordBatch]:
-        """Records of every pair of the selected rows but those in `done`, a batch at a time.
+        """Batches of records for the pairs of the selected rows, except those in `done`.
 
-        Of several processes each yields the batches that it measured, and rank 0 what needs no measuring.
+        With several processes, each yields the batches that it measured. Rank 0 also yields skipped and reused pairs.
 
         Args:
-            rows: indices of the rows to measure; None for all that are selected.
+            done: keys of the existing records.
+            rows: indices of the rows to measure; None for all selected rows.
         Raises:
-            DataError: a row that cannot be measured, when the settings are strict.
-            UnfinishedError: one pair alone does not fit into memory.
+            DataError: a row cannot be measured and the settings are strict.
+            UnfinishedError: a single pair does not fit into memory.
         """
         for window in self.reader.windows(rows):
-            found = [skipped_record(row) for row in window if isinstance(row, SkippedRow)]
+            unmeasured = [skipped_record(row) for row in window if isinstance(row, SkippedRow)]
             if self._known is not None:
                 window, known = self._without_known(window, self._known)
-                found += known
-            if self.ranks.rank == 0 and (records := [record for record in found if row_key(record) not in done]):
+                unmeasured += known
+            if self.ranks.rank == 0 and (records := [record for record in unmeasured if row_key(record) not in done]):
                 yield RecordBatch(records)
             for batch in self.batches(window):
                 missing = [row for row in batch if row_key(row.pair) not in done]
-                if missing and self.ranks.takes(len(missing)):
+                if missing and self.ranks.claim_batch(len(missing)):
                     yield self.measurer.measure(missing)
 
     def refuse_other_data(self, num_rows: int) -> None:
-        """See, when all rows were read, that they were those of the data set that was hashed, and all of them.
+        """Check after the last row that the data set is unchanged and was read completely.
 
         Args:
-            num_rows: that pairs or reasons were recorded of.
+            num_rows: number of rows with a record.
         Raises:
-            DataError: the data changed, or have fewer rows than were counted.
+            DataError: the data changed, or the number of rows differs from the plan.
         """
         self.reader.refuse_changed()
         if num_rows != self.plan.num_selected:
             raise DataError(
-                f"{self.plan.data}: {num_rows:,} rows were read of {self.plan.num_selected:,}",
-                "as many rows as were counted",
-                "check that nothing else writes to the data, and give the command again",
+                f"{self.plan.data}: read {num_rows:,} of {self.plan.num_selected:,} rows",
+                "all rows counted at the start",
+                "check that no other program writes to the data, then run the command again",
             )
 
     @staticmethod
     def _without_known(window: Window, known: KnownPairs) -> tuple[Window, list[PairRecord]]:
-        """A window without the pairs that are known, and the records of those."""
-        left: Window = []
+        """The rows of a window that must be measured, and the reused records of the others."""
+        to_measure: Window = []
         records = []
         for row in window:
             record = None if isinstance(row, SkippedRow) else known.record(row)
             if record is None:
-                left.append(row)
+                to_measure.append(row)
             else:
                 records.append(record)
-        return left, records
+        return to_measure, records
 
     def estimate(self) -> ScanEstimate:
-        """Measure two batches of the first rows, and say what the whole scan will take.
+        """Estimate the time and memory of the whole scan from two batches of the first rows.
 
         Raises:
             DataError: none of the first rows can be measured.
@@ -172,24 +173,24 @@ class Scan:
         return estimate(self.measurer.measure, batches, len(window), num_rows, self.checkpoint.model)
 
     def batches(self, window: Window) -> list[list[PreparedRow]]:
-        """The rows of a window that can be measured, longest first."""
+        """Batches of the rows in a window that can be measured, longest first."""
         prepared = [row for row in window if isinstance(row, PreparedRow)]
-        places = plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens)
-        return [[prepared[place] for place in batch] for batch in places]
+        positions = plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens)
+        return [[prepared[position] for position in batch] for batch in positions]
 
 
 @contextmanager
 def open_scan(model: Any, data: Any, settings: ScanSettings, ranks: Ranks | None = None) -> Iterator[Scan]:
-    """Open the data, load the checkpoint and find the rule of every parameter; nothing is measured yet.
+    """Open the data, load the checkpoint and choose the rule for every parameter. Measures nothing yet.
 
     Args:
-        model: a checkpoint's folder or hub name, or a transformers model and its tokenizer as a pair.
+        model: a checkpoint's folder or hub name, or a tuple of a transformers model and its tokenizer.
         data: names of data sets, a `datasets.Dataset`, or rows.
-        ranks: the processes that share the work, each of which opens it; None for this process alone.
+        ranks: the processes that share the work; None for this process alone. Every process opens the scan.
     Raises:
-        DataError: the data cannot be read, or none of its first rows holds a pair.
+        DataError: the data cannot be read, or none of the first rows holds a pair.
         ModelError: the checkpoint cannot be used.
-        UsageError: a setting that does not fit the machine or the model.
+        UsageError: a setting does not fit the machine or the model.
     """
     check_dtype(settings.dtype)
     source = _opened(model, data, settings)
@@ -225,7 +226,7 @@ def _opened(model: Any, data: Any, settings: ScanSettings) -> RowSource:
 
 @contextmanager
 def _loaded(model: Any, settings: ScanSettings, ranks: Ranks) -> Iterator[tuple[Checkpoint, torch.device]]:
-    """The model to measure, and its device: one that is in memory stays where it is."""
+    """The model to measure, and its device. A model in memory stays on its device."""
     if isinstance(model, str | Path):
         device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
         yield load_checkpoint(str(model), settings.dtype, device, settings.loading, settings.device_map), device
@@ -279,18 +280,18 @@ def _identity(
     reading = {
         name: value for name, value in asdict(settings.reading).items() if value != getattr(ReadingSettings(), name)
     }
-    further = {
+    optional = {
         name: value
         for name in ("unshared_cosine", "layers", "include_text", "shard")
         if (value := getattr(settings, name))
     }
     if settings.loading.attn_implementation:
-        further["attn_implementation"] = settings.loading.attn_implementation
+        optional["attn_implementation"] = settings.loading.attn_implementation
     if checkpoint.template_date is not None:
-        further["template_date"] = checkpoint.template_date
+        optional["template_date"] = checkpoint.template_date
     if settings.until_decided is not None:
         stop = settings.until_decided
-        further["until_decided"] = {
+        optional["until_decided"] = {
             "rules": list(stop.rules),
             "confidence": stop.confidence,
             "loss": asdict(settings.loss),
@@ -299,7 +300,7 @@ def _identity(
         {
             "model": dict(checkpoint.identity),
             "data": reader.identity,
-            "settings": {**numbers, **reading, **further},
+            "settings": {**numbers, **reading, **optional},
             "tokenization": TOKENIZATION,
             **({} if reference is None else {"reference": dict(reference.identity)}),
         }

@@ -1,4 +1,4 @@
-"""Several checkpoints of one training, as `--checkpoints` chooses them."""
+"""Selects checkpoints of one training run for `--checkpoints`."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from entangle_cli.errors import UsageError
 
 
 def chosen_checkpoints(model: str, choice: str) -> Sequence[Path]:
-    """The checkpoints of `--checkpoints`: `last`, `all`, or steps with commas between.
+    """The checkpoints selected by `--checkpoints`: `last`, `all`, or comma-separated steps.
 
     Raises:
-        UsageError: MODEL is no folder with checkpoints, or has none of such a step.
+        UsageError: MODEL is not a folder with checkpoints, or has no checkpoint for a given step.
     """
-    found = checkpoints_in(Path(model).expanduser())
-    if not found:
+    paths = checkpoints_in(Path(model).expanduser())
+    if not paths:
         raise UsageError(
             f"--checkpoints {choice}: {model} holds no checkpoint-N",
-            "a folder that Trainer wrote its checkpoints to",
-            "name that folder, or leave --checkpoints out",
+            "a folder in which Trainer saved checkpoints",
+            "use that folder as MODEL, or remove --checkpoints",
         )
     if choice == "last":
-        return [found[max(found)]]
+        return [paths[max(paths)]]
     if choice == "all":
-        return list(found.values())
+        return list(paths.values())
     steps = [int(step) if step.strip().isdecimal() else -1 for step in choice.split(",")]
-    if missing := [step for step in steps if step not in found]:
-        named = ", ".join(map(str, found))
+    if missing := [step for step in steps if step not in paths]:
+        available = ", ".join(map(str, paths))
         raise UsageError(
-            f"--checkpoints {choice}: " + (f"no step {missing[0]}" if missing[0] >= 0 else "not understood"),
-            f"last, all, or steps with commas between, of {named}",
-            "name steps that are there",
+            f"--checkpoints {choice}: " + (f"no step {missing[0]}" if missing[0] >= 0 else "not a list of steps"),
+            "last, all, or comma-separated steps",
+            f"choose from the available steps: {available}",
         )
-    return [found[step] for step in dict.fromkeys(steps)]
+    return [paths[step] for step in dict.fromkeys(steps)]

@@ -1,4 +1,4 @@
-"""Rows in random order, until the rules of a gate are settled."""
+"""Measures rows in random order until the gate rules are decided."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from entangle_cli.records.settings import ScanSettings, UntilDecided
 
 
 def check_until_decided(settings: ScanSettings) -> list[Rule]:
-    """The rules that end a scan; none where its settings name none.
+    """The rules that end a scan early; empty without `until_decided`.
 
     Raises:
-        UsageError: rules that counts cannot settle, a confidence out of range, or rows of several pairs.
+        UsageError: counts cannot decide a rule, the confidence is out of range, or --ranked or --shard is set.
     """
     stop = settings.until_decided
     if stop is None:
@@ -30,11 +30,13 @@ def check_until_decided(settings: ScanSettings) -> list[Rule]:
     check_rules(rules)
     if not 0.5 <= stop.confidence < 1.0:
         raise UsageError(
-            f"--confidence {stop.confidence:g}", "from 0.5 to below 1", "write for example --confidence 0.95"
+            f"--confidence {stop.confidence:g}",
+            "a number of at least 0.5 and below 1",
+            "use for example --confidence 0.95",
         )
     if settings.reading.ranked != "best-worst" or settings.shard is not None:
         raise UsageError(
-            "--until-decided with --ranked or --shard", "rows of one pair each, all of them", "leave one of them out"
+            "--until-decided with --ranked or --shard", "all rows, with one pair each", "remove one of these options"
         )
     return rules
 
@@ -44,15 +46,15 @@ def measure_until_decided(
     stop: UntilDecided,
     settings: ScanSettings,
     done: frozenset[RowKey],
-    take: Callable[[RecordBatch], None],
+    store: Callable[[RecordBatch], None],
     columns_so_far: Callable[[], Mapping[str, Any]],
 ) -> Decision:
-    """Measure rows in random order, round by round, until every rule is settled or no row is left.
+    """Measure rounds of rows in random order until every rule is decided or no row is left.
 
     Args:
-        done: keys of the records that are there already.
-        take: told every batch of records.
-        columns_so_far: all records that were taken, as the columns of a run.
+        done: keys of the existing records.
+        store: called with every batch of records.
+        columns_so_far: returns all stored records as the columns of a run.
     """
     rules = [parse_rule(text) for text in stop.rules]
     order = scan.reader.in_random_order()
@@ -60,9 +62,9 @@ def measure_until_decided(
     for rows in rounds(order):
         drawn += rows
         for batch in scan.ranks.gather(scan.records(done, rows)):
-            take(batch)
+            store(batch)
         columns = with_movements(columns_so_far(), settings.loss, settings.dtype)
-        # An earlier start may have left a part of a later round, whose longest pairs come first: no random sample.
+        # An earlier start may have measured part of a later round, longest pairs first. That is not a random sample.
         columns = {name: column[np.isin(columns["index"], drawn)] for name, column in columns.items()}
         decision = decide(rules, columns, len(order), stop.confidence)
         scan.ranks.end_round(is_last=decision.outcome is not None)
@@ -72,6 +74,6 @@ def measure_until_decided(
 
 
 def rounds(order: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The rows of each round; together all of them."""
+    """The rows of each round. Together, the rounds contain all rows."""
     for start, end in pairwise([0, *round_sizes(len(order))]):
         yield order[start:end]

@@ -1,4 +1,4 @@
-"""`--map`: rows of no known format, by what the user says of their columns."""
+"""`--map`: rows of unknown formats, with columns named by the user."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_missing_column_names_those_there_are() -> None:
         (ReadingSettings(columns={"chosen": "a", "rejected": "b"}, data_format="orca"), "--map and --data-format"),
     ],
 )
-def test_maps_that_cannot_be_are_refused(settings: ReadingSettings, message: str) -> None:
+def test_invalid_maps_are_refused(settings: ReadingSettings, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PairReader(settings)
 
@@ -92,17 +92,17 @@ ASK = {"prompt": "p", "chosen": "a", "rejected": "b"}
             },
             ([TURN], [GOOD], [BAD]),
         ),
-        # The chosen conversation is whole, and the rejected answer stands in place of its last turn.
+        # The chosen conversation is complete. The rejected answer replaces its last turn.
         ({"chosen": "m", "rejected": "r"}, {"m": [TURN, GOOD], "r": "5"}, ([TURN], [GOOD], [BAD])),
         ({"chosen": "m", "rejected": "r"}, {"m": [TURN, GOOD], "r": BAD}, ([TURN], [GOOD], [BAD])),
-        # Both are whole: the prompt is what they share, given or not.
+        # Both are complete. The prompt is their shared part, given or not.
         ({"chosen": "a", "rejected": "b"}, {"a": [TURN, GOOD], "b": [TURN, BAD]}, ([TURN], [GOOD], [BAD])),
         (
             ASK,
             {"p": [TURN], "a": [TURN, GOOD], "b": [TURN, BAD]},
             ([TURN], [GOOD], [BAD]),
         ),
-        # Paths go into objects and lists.
+        # Paths can enter objects and lists.
         (
             {"prompt": "q.text", "chosen": "o.0", "rejected": "o.-1"},
             {"q": {"text": "Q"}, "o": ["4", "5"]},

@@ -1,4 +1,4 @@
-"""`dataset_info.json` beside a file: what it says of the columns takes precedence."""
+"""`dataset_info.json` next to a file: its description of the columns takes precedence."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_sharegpt_by_its_tags(tmp_path: Path) -> None:
     assert broken.detail == "a turn from 'nobody', which the description's tags do not name"
 
 
-def test_files_that_it_does_not_name_are_read_as_ever(tmp_path: Path) -> None:
+def test_files_it_does_not_list_are_read_as_usual(tmp_path: Path) -> None:
     found = read(tmp_path, {"file_name": "c.json"}, {"prompt": "2+2?", "chosen": "4", "rejected": "5"})
     assert isinstance(found, PreferencePair)
     assert found.format == "TRL standard"
@@ -104,7 +104,7 @@ processor were run on each. `kept`, `dropped` in silence, or an `error` that end
 
 
 def as_message(message: dict[str, Any]) -> dict[str, Any]:
-    """A message of LLaMA-Factory's as a chat template takes it."""
+    """A LLaMA-Factory message in the form that a chat template expects."""
     if message["role"] != "function":
         return {**message, "role": {"observation": "tool"}.get(message["role"], message["role"])}
     calls = json.loads(message["content"])

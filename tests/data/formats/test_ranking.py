@@ -1,4 +1,4 @@
-"""Rows with more than two answers: which pairs come of them, and under which numbers."""
+"""Rows with more than two answers: the resulting pairs and their numbers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_how_far_apart_they_are_is_kept() -> None:
 
 
 @pytest.mark.parametrize("ranks", [(), (1,), (1, None), (1, True), (1, float("nan")), (1, "second"), (1, 10**400)])
-def test_what_is_no_ranking_has_a_reason(ranks: tuple[Any, ...]) -> None:
+def test_invalid_rankings_have_a_reason(ranks: tuple[Any, ...]) -> None:
     (found,) = ranked("all", *ranks)
     assert isinstance(found, SkippedRow)
     assert found.reason == "malformed"

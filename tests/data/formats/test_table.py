@@ -1,4 +1,4 @@
-"""Formats of other data sets: a made-up row of each, and the pair it holds, written out by hand."""
+"""Formats of other data sets: an invented row of each, and its pair, written by hand."""
 
 from __future__ import annotations
 
@@ -406,7 +406,7 @@ def test_a_damaged_row_is_a_pair_or_has_a_reason(name: str, column: str, value: 
 
 @pytest.mark.parametrize("name", ["pku", "helpsteer2", "shp"])
 def test_numbers_that_stand_as_text_are_numbers(name: str) -> None:
-    """As every cell of a CSV file does."""
+    """All values as text, as in a CSV file."""
     row, expected = ROWS[name]
     pair = read({column: str(value) if isinstance(value, int | float) else value for column, value in row.items()})
     assert isinstance(pair, PreferencePair), pair

@@ -1,4 +1,4 @@
-"""Forecasts against real steps that share nothing with the package: autograd of the loss, torch's optimizers."""
+"""Forecasts against real steps that are independent of the package: autograd of the loss, torch's optimizers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TOKENS = [[token_ids(row, side) for row in ROWS] for side in ("chosen", "rejecte
 
 
 def log_probs(model: PreTrainedModel, places: Sequence[int] = range(6)) -> torch.Tensor:
-    """[2, places], by the model's own logits."""
+    """Log-probs from the model's own logits, [2, places]."""
     sums = []
     for side in TOKENS:
         for place in places:
@@ -62,7 +62,7 @@ def fresh() -> PreTrainedModel:
 
 
 def trained(optimizer: torch.optim.Optimizer, model: PreTrainedModel, steps: int, clip: float | None = None) -> None:
-    """DPO on all rows at once, the checkpoint as reference."""
+    """DPO loss on all rows at once, with the checkpoint as reference."""
     with TrueFloat64():
         reference = log_probs(fresh()).detach()
         for _ in range(steps):
@@ -89,7 +89,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> N
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_one_step_is_the_real_one(name: str) -> None:
+def test_one_step_matches_the_real_step(name: str) -> None:
     rate = 1e-8 if name == "adamw" else 1e-6
     result = run(replace(STEP, optimizer=name, learning_rate=rate, verify=True))
     optimizer_class = torch.optim.SGD if name == "sgd" else torch.optim.AdamW
@@ -103,7 +103,7 @@ def test_one_step_is_the_real_one(name: str) -> None:
     assert same_as_batch == (name == "sgd")
 
 
-def test_the_movement_of_a_pair_alone_is_the_scans() -> None:
+def test_pair_sgd_matches_the_scan() -> None:
     result = run(STEP)
     with TrueFloat64():
         records = entangle_cli.scan(str(MODEL), DATA, SETTINGS)
@@ -117,7 +117,7 @@ def test_clipping_scales_what_the_optimizer_sees() -> None:
     assert_close(result.training.changes["optimizer"], real_change(torch.optim.SGD, 1, clip=0.01, lr=1e-6), 2e-3)
 
 
-def test_steps_of_training_are_the_real_ones() -> None:
+def test_training_steps_match_real_steps() -> None:
     result = run(replace(STEP, learning_rate=1e-5, steps=3))
     assert list(result.trajectory) == [1, 2, 3]
     assert_close(result.trajectory[3], real_change(torch.optim.AdamW, 3, lr=1e-5, weight_decay=0.0), 1e-6)
@@ -147,7 +147,7 @@ def test_accumulated_batches_are_one_step() -> None:
     assert_close(together.training.changes["optimizer"], alone.training.changes["optimizer"], 1e-6)
 
 
-def test_what_others_do_is_the_rest_of_the_gram() -> None:
+def test_the_effect_of_other_pairs_matches_the_gram() -> None:
     result = run(STEP)
     model = fresh()
     parameters = list(model.parameters())
@@ -157,7 +157,7 @@ def test_what_others_do_is_the_rest_of_the_gram() -> None:
         )
     gram = (gradients @ gradients.T).numpy().reshape(2, 6, 2, 6)
     share = np.array([1, -1]) * BETA / 2 / 6
-    effect = 1e-8 * np.einsum("apbq,b->apq", gram, share)  # of pair q's part on log-prob (a, p)
+    effect = 1e-8 * np.einsum("apbq,b->apq", gram, share)  # of pair q's part of the step on log-prob (a, p)
     others = effect.sum(axis=2) - np.einsum("app->ap", effect)
     assert_close(result.training.others, others, 1e-3)
     on_margins = effect[0] - effect[1]
@@ -177,8 +177,8 @@ def test_held_out_pairs_take_no_part(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.training.changes["optimizer"], run(STEP).training.changes["optimizer"])
 
 
-def test_a_second_order_step_is_out_of_reach_of_the_first() -> None:
-    """At its own learning rate a log-prob's second order equals its first; at a hundredth the first order holds."""
+def test_valid_learning_rate_is_where_second_order_equals_first() -> None:
+    """At the valid learning rate, second and first order are equal. At 1 % of it, the first order holds."""
     result = run(replace(STEP, verify=True, learning_rate=1e-6))
     rates = result.training.valid_learning_rate
     assert np.isfinite(rates).all()
@@ -194,8 +194,8 @@ def state_of(optimizer: torch.optim.Optimizer, path: Path) -> Path:
     return path
 
 
-def test_a_state_goes_on_where_training_stopped(tmp_path: Path) -> None:
-    """Three real steps, the checkpoint and its optimizer saved; the forecast of the fourth is the real fourth."""
+def test_a_saved_state_continues_the_training(tmp_path: Path) -> None:
+    """After three real steps, checkpoint and optimizer are saved. The forecast of step four matches the real step."""
     model = fresh()
     decayed = [p for name, p in model.named_parameters() if "norm" not in name]
     rest = [p for name, p in model.named_parameters() if "norm" in name]
@@ -302,18 +302,18 @@ def test_nothing_is_written_and_the_weights_come_back() -> None:
     assert digest() == before
 
 
-def test_losses_weigh_the_pairs() -> None:
-    """Under a loss that pushes rejected answers not at all, every step follows the chosen answers."""
+def test_the_loss_weights_the_pairs() -> None:
+    """Under a loss that ignores rejected answers, every step follows the chosen answers."""
     settings = replace(SETTINGS, loss=LossSettings("rrhf", options={"nll_weight": 1e6}))
     result = run(STEP, settings)
     assert (result.training.changes["batch-sgd"][0] > 0).all()
 
 
-def test_pairs_that_the_loss_does_not_weigh_are_named_and_take_no_part(tmp_path: Path) -> None:
+def test_pairs_with_an_undefined_loss_are_listed_and_excluded(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     known = {"ref_chosen_logps": -20.0, "ref_rejected_logps": -21.0}
     far = {"ref_chosen_logps": 1000.0, "ref_rejected_logps": -21.0}
-    # A row without reference log-probs has this checkpoint as its reference, and takes part.
+    # A row without reference log-probs uses the checkpoint as its reference and is included.
     rows = [{**ROWS[0], **known}, ROWS[1], {**ROWS[2], **known}, {**ROWS[3], **far}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = replace(SETTINGS, loss=LossSettings("forward_kl"))
@@ -325,7 +325,7 @@ def test_pairs_that_the_loss_does_not_weigh_are_named_and_take_no_part(tmp_path:
 
 
 def test_an_adapter_of_the_head_takes_part(tmp_path: Path) -> None:
-    """At B = 0 it changes no logit, and has a gradient all the same."""
+    """At B = 0 the adapter changes no logit, but it has a gradient."""
     peft = pytest.importorskip("peft")
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     torch.manual_seed(0)
@@ -339,7 +339,7 @@ def test_an_adapter_of_the_head_takes_part(tmp_path: Path) -> None:
         result = ready.run(lambda _: None)
     assert head
     alone = result.training.changes["pair-sgd"] / 6
-    # The scan's own products take the slow way through the head's adapter: the pair's part of the step must agree.
+    # The scan computes products of the head's adapter with the slow route. The pair's part of the step must agree.
     own = result.training.changes["batch-sgd"] - result.training.others
     np.testing.assert_allclose(own, alone, rtol=1e-9)
     assert max(check.identity_error for check in result.checks) < 1e-3
@@ -377,9 +377,9 @@ def test_running_out_of_memory_halves_the_batches(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("step", "settings", "match"),
     [
-        (STEP, replace(SETTINGS, dtype="bfloat16"), "vanishes in bfloat16"),
+        (STEP, replace(SETTINGS, dtype="bfloat16"), "bfloat16 weights lose a small step"),
         (replace(STEP, learning_rate=0.0), SETTINGS, "learning rate 0"),
-        (replace(STEP, optimizer="sgd", state=Path("x.pt")), SETTINGS, "keeps no state"),
+        (replace(STEP, optimizer="sgd", state=Path("x.pt")), SETTINGS, "has no state"),
     ],
 )
 def test_steps_that_cannot_be_forecast_are_refused(step: ForecastSettings, settings: ScanSettings, match: str) -> None:
@@ -404,7 +404,7 @@ def test_no_usable_pair_is_nothing_to_judge(tmp_path: Path) -> None:
         ("params", 5),
     ],
 )
-def test_a_state_with_numbers_that_adamw_has_not_is_refused(tmp_path: Path, name: str, value: object) -> None:
+def test_a_state_with_invalid_adamw_numbers_is_refused(tmp_path: Path, name: str, value: object) -> None:
     model = fresh()
     group = {"params": [0], "lr": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, name: value}
     torch.save({"param_groups": [group], "state": {}}, tmp_path / "optimizer.pt")

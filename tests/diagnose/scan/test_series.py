@@ -1,4 +1,4 @@
-"""`--checkpoints`: which folders of a training are meant."""
+"""`--checkpoints`: selection of checkpoint folders."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ def test_choices(choice: str, steps: list[int], training: Path) -> None:
     assert [path.name for path in chosen_checkpoints(str(training), choice)] == [f"checkpoint-{step}" for step in steps]
 
 
-@pytest.mark.parametrize(("choice", "found"), [("7", "no step 7"), ("20,400", "no step 400"), ("first", "not under")])
-def test_steps_that_are_not_there(choice: str, found: str, training: Path) -> None:
-    with pytest.raises(UsageError, match=f"{found}[\\s\\S]*20, 300, 1000"):
+@pytest.mark.parametrize(
+    ("choice", "problem"), [("7", "no step 7"), ("20,400", "no step 400"), ("first", "not a list")]
+)
+def test_missing_steps_are_refused(choice: str, problem: str, training: Path) -> None:
+    with pytest.raises(UsageError, match=f"{problem}[\\s\\S]*20, 300, 1000"):
         chosen_checkpoints(str(training), choice)
 
 

@@ -1,4 +1,4 @@
-"""What the first rows say before a scan starts."""
+"""Checks of the first rows before a scan starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from entangle_cli.records.settings import ReadingSettings
         ('{"question": "q", "good": "a", "bad": "b"}\n', "--map chosen=good"),
     ],
 )
-def test_only_rows_with_columns_are_answered_with_a_map(tmp_path: Path, content: str, remedy: str) -> None:
+def test_only_rows_with_columns_suggest_a_map(tmp_path: Path, content: str, remedy: str) -> None:
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(DataError, match=remedy) as refused:
         peeked_formats(open_source(str(tmp_path / "a.jsonl")), PairReader(), ReadingSettings())

@@ -1,4 +1,4 @@
-"""Predicted movement against the movement that a real gradient step makes on a trained model."""
+"""Predicted movement against the movement under a real gradient step on a trained model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def log_probs(model: PreTrainedModel, row: dict[str, str]) -> torch.Tensor:
     sums = []
     for side in ("chosen", "rejected"):
         ids = torch.tensor(tokenizer(row["prompt"] + row[side] + tokenizer.eos_token)["input_ids"])
-        # Norms in float32 would make noise larger than the step.
+        # With norms in float32, the noise would be larger than the step.
         with TrueFloat64():
             scores = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
         sums.append(scores.gather(-1, ids[1:, None])[prompt - 1 :].sum())
@@ -60,7 +60,7 @@ def test_a_real_dpo_step_moves_each_pair_as_predicted(records: list[PairRecord])
     assert {"separates", "both_fall"} <= movements
 
 
-def test_movement_belongs_to_the_loss_and_the_measurement_does_not(records: list[PairRecord]) -> None:
+def test_the_loss_changes_movements_but_not_measurements(records: list[PairRecord]) -> None:
     settings = ScanSettings(dtype="float64", limit=12, loss=LossSettings("dpop", BETA))
     others = entangle_cli.scan(str(SAMPLE / "model"), SAMPLE / "long_ending.jsonl", settings)
     assert [other.inner_product for other in others] == [record.inner_product for record in records]
@@ -68,15 +68,15 @@ def test_movement_belongs_to_the_loss_and_the_measurement_does_not(records: list
     for other, record in zip(
         entangle_cli.scan(str(SAMPLE / "model"), SAMPLE / "long_ending.jsonl", hinge), records, strict=True
     ):
-        # At the reference hinge weighs by beta where DPO weighs by beta / 2: four times as much here.
+        # At the reference, the coefficient is beta for hinge and beta / 2 for DPO. With 2 beta, the ratio is 4.
         assert other.chosen_delta == pytest.approx(4 * record.chosen_delta, rel=1e-9)
         assert other.movement == record.movement
 
 
 def test_bfloat16_flags_every_movement_that_it_gets_wrong(tmp_path: Path) -> None:
-    """Against float64 on the same weights: all of those are uncertain, and less than 60 % of the others.
+    """Compared with float64: all wrong movements are flagged uncertain, and less than 60 % of the right ones.
 
-    The sample model is hard in this: its pairs without an ending have gradients near zero. See README for real models.
+    The sample model is difficult: its pairs without an ending have gradients near zero. See README for real models.
     """
     rounded = AutoModelForCausalLM.from_pretrained(SAMPLE / "model", dtype=torch.bfloat16).float()
     shutil.copytree(SAMPLE / "model", tmp_path / "model")

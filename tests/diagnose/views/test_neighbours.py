@@ -1,4 +1,4 @@
-"""Measures beside ours, and reference log-probs, against their definitions computed from the models themselves."""
+"""Related measures and reference log-probs, against their definitions computed from the models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model() -> PreTrainedModel:
 
 
 def token_ids(row: dict[str, str], side: str) -> tuple[list[int], int]:
-    """Tokens with EOS, and the place of the first scored one."""
+    """Tokens with EOS, and the position of the first scored token."""
     tokenizer = AutoTokenizer.from_pretrained(SAMPLE / "model")
     prompt = tokenizer(row["prompt"])["input_ids"]
     ids = tokenizer(row["prompt"] + row[side] + tokenizer.eos_token)["input_ids"]
@@ -67,8 +67,8 @@ def test_hidden_similarities_are_those_of_the_last_hidden_states(model: PreTrain
         assert record.length_normalised_ches == pytest.approx(float(chosen @ rejected - chosen @ chosen), rel=1e-9)
 
 
-def test_the_heads_part_is_what_its_weight_alone_would_have(data) -> None:
-    """The sample model ties embedding and head; untied copies tell their parts apart."""
+def test_the_head_inner_product_is_that_of_its_weight(data) -> None:
+    """The sample model ties embedding and head. Untied copies separate their parts."""
     untied = AutoModelForCausalLM.from_pretrained(SAMPLE / "model", dtype=torch.float64).eval()
     untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
     records = entangle_cli.scan(str(SAMPLE / "model"), data(ROWS), SETTINGS)
@@ -100,7 +100,7 @@ def test_the_unshared_cosine_leaves_the_common_start_out(model: PreTrainedModel,
 def test_token_distances_are_of_the_scored_tokens(data) -> None:
     record = entangle_cli.scan(str(SAMPLE / "model"), data(ROWS[:1]))[0]
     scored = [ids[first:] for ids, first in (token_ids(ROWS[0], side) for side in ("chosen", "rejected"))]
-    # One word differs, by all its tokens; " and hungry" and EOS are shared.
+    # One word differs, in all its tokens. " and hungry" and EOS are shared.
     tokenizer = AutoTokenizer.from_pretrained(SAMPLE / "model")
     shared = len(tokenizer(" and hungry")["input_ids"]) + 1
     assert scored[0][-shared:] == scored[1][-shared:]
@@ -171,5 +171,5 @@ def test_a_reference_of_other_tokens_is_refused(data, tmp_path: Path) -> None:
     vocabulary = tokenizer["model"]["vocab"]
     turned = dict(zip(vocabulary, reversed(list(vocabulary.values())), strict=True))
     path.write_text(json.dumps({**tokenizer, "model": {**tokenizer["model"], "vocab": turned}}))
-    with pytest.raises(ModelError, match="tokens are others"):
+    with pytest.raises(ModelError, match="tokens differ in its tokenizer"):
         entangle_cli.scan(str(SAMPLE / "model"), data(ROWS), replace(SETTINGS, ref_model=str(folder)))
