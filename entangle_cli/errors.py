@@ -1,6 +1,6 @@
-"""One tree of errors, by what the user must change, and the exit code of each.
+"""Errors, grouped by what the user must change, each with its exit code.
 
-Every message has three parts: what was found and where, what was expected, what to do.
+Every message has three parts: what was found and where, what was expected, and what to do next.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class ExitCode(IntEnum):
 EXIT_CODES = {
     ExitCode.DONE: "done, and passed if a gate ran",
     ExitCode.GATE_FAILED: "the gate failed; nothing else exits with 1",
-    ExitCode.USAGE: "usage or configuration, also an output folder that holds another run",
-    ExitCode.INPUT: "model, tokenizer, data or run cannot be used",
-    ExitCode.UNFINISHED: "did not finish (out of memory, full disk, --deadline, crash); what was measured is kept",
+    ExitCode.USAGE: "invalid usage or configuration, or the output folder holds another run",
+    ExitCode.INPUT: "the model, tokenizer, data or run cannot be used",
+    ExitCode.UNFINISHED: "did not finish (out of memory, full disk, --deadline, crash); measured rows are kept",
     ExitCode.NOTHING_TO_JUDGE: "nothing to judge: no usable pair, too few, too many skipped, or an incomplete run",
-    ExitCode.INTERRUPTED: "interrupted; the same scan command continues from there",
+    ExitCode.INTERRUPTED: "interrupted; rerun the same scan command to continue",
 }
-"""Exit codes in words."""
+"""The meaning of each exit code."""
 
 
 class EntangleError(Exception):
-    """An error that the user can act on.
+    """An error that the user can fix.
 
     Args:
         found: what was found, and where (file, line, row, parameter).
@@ -51,16 +51,16 @@ class EntangleError(Exception):
 
 
 def _one_line(part: str) -> str:
-    """A part that cannot begin a line of its own, whatever a data set's text in it says."""
+    """Escape line breaks. Text from a data set must not start a new line of the message."""
     return part.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def unexpected(error: BaseException) -> tuple[str, str, str]:
-    """The three parts of a message on an error that no code expects."""
+    """The three parts of the message for an unexpected error."""
     return (
         f"unexpected {type(error).__name__}: {error}".strip().splitlines()[0],
-        "no such thing; this is a defect of entangle or of a library",
-        "give the command again with --debug and report what it prints",
+        "no error; this is a bug in entangle or in a library",
+        "rerun the command with --debug and report the output",
     )
 
 
@@ -106,25 +106,25 @@ OUT_OF_MEMORY = (
     "can't start new thread",
     "Failed to launch worker thread",
 )
-"""Words of libraries for which the process may not have more memory, as under `ulimit -v`."""
+"""Library messages for a process that cannot get more memory, for example under `ulimit -v`."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of a library says that there is no memory left."""
+    """Whether a library error means that memory has run out."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def out_of_memory() -> UnfinishedError:
-    """What is said where this machine has no memory left."""
+    """The error for a machine without free memory."""
     return UnfinishedError(
         "out of memory on this machine",
-        "memory for the model and one batch",
-        "close other programs, raise ulimit -v, or choose --dtype bfloat16 or a smaller --batch-tokens",
+        "enough memory for the model and one batch",
+        "close other programs, raise ulimit -v, or use --dtype bfloat16 or a smaller --batch-tokens",
     )
 
 
 class NothingToJudgeError(EntangleError):
-    """No pair was measured, so that there is nothing to judge."""
+    """No pair was measured, so there is nothing to judge."""
 
     exit_code = ExitCode.NOTHING_TO_JUDGE
     topic = "ci"

@@ -1,1 +1,1 @@
-"""What is asked: rows, preference pairs, token ids, and the checkpoint that reads them."""
+"""Input: rows, preference pairs, token ids and checkpoints."""

@@ -1,4 +1,4 @@
-"""A PEFT adapter: which base it belongs to, and the base with the adapter in place."""
+"""PEFT adapters: finding the base checkpoint and loading the adapter into it."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ def base_of(folder: Path) -> str:
     """Name of the base checkpoint that an adapter was trained on.
 
     Raises:
-        ModelError: the adapter does not say.
+        ModelError: the adapter's config names no base.
     """
     base = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(
             f"{folder}/adapter_config.json names no base checkpoint",
             "base_model_name_or_path",
-            "name the base with --base-model",
+            "give the base with --base-model",
         )
     return base
 
 
 class LoadedAdapter(NamedTuple):
-    """A base with an adapter's layers in it."""
+    """A base model with an adapter's layers."""
 
     model: PreTrainedModel
     parameters: frozenset[str]
     """Names of the parameters that the adapter trains."""
     ignored: Sequence[str]
-    """Names of the weights in its file that no layer takes."""
+    """Names of the weights in the adapter's file that no layer uses."""
 
 
 WEIGHTS = "adapter_model.safetensors"
 
 
 def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
-    """The base with an adapter's layers put into it.
+    """Load an adapter's layers into a base model.
 
     Raises:
-        ModelError: peft is not installed, or the adapter does not fit or is of a kind that is not layers.
+        ModelError: peft is not installed, the adapter does not fit the base, or it is not made of layers.
     """
     try:
         import peft
@@ -66,7 +66,7 @@ def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
             "pip install 'entangle-cli[peft]', or merge the adapter into its base",
         ) from error
     config = read_object(folder / "adapter_config.json")
-    _refuse_acting(folder, config)
+    _refuse_unsafe(folder, config)
     refuse_slow_patterns(f"{folder}/adapter_config.json", config, [name for name, _ in base.named_modules()])
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder}: no {WEIGHTS}", "adapter weights in safetensors", "save the adapter again")
@@ -76,39 +76,39 @@ def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
     parameters = frozenset(name for name, parameter in whole.named_parameters() if parameter.requires_grad)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        taken = peft.get_peft_model_state_dict(adapted, save_embedding_layers=True)
-    return LoadedAdapter(whole, parameters, sorted(_weight_names(folder) - taken.keys()))
+        used = peft.get_peft_model_state_dict(adapted, save_embedding_layers=True)
+    return LoadedAdapter(whole, parameters, sorted(_weight_names(folder) - used.keys()))
 
 
 MEGATRON = "megatron.core"
 
 
-def _refuse_acting(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a config that makes PEFT import a module by its name, or allocate what its weights do not hold.
+def _refuse_unsafe(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config that makes PEFT import an arbitrary module or allocate more than its weights need.
 
     Raises:
-        ModelError: a `megatron_core` of its own, or a rank that no weight has.
+        ModelError: the config has another `megatron_core`, `layer_replication`, or a rank larger than any weight.
     """
     if config.get("megatron_core") not in (None, MEGATRON):
         raise ModelError(
-            f"{folder}/adapter_config.json: megatron_core {str(config['megatron_core'])!r} names code to import",
+            f"{folder}/adapter_config.json: megatron_core {str(config['megatron_core'])!r} would be imported as code",
             f"no megatron_core, or {MEGATRON}",
-            "take the entry out if you trust the rest of the adapter",
+            "remove the entry if you trust the rest of the adapter",
         )
     if config.get("layer_replication") is not None:
         raise ModelError(
-            f"{folder}/adapter_config.json: layer_replication, which repeats layers of the base",
+            f"{folder}/adapter_config.json: layer_replication repeats layers of the base",
             "an adapter on the base's own layers",
-            "merge the adapter into its base, and measure that",
+            "merge the adapter into its base and measure the merged checkpoint",
         )
     pattern = config.get("rank_pattern")
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
     largest = max((rank for rank in ranks if isinstance(rank, int)), default=0)
-    if (folder / WEIGHTS).is_file() and largest > (found := _largest_dimension(folder)):
+    if (folder / WEIGHTS).is_file() and largest > (largest_size := _largest_dimension(folder)):
         raise ModelError(
-            f"{folder}/adapter_config.json: rank {largest:,}, and no dimension of {WEIGHTS} is above {found:,}",
-            "the rank that the adapter was trained with",
-            "restore adapter_config.json",
+            f"{folder}/adapter_config.json: rank {largest:,}, but no dimension of {WEIGHTS} is above {largest_size:,}",
+            "the rank used in the adapter's training",
+            "restore the original adapter_config.json",
         )
 
 
@@ -134,23 +134,23 @@ def _weight_names(folder: Path) -> set[str]:
 
 
 def resized_to(base: PreTrainedModel, num_tokens: int, folder: Path) -> dict[str, str]:
-    """Give a base embeddings for all tokens of its adapter's tokenizer, as `AutoPeftModelForCausalLM` does.
+    """Resize a base's embeddings to its adapter's tokenizer, as `AutoPeftModelForCausalLM` does.
 
     Returns:
-        Code to sentence: a warning where that made rows up.
+        Warning code to message if new rows were initialised at random; else empty.
     """
     table: Any = base.get_input_embeddings()
     before = int(table.weight.shape[0])
     if num_tokens <= before:
         return {}
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # rows that are made up must be the same in every scan
+        torch.manual_seed(0)  # random rows must be the same in every scan
         base.resize_token_embeddings(num_tokens)
     if any("embed" in name or "lm_head" in name for name in _weight_names(folder)):
         return {}
     return {
         "W-RESIZED": f"the vocabulary was resized from {before:,} to {num_tokens:,} tokens for the adapter's "
-        f"tokenizer, and the adapter holds no embeddings: {num_tokens - before:,} rows are made up"
+        f"tokenizer, but the adapter has no embeddings: {num_tokens - before:,} rows are random"
     }
 
 
@@ -158,7 +158,7 @@ def _refuse_prompts(folder: Path, config: Any) -> None:
     if config.is_prompt_learning:
         raise ModelError(
             f"{folder} is a {config.peft_type.value} adapter, which adds tokens instead of layers",
-            "an adapter of layers, such as LoRA",
+            "an adapter made of layers, such as LoRA",
             "measure the base, or train a LoRA adapter",
         )
 
@@ -169,26 +169,26 @@ def _loaded(peft: Any, base: PreTrainedModel, folder: Path) -> Any:
         try:
             _refuse_prompts(folder, peft.PeftConfig.from_pretrained(str(folder)))
             adapted = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
-        except Exception as error:  # PEFT and the weights' reader raise whatever they like
+        except Exception as error:  # PEFT and the weight reader can raise any exception
             if isinstance(error, ModelError | torch.OutOfMemoryError) or is_out_of_memory(error):
                 raise
             raise ModelError(
                 f"{folder}: the adapter does not fit its base: {_first_cause(error)}",
                 "an adapter of this base checkpoint",
-                "name the right base with --base-model",
+                "give the right base with --base-model",
             ) from error
     for warning in caught:
-        # PEFT only warns, and would leave those layers at their initial values.
+        # PEFT only warns and leaves those layers at their initial values.
         if "missing adapter keys" in str(warning.message):
             raise ModelError(
                 f"{folder}: {str(warning.message).splitlines()[0][:300]}",
-                "a weight for every adapter layer; random ones would be measured instead",
-                "complete the adapter, or name the right base with --base-model",
+                "a weight for every adapter layer; missing ones would be random",
+                "restore the missing weights, or give the right base with --base-model",
             )
     return adapted
 
 
 def _first_cause(error: Exception) -> str:
-    """The first line that says something: torch's begins with a heading."""
+    """The first informative line of a message, without torch's heading."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if not line.startswith("Error(s) in loading")), type(error).__name__)

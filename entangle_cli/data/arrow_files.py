@@ -1,4 +1,4 @@
-"""Rows of columnar files: Parquet, Arrow, and what `datasets` saves."""
+"""Rows of columnar files: Parquet, Arrow, and folders saved by `datasets`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from entangle_cli.records.settings import LARGEST_ROW
 
 
 class _ArrowBatches(FileSource):
-    """A file that pyarrow reads a batch at a time.
+    """A file that pyarrow reads one batch at a time.
 
     Args:
-        max_row_bytes: of the longest row that is read; longer ones are rows with a problem.
+        max_row_bytes: limit on a row; longer rows get a problem.
     """
 
     def __init__(self, path: Path, max_row_bytes: int = LARGEST_ROW) -> None:
@@ -29,19 +29,19 @@ class _ArrowBatches(FileSource):
 
     @abstractmethod
     def open_batches(self) -> tuple[Any, Iterator[Any]]:
-        """The schema, and the record batches; a Parquet file's may have dictionaries that the schema has not."""
+        """The schema and the record batches. Batches of a Parquet file may have dictionaries beyond the schema."""
 
     def pieces(self, max_row_bytes: int) -> tuple[Any, Iterator[Any]]:
-        """The schema, and all rows in record batches of it, looked through; `TooLong` in place of a longer row."""
+        """The schema, and all rows as validated record batches of that schema. `TooLong` replaces a longer row."""
         schema, batches = self.open_batches()
         return schema, (piece for batch in batches for piece in in_pieces(self.checked(batch), schema, max_row_bytes))
 
     def checked(self, batch: Any) -> Any:
-        """A batch whose offsets lie inside it; Parquet's decoder looks itself."""
+        """Validate a batch's offsets. Parquet batches need no check, because the decoder validates them."""
         return batch
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows, a piece in memory at a time."""
+        """All rows, with one piece in memory at a time."""
         index = 0
         try:
             schema, pieces = self.pieces(self._limit)
@@ -55,25 +55,25 @@ class _ArrowBatches(FileSource):
                     yield RawRow(index, decode(value))
                     index += 1
             if index != self.num_rows:
-                raise ValueError(f"the file promises {self.num_rows:,} rows")
-        except Exception as error:  # a damaged file makes the library raise whatever
+                raise ValueError(f"the file should have {self.num_rows:,} rows")
+        except Exception as error:  # the library can raise any exception for a damaged file
             raise self._damaged(error, f", after row {index}") from error
 
     def _damaged(self, error: Exception, place: str = "") -> DataError:
         return DataError(
-            f"{self.path}{place}: {error}", f"a whole {self.kind} file", "check that it was copied completely"
+            f"{self.path}{place}: {error}", f"a complete {self.kind} file", "copy or download the file again"
         )
 
 
 LARGEST_EXPANSION = 100
-"""Bytes that a Parquet file may make of one, where it makes more than `LARGEST_EXPANDED` in all."""
+"""Largest expansion ratio of a Parquet file that expands to more than `LARGEST_EXPANDED` bytes."""
 
 LARGEST_EXPANDED = 256 * 2**20
 
 MOST_COLUMNS = 10_000
 FEW_ROWS = 1_000_000
 ROWS_PER_BYTE = 10
-"""A row of text takes some bytes, however well it is compressed."""
+"""Limit on the rows per byte of a file. Even a well-compressed row of text needs some space."""
 
 
 class Parquet(_ArrowBatches):
@@ -89,10 +89,10 @@ class Parquet(_ArrowBatches):
             file = pyarrow.parquet.ParquetFile(path)
             metadata, columns = file.metadata, file.schema
             self.num_rows = metadata.num_rows
-            # Not the columns of a row group: pyarrow ends the process where one of those is damaged.
+            # Do not read the columns of a row group here: pyarrow ends the process if one is damaged.
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             if (in_groups := sum(group.num_rows for group in groups)) != self.num_rows:
-                raise ValueError(f"{self.num_rows:,} rows in the file, {in_groups:,} in its row groups")
+                raise ValueError(f"{self.num_rows:,} rows in the file, but {in_groups:,} in its row groups")
         except Exception as error:
             raise self._damaged(error) from error
         self._refuse_claims(metadata.num_columns, sum(group.total_byte_size for group in groups))
@@ -104,18 +104,18 @@ class Parquet(_ArrowBatches):
         if num_columns > MOST_COLUMNS or self.num_rows > max(FEW_ROWS, ROWS_PER_BYTE * size):
             raise DataError(
                 f"{self.path}: {self.num_rows:,} rows of {num_columns:,} columns in {size:,} bytes",
-                f"at most {MOST_COLUMNS:,} columns, and {ROWS_PER_BYTE} rows for each byte",
-                "check where the file is from",
+                f"at most {MOST_COLUMNS:,} columns, and {ROWS_PER_BYTE} rows per byte",
+                "download the file again from a source that you trust",
             )
         if num_bytes > max(LARGEST_EXPANDED, LARGEST_EXPANSION * size):
             raise DataError(
-                f"{self.path}: {num_bytes:,} bytes in {size:,} compressed ones",
-                f"at most {LARGEST_EXPANSION} bytes of one in a file that expands to more than {LARGEST_EXPANDED:,}",
-                "write the file again without compression if you trust it",
+                f"{self.path}: {num_bytes:,} bytes in {size:,} compressed bytes",
+                f"expansion by a factor of at most {LARGEST_EXPANSION}, or to at most {LARGEST_EXPANDED:,} bytes",
+                "if you trust the file, save it again without compression",
             )
 
     def open_batches(self) -> tuple[Any, Iterator[Any]]:
-        """The schema, and the record batches, whose texts are dictionaries: one that repeats is in memory once."""
+        """The schema and the record batches. Texts are dictionaries, so a repeated text is in memory once."""
         import pyarrow.parquet
 
         schema = pyarrow.parquet.ParquetFile(self.path).schema_arrow
@@ -131,7 +131,7 @@ class Parquet(_ArrowBatches):
 
 
 class ArrowFile(_ArrowBatches):
-    """An Arrow file, or a stream in a file, which is what `datasets` writes."""
+    """An Arrow file, or an Arrow stream in a file as `datasets` writes it."""
 
     kind = "Arrow"
 
@@ -143,7 +143,7 @@ class ArrowFile(_ArrowBatches):
             raise self._damaged(error) from error
 
     def refuse_damaged(self) -> None:
-        """Look through the whole file, for a reader that trusts it.
+        """Validate the whole file before a library reads it without validation.
 
         Raises:
             DataError: the file is damaged.
@@ -155,7 +155,7 @@ class ArrowFile(_ArrowBatches):
             raise self._damaged(error) from error
 
     def open_batches(self) -> tuple[Any, Iterator[Any]]:
-        """The schema, and the record batches."""
+        """The schema and the record batches."""
         import pyarrow
 
         content = pyarrow.memory_map(str(self.path))
@@ -168,13 +168,13 @@ class ArrowFile(_ArrowBatches):
         return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
 
     def checked(self, batch: Any) -> Any:
-        """A batch that was looked through: Arrow trusts its files, and a damaged offset would end the process."""
+        """Validate a batch. Arrow does not check its files, and a damaged offset would end the process."""
         batch.validate(full=True)
         return batch
 
 
 def _json_decoder(schema: Any) -> Callable[[Any], Any]:
-    """Parses what `datasets` writes as Arrow's JSON type, which pyarrow gives as text."""
+    """A function that decodes Arrow's JSON type. `datasets` writes it, and pyarrow returns it as text."""
     if "extension<arrow.json>" not in schema.to_string(truncate_metadata=True, show_schema_metadata=False):
         return lambda value: value
     import datasets
@@ -187,7 +187,7 @@ class SavedDataset(RowSource):
     """A folder written by `Dataset.save_to_disk`.
 
     Attributes:
-        dataset: as `datasets` gives it.
+        dataset: the `datasets.Dataset`.
     """
 
     kind = "saved data set"
@@ -198,7 +198,7 @@ class SavedDataset(RowSource):
         self.location = str(path)
         self.name = path.name
         files = saved_files(path)
-        # What stands beside the rows decides how they are decoded.
+        # These files determine how the rows are decoded.
         described = [file for file in (path / "state.json", path / "dataset_info.json") if file.is_file()]
         self._fingerprints = [fingerprint(file) for file in (*files, *described)]
         self.files = files
@@ -208,7 +208,7 @@ class SavedDataset(RowSource):
             self.dataset = datasets.load_from_disk(str(path))
         except Exception as error:
             raise DataError(
-                f"{path}: {error}", "a folder written by datasets' save_to_disk", "write it again"
+                f"{path}: {error}", "a folder written by datasets' save_to_disk", "save it again with save_to_disk"
             ) from error
         self.num_rows = len(self.dataset)
         digest = hashlib.sha256()
@@ -218,12 +218,12 @@ class SavedDataset(RowSource):
 
     @property
     def fingerprints(self) -> Sequence[Fingerprint]:
-        """Of the Arrow files, and of what describes them."""
+        """Fingerprints of the Arrow files and of the files that describe them."""
         return self._fingerprints
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Name, hash of its files and number of rows."""
+        """Name, hash of the files and number of rows."""
         return {"name": self.name, "sha256": self.sha256, "rows": self.num_rows}
 
     def rows(self) -> Iterator[RawRow]:
@@ -233,7 +233,9 @@ class SavedDataset(RowSource):
             for value in self.dataset:
                 yield RawRow(index, dict(value))
                 index += 1
-        except Exception as error:  # a damaged file makes the library raise whatever
+        except Exception as error:  # the library can raise any exception for a damaged file
             raise DataError(
-                f"{self.location}, after row {index}: {error}", "a whole saved data set", "write it again"
+                f"{self.location}, after row {index}: {error}",
+                "a complete saved data set",
+                "save it again with save_to_disk",
             ) from error

@@ -1,4 +1,4 @@
-"""Record batches in pieces that fit into memory, whatever a dictionary or a compressed column makes of a short file."""
+"""Splits record batches into pieces that fit into memory. Dictionaries and compression can hide large batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1024
 PIECE_BYTES = 64 * 2**20
-"""Of the values of a piece, unless one row alone has more."""
+"""Limit on the bytes of a piece's values. A single row may exceed it."""
 
 Sizes = npt.NDArray[np.int64]
 
@@ -27,12 +27,12 @@ class TooLong(NamedTuple):
 def in_pieces(
     batch: pyarrow.RecordBatch, schema: pyarrow.Schema, max_row_bytes: int
 ) -> Iterator[pyarrow.RecordBatch | TooLong]:
-    """A batch in pieces, with dictionaries written out, and the rows between them that are too long.
+    """Split a batch into pieces with decoded dictionaries. `TooLong` replaces a row that is too long.
 
     Args:
-        schema: of the pieces: that of the batch, without the dictionaries of a Parquet file.
+        schema: schema of the pieces: the batch's schema without a Parquet file's dictionaries.
     Raises:
-        ValueError: a column of a type that no row of text has.
+        ValueError: a column has an unsupported type.
     """
     sizes = sum((row_bytes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64))
     start = 0
@@ -41,29 +41,29 @@ def in_pieces(
             yield TooLong(int(sizes[start]))
             start += 1
             continue
-        coming = sizes[start : start + BATCH_ROWS]
-        ends = np.flatnonzero((np.cumsum(coming) > PIECE_BYTES) | (coming > max_row_bytes))
-        length = max(1, int(ends[0])) if len(ends) else len(coming)
-        yield _written_out(batch.slice(start, length), schema)
+        upcoming = sizes[start : start + BATCH_ROWS]
+        ends = np.flatnonzero((np.cumsum(upcoming) > PIECE_BYTES) | (upcoming > max_row_bytes))
+        length = max(1, int(ends[0])) if len(ends) else len(upcoming)
+        yield _decoded(batch.slice(start, length), schema)
         start += length
 
 
-def _written_out(piece: pyarrow.RecordBatch, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
+def _decoded(piece: pyarrow.RecordBatch, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
     import pyarrow
 
     if piece.schema.equals(schema):
         return piece
-    # A cast writes out all that a list covers, of which a slice is a view: a copy has no more than its own.
-    written = piece.take(pyarrow.array(range(piece.num_rows), pyarrow.int64())).cast(schema)
-    written.validate(full=True)
-    return written
+    # A cast decodes the whole list behind a slice. `take` copies only the slice's own values.
+    decoded = piece.take(pyarrow.array(range(piece.num_rows), pyarrow.int64())).cast(schema)
+    decoded.validate(full=True)
+    return decoded
 
 
 def row_bytes(array: pyarrow.Array) -> Sizes:
-    """Bytes of text in every row of a column, with dictionaries written out. shape (rows,)
+    """Bytes in every row of a column with decoded dictionaries, int64 (rows,).
 
     Raises:
-        ValueError: of a type that no row of text has.
+        ValueError: the column has an unsupported type.
     """
     import pyarrow
     import pyarrow.compute
@@ -74,7 +74,7 @@ def row_bytes(array: pyarrow.Array) -> Sizes:
         return row_bytes(array.storage)
     if types.is_dictionary(kind):
         entries = row_bytes(array.dictionary)
-        entries = np.append(entries, 0)  # what a null stands for
+        entries = np.append(entries, 0)  # size of a null
         return entries[_numbers(array.indices, null=len(entries) - 1)]
     if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind):
         return _numbers(pyarrow.compute.binary_length(array))
@@ -91,7 +91,7 @@ def row_bytes(array: pyarrow.Array) -> Sizes:
 
 
 def _sums(array: Any, offsets: Sizes) -> Sizes:
-    """Sums of what the lists of a column hold; a null of a list may stand for some, and counts as what it covers."""
+    """Sum of the sizes within every list of a column. A null list counts with the elements that it covers."""
     import pyarrow
 
     if pyarrow.types.is_map(array.type):

@@ -1,4 +1,4 @@
-"""Some rows of columnar data, with their schema, perhaps with columns added."""
+"""Writing a subset of the rows of columnar data, with their schema and optional new columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Added = Mapping[str, Callable[[int], Any]]
 def write_record_batches(
     source: Parquet | ArrowFile, path: Path, keeps: Keeps, added: Added, types: Mapping[str, type]
 ) -> None:
-    """Write the kept rows of a file, a batch in memory at a time.
+    """Write the kept rows of a file, with one batch in memory at a time.
 
     Args:
         keeps, added, types: see `subset.Subset`.
@@ -32,9 +32,9 @@ def write_record_batches(
     start = 0
     with _writer(source, path, schema) as writer:
         for batch in pieces:
-            kept = [start + place for place in range(batch.num_rows) if keeps(start + place)]
-            taken = batch.take(pyarrow.array([index - start for index in kept], type=pyarrow.int64()))
-            columns = [taken.column(name) for name in own]
+            kept = [start + position for position in range(batch.num_rows) if keeps(start + position)]
+            rows = batch.take(pyarrow.array([index - start for index in kept], type=pyarrow.int64()))
+            columns = [rows.column(name) for name in own]
             new = [
                 pyarrow.array([value(index) for index in kept], type=schema.field(name).type)
                 for name, value in added.items()
@@ -53,12 +53,12 @@ def _writer(source: Parquet | ArrowFile, path: Path, schema: Any) -> Any:
 
 
 def write_dataset(dataset: Any, path: Path, keeps: Keeps, added: Added) -> None:
-    """Write the kept rows of a `datasets.Dataset` by its `save_to_disk`."""
+    """Write the kept rows of a `datasets.Dataset` with `save_to_disk`."""
     import datasets
 
     datasets.disable_progress_bars()
     kept = [index for index in range(len(dataset)) if keeps(index)]
-    # In memory: a cache would be written beside the source, and make it another data set.
+    # Keep it in memory: a cache file in the source folder would change the source data set.
     chosen = dataset.select(kept).flatten_indices(keep_in_memory=True)
     chosen = chosen.remove_columns([name for name in added if name in chosen.column_names])
     for name, value in added.items():

@@ -1,4 +1,4 @@
-"""Chat templates: one from a file, and one whose date stands still."""
+"""Chat templates: reading one from a file, and setting the date in one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DIRECTIVES = (*(f"%-{name}" for name in "dmHIMSjy"), *(f"%{name}" for name in "aAwdbBmyYHIpMSfjUWZzcxXGuV"))
-"""What `strftime` replaces, the longer ones first."""
+"""The directives of `strftime`, longer ones first."""
 
 
 def template_from(path: Path) -> str:
-    """The chat template that a file holds.
+    """Read a chat template from a file.
 
     Raises:
-        UsageError: it cannot be read, or is no Jinja.
+        UsageError: the file cannot be read, or is not valid Jinja.
     """
     refuse_irregular(path, UsageError)
     try:
         text = path.read_text(encoding="utf-8")
-        # The sandbox is transformers'; here only the grammar is looked at.
+        # This checks only the syntax. transformers renders in its own sandbox.
         jinja2.Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"]).parse(
             re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)
         )
@@ -36,34 +36,34 @@ def template_from(path: Path) -> str:
         raise UsageError(
             f"--chat-template {path}: {error}",
             "a file with a chat template in Jinja",
-            "repair the file, or leave it out",
+            "fix the file, or omit --chat-template",
         ) from error
     return text
 
 
 def parse_date(text: str) -> date:
-    """The date of `--template-date`.
+    """Parse the date of `--template-date`.
 
     Raises:
-        UsageError: not a date.
+        UsageError: the text is not a date.
     """
     try:
         return date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(
-            f"--template-date {text}: {error}", "a date as YYYY-MM-DD", "write for example --template-date 2026-01-31"
+            f"--template-date {text}: {error}", "a date as YYYY-MM-DD", "use for example --template-date 2026-01-31"
         ) from error
 
 
 def uses_date(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template asks for the date, so that a row has other tokens on another day."""
+    """Whether the chat template uses the date. A row's tokens then depend on the day."""
     template: Any = tokenizer.chat_template
     texts = template.values() if isinstance(template, dict) else [template]
     return any("strftime_now" in text for text in texts if isinstance(text, str))
 
 
 def set_date(tokenizer: PreTrainedTokenizerBase, today: date) -> None:
-    """Let the chat template of a tokenizer take midnight of a day for the present."""
+    """Make a tokenizer's chat template use midnight of the given day as the current time."""
     template: Any = tokenizer.chat_template
     if isinstance(template, dict):
         tokenizer.chat_template = {name: _dated(text, today) for name, text in template.items()}
@@ -72,9 +72,9 @@ def set_date(tokenizer: PreTrainedTokenizerBase, today: date) -> None:
 
 
 def _dated(template: str, today: date) -> str:
-    """A template with a `strftime_now` of its own, which goes before transformers' function of that name.
+    """Prepend a `strftime_now` macro to a template. It takes precedence over transformers' function of that name.
 
-    A function of ours cannot be handed in: transformers passes plain data only into its sandbox.
+    transformers passes only plain data into its sandbox, so we cannot pass a function.
     """
     now = datetime.combine(today, time())
     replaced = "".join(f"|replace({name!r}, {now.strftime(name)!r})" for name in DIRECTIVES)

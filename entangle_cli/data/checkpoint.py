@@ -1,4 +1,4 @@
-"""A checkpoint and its tokenizer from a folder or the hub, checked before anything is computed with it."""
+"""Loads a checkpoint and its tokenizer from a folder or the hub, and validates them."""
 
 from __future__ import annotations
 
@@ -50,42 +50,42 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model, its tokenizer, and what identifies both."""
+    """A loaded model and its tokenizer, with their identity."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     identity: Mapping[str, Any]
-    """JSON-able: name, and the SHA-256 of each file or the hub's commit."""
+    """Name, and the SHA-256 of every file or the hub's commit; JSON-able."""
     position_limit: int | None
-    """Sequence positions that have learned embeddings; None where positions are computed."""
+    """Number of learned position embeddings; None if positions are computed."""
     context: int | None = None
-    """Tokens of the longest sequence that the model was made for; None where its config does not say."""
+    """The model's context length in tokens; None if its config does not state one."""
     language_parameters: frozenset[str] | None = None
-    """Of a multimodal model the names of the parameters that text passes through; None where these are all."""
+    """Names of a multimodal model's parameters that process text; None if all do."""
     adapter_parameters: frozenset[str] = frozenset()
     """Names of the parameters that an adapter trains; empty for a plain checkpoint."""
     warnings: Mapping[str, str] = field(default_factory=dict)
-    """Code to sentence: what a user should know about how it was loaded."""
+    """Warning code to message, about loading the checkpoint."""
     template_date: str | None = None
-    """The day that the chat template takes for today, as YYYY-MM-DD; None where it asks for none."""
+    """Date used by the chat template, as YYYY-MM-DD; None if it uses no date."""
     training_step: int | None = None
-    """Of a checkpoint that Trainer wrote, by its name."""
+    """Training step in the name of a Trainer checkpoint; None for other names."""
 
 
 def check_dtype(name: str) -> None:
-    """Refuse a dtype that cannot be measured in.
+    """Refuse an unsupported dtype.
 
     Raises:
-        UsageError: float16, or no dtype at all.
+        UsageError: the dtype is float16 or unknown.
     """
     if name == "float16":
         raise UsageError(
-            "--dtype float16: the gradient of a summed log-prob leaves its range, which ends at 65,504",
+            "--dtype float16: gradients of summed log-probs exceed its largest value, 65,504",
             "float32, bfloat16 or float64",
-            "choose bfloat16, which takes as much memory and time",
+            "use --dtype bfloat16, which needs the same memory and time",
         )
     if name not in DTYPES:
-        raise UsageError(f"dtype {name!r}", "float32, bfloat16 or float64", "choose one of these")
+        raise UsageError(f"dtype {name!r}", "float32, bfloat16 or float64", "use one of these")
 
 
 def load_checkpoint(
@@ -95,16 +95,16 @@ def load_checkpoint(
     loading: LoadingSettings | None = None,
     device_map: str | None = None,
 ) -> Checkpoint:
-    """Load a causal LM for measuring, or a PEFT adapter on its base.
+    """Load a causal LM, or a PEFT adapter on its base.
 
     Args:
-        name: a folder, or a name on the hub; what looks like a path is never asked for on the hub. A folder that
-            Trainer wrote its checkpoints to stands for the last of them.
-        dtype: a key of `DTYPES`; what the weights are loaded as and computed in.
-        device_map: a name of `device.DEVICE_MAPS` spreads the weights over devices; None puts them on `device`.
+        name: a folder or a hub name. The hub is never queried for a path. For a folder with Trainer checkpoints, the
+            last one is loaded.
+        dtype: a key of `DTYPES`, the dtype of the weights and of the computation.
+        device_map: a name of `device.DEVICE_MAPS` to spread the weights over devices; None puts them on `device`.
     Raises:
-        ModelError: not there, not a causal LM, incomplete, not finite, or without a usable tokenizer.
-        UsageError: a base for what is no adapter, or a revision of a folder.
+        ModelError: the checkpoint is missing, not a causal LM, incomplete, not finite, or has no usable tokenizer.
+        UsageError: a base is given for a whole checkpoint, or a revision for a folder.
     """
     loading = loading or LoadingSettings()
     origin = find_origin(name, loading)
@@ -114,9 +114,9 @@ def load_checkpoint(
         raise UsageError(
             f"--base-model {loading.base_model}: {name} is a whole checkpoint",
             "a PEFT adapter as MODEL",
-            "leave it out",
+            "omit --base-model",
         )
-    model, config, noted = _load_model(origin, dtype, loading, device_map)
+    model, config, messages = _load_model(origin, dtype, loading, device_map)
     tokenizer = load_tokenizer(origin, loading)
     return Checkpoint(
         model=_placed(model, device, device_map),
@@ -125,22 +125,22 @@ def load_checkpoint(
         position_limit=position_limit(config),
         context=context_of(config),
         language_parameters=language_parameters(model),
-        warnings={**noted, **tokenizer.warnings},
+        warnings={**messages, **tokenizer.warnings},
         template_date=tokenizer.template_date,
         training_step=None if origin.folder is None else step_of(origin.folder),
     )
 
 
 def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
-    """A model that is loaded already, measured where it is; its weights are neither moved nor changed.
+    """Wrap a loaded model without moving or changing its weights.
 
-    It is put into evaluation mode. Of a PEFT model the base with its layers is measured.
+    The model is set to evaluation mode. For a PEFT model, the base with the adapter's layers is measured.
 
     Args:
-        dtype: what the settings ask for.
+        dtype: the dtype in the settings.
     Raises:
-        ModelError: no causal language model, or weights that are not finite.
-        UsageError: the weights are of another dtype.
+        ModelError: the model is not a causal LM, or its weights are not finite.
+        UsageError: the weights have another dtype.
     """
     model: Any = given.model
     is_adapted = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
@@ -149,11 +149,11 @@ def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     config = model.config
     refuse_other_models(given.name, config)
-    if (found := str(model.dtype).removeprefix("torch.")) != dtype:
+    if (own_dtype := str(model.dtype).removeprefix("torch.")) != dtype:
         raise UsageError(
-            f"dtype {dtype}, and the model's weights are {found}",
+            f"dtype {dtype}, but the model's weights are {own_dtype}",
             "the dtype of the weights",
-            f"set dtype={found!r}, or convert the model: model.to(torch.{dtype})",
+            f"set dtype={own_dtype!r}, or convert the model: model.to(torch.{dtype})",
         )
     refuse_not_finite(given.name, model)
     return Checkpoint(
@@ -168,7 +168,7 @@ def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
 
 
 def _weights_sha256(model: nn.Module) -> str:
-    """A hash of the weights' bytes, by name."""
+    """SHA-256 of the weights' names and bytes, ordered by name, hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -186,20 +186,20 @@ def _load_adapter(
     own: Origin, adapter: Path, dtype: str, device: torch.device, loading: LoadingSettings, device_map: str | None
 ) -> Checkpoint:
     base = base_origin(adapter, loading)
-    plain, config, noted = _load_model(base, dtype, loading, device_map)
+    plain, config, messages = _load_model(base, dtype, loading, device_map)
     tokenizer = load_tokenizer(own if has_tokenizer(adapter) else base, loading)
     if has_tokenizer(adapter):
-        noted |= resized_to(plain, len(tokenizer.tokenizer), adapter)
+        messages |= resized_to(plain, len(tokenizer.tokenizer), adapter)
     loaded = with_adapter(plain, adapter)
     model = loaded.model
     if dtype != "bfloat16":
-        # Under bfloat16 PEFT keeps adapters in float32, in training too.
+        # With bfloat16, PEFT keeps adapters in float32, also in training.
         for parameter_name, parameter in model.named_parameters():
             if parameter_name in loaded.parameters:
                 parameter.data = parameter.data.to(DTYPES[dtype])
     refuse_not_finite(own.name, model)
     if loaded.ignored:
-        noted["W-IGNORED-WEIGHTS"] = ignored_weights(loaded.ignored)
+        messages["W-IGNORED-WEIGHTS"] = ignored_weights(loaded.ignored)
     return Checkpoint(
         model=_placed(model, device, device_map),
         tokenizer=tokenizer.tokenizer,
@@ -208,7 +208,7 @@ def _load_adapter(
         context=context_of(config),
         adapter_parameters=loaded.parameters,
         language_parameters=language_parameters(model),
-        warnings={**noted, **tokenizer.warnings},
+        warnings={**messages, **tokenizer.warnings},
         template_date=tokenizer.template_date,
         training_step=step_of(adapter),
     )
@@ -217,66 +217,68 @@ def _load_adapter(
 def _load_model(
     origin: Origin, dtype: str, loading: LoadingSettings, device_map: str | None
 ) -> tuple[PreTrainedModel, Any, dict[str, str]]:
-    """A model, its config, and warnings on how it was loaded, code to sentence."""
+    """Load a model. Returns it with its config and warnings (code to message)."""
     config = load_config(origin, loading)
     if origin.folder is not None:
         refuse_absent_weights(origin.folder, pickled_weights=loading.pickled_weights)
         refuse_claimed_sizes(origin.folder, config)
         refuse_slow_quantisation(origin.folder)
     with translated(origin, config=config), offline(origin.local_only):
-        # With this flag the stubs' single result is really a pair.
+        # With output_loading_info the result is a pair, unlike in the type stubs.
         loaded: Any = auto_class(config, trust_remote_code=loading.trust_remote_code).from_pretrained(
             origin.source,
             config=config,
             revision=origin.revision,
             dtype=DTYPES[dtype],
-            # Safetensors go first in any case; pickles are unpickled by torch's weights-only loading.
+            # Safetensors always take precedence. Pickles use torch's weights-only loading.
             use_safetensors=None if loading.pickled_weights else True,
             weights_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are in the loading info, and refused by name
+            ignore_mismatched_sizes=True,  # lists them in the loading info, and refuse_incomplete names them
             trust_remote_code=loading.trust_remote_code,
             attn_implementation=loading.attn_implementation,
             device_map=device_map,
         )
-        model, about = loaded
+        model, loading_info = loaded
     refuse_offloaded(origin.name, model)
-    refuse_incomplete(origin.name, about)
-    noted = _warnings(origin, config, model, about, loading)
+    refuse_incomplete(origin.name, loading_info)
+    messages = _warnings(origin, config, model, loading_info, loading)
     if quantisation(config) is not None and not is_quantised(model):
-        # Dequantised weights keep the dtype that their scales gave them.
+        # Dequantised weights have the dtype of their scales.
         model.to(DTYPES[dtype])
-        noted["W-DEQUANTISED"] = f"weights quantised by {quantisation(config)} were dequantised to {dtype}"
+        messages["W-DEQUANTISED"] = f"weights quantised by {quantisation(config)} were dequantised to {dtype}"
     refuse_not_finite(origin.name, model)
-    return model, config, noted
+    return model, config, messages
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether transformers keeps the weights in a quantised form."""
+    """Whether the model's weights are quantised."""
     return getattr(model, "quantization_method", None) is not None
 
 
 def _warnings(
-    origin: Origin, config: Any, model: Any, about: Mapping[str, Any], loading: LoadingSettings
+    origin: Origin, config: Any, model: Any, loading_info: Mapping[str, Any], loading: LoadingSettings
 ) -> dict[str, str]:
-    found = {}
+    messages = {}
     if loading.trust_remote_code and (files := code_of(config.to_dict())):
-        found["W-REMOTE-CODE"] = f"code that came with the checkpoint was run: {', '.join(files)}"
+        messages["W-REMOTE-CODE"] = f"the checkpoint's own code was run: {', '.join(files)}"
     if origin.folder is not None and not any(origin.folder.glob("*.safetensors")):
-        found["W-PICKLED"] = "the weights were read from pickles, by weights-only loading; safetensors hold no code"
-    if ignored := sorted(map(str, about.get("unexpected_keys") or [])):
-        found["W-IGNORED-WEIGHTS"] = ignored_weights(ignored)
+        messages["W-PICKLED"] = (
+            "the weights were loaded from pickles in weights-only mode; safetensors cannot hold code"
+        )
+    if ignored := sorted(map(str, loading_info.get("unexpected_keys") or [])):
+        messages["W-IGNORED-WEIGHTS"] = ignored_weights(ignored)
     if is_multimodal(config):
-        found["W-LANGUAGE-PART"] = (
-            f"a multimodal checkpoint ({', '.join(config.architectures or [config.model_type])}): its language model "
-            f"alone is measured, loaded as {type(model).__name__}, on text"
+        messages["W-LANGUAGE-PART"] = (
+            f"a multimodal checkpoint ({', '.join(config.architectures or [config.model_type])}): only its language "
+            f"model is measured, on text, loaded as {type(model).__name__}"
         )
     if coefficient := router_loss_coefficient(config):
-        found["W-ROUTER-LOSS"] = (
-            f"a mixture of experts: TRL adds the router's auxiliary loss times {coefficient:g} by default "
-            "(router_aux_loss_coef), whose gradient is not part of these numbers"
+        messages["W-ROUTER-LOSS"] = (
+            f"a mixture of experts: by default TRL adds the router's auxiliary loss times {coefficient:g} "
+            "(router_aux_loss_coef); these numbers do not include its gradient"
         )
-    return found
+    return messages
 
 
 QUIET_LOGGERS = ("peft", "bitsandbytes", "accelerate", "torchao")
@@ -284,7 +286,7 @@ QUIET_LOGGERS = ("peft", "bitsandbytes", "accelerate", "torchao")
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No loading bars, log lines or warnings of the libraries inside; their settings as they were afterwards."""
+    """Silence progress bars, logs and warnings of the libraries inside the block. Restore the settings afterwards."""
     own: Any = transformers.utils.logging
     verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
     own.set_verbosity_error()
@@ -305,7 +307,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what decides numbers and tokens."""
+    """Versions of the libraries that affect numbers and tokens."""
     import datasets
     import tokenizers
 

@@ -1,4 +1,4 @@
-"""Files as the bytes that they hold, whether they are compressed or not."""
+"""Reading and writing files, compressed or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from entangle_cli.errors import DataError
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
 DECOMPRESSION_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
-"""What reading a damaged file raises."""
+"""Exceptions raised when reading a damaged file."""
 
 
 CONTENT_BY_FIRST_BYTES = {
@@ -29,30 +29,30 @@ CONTENT_BY_FIRST_BYTES = {
     b"PAR1": ".parquet",
     b"ARROW1": ".arrow",
 }
-"""How files begin that are no text, and the suffix under which they are known."""
+"""First bytes of non-text files, and the usual suffix."""
 
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def kind_suffix(path: Path) -> str:
-    """The suffix that tells what a file holds, in lower case: of `pairs.jsonl.gz` it is `.jsonl`."""
+    """The suffix that gives a file's format, in lower case: `.jsonl` for `pairs.jsonl.gz`."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the last suffix names a compression."""
+    """Whether the last suffix is that of a compression format."""
     return path.suffix.lower() in COMPRESSIONS
 
 
 LARGEST_EXPANSION = 200
-"""Bytes that a compressed file may make of one, where it makes more than `LARGEST_EXPANDED` in all."""
+"""Largest expansion ratio of a compressed file that expands to more than `LARGEST_EXPANDED` bytes."""
 
 LARGEST_EXPANDED = 32 * 2**20
 
 
 class _Counted(io.RawIOBase):
-    """Decompressed content, which must stay in proportion to its file."""
+    """Decompressed content with a limit on its expansion ratio."""
 
     def __init__(self, content: IO[bytes], path: Path) -> None:
         self._content = content
@@ -69,8 +69,8 @@ class _Counted(io.RawIOBase):
         if self._read > self._limit:
             raise DataError(
                 f"{self._path}: it decompresses to more than {self._limit:,} bytes",
-                f"at most {LARGEST_EXPANSION} bytes for each of the file's",
-                "decompress it if you trust it",
+                f"at most {LARGEST_EXPANSION} times the size of the file",
+                "if you trust the file, decompress it yourself",
             )
         buffer[: len(piece)] = piece
         return len(piece)
@@ -81,10 +81,10 @@ class _Counted(io.RawIOBase):
 
 
 def opened_bytes(path: Path) -> IO[bytes]:
-    """A file's content, decompressed while it is read.
+    """Open a file's content, decompressed on the fly.
 
     Raises:
-        DataError: while it is read: it decompresses out of proportion to its size.
+        DataError: on reading, if the content exceeds the expansion limit.
     """
     if not is_compressed(path):
         return path.open("rb")
@@ -99,14 +99,14 @@ def _decompressed(path: Path) -> IO[bytes]:
         return bz2.open(path)
     if suffix == ".xz":
         return lzma.open(path)
-    # pyarrow brings the codec; Python has one only since 3.14.
+    # Use pyarrow's codec: Python has one only since 3.14.
     import pyarrow
 
     return cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
 
 
 def opened_for_writing(path: Path, name: Path) -> IO[bytes]:
-    """A file to write, compressed as the last suffix of `name` says."""
+    """Open a file for writing, with the compression given by the last suffix of `name`."""
     suffix = name.suffix.lower()
     if suffix == ".gz":
         return cast("IO[bytes]", gzip.open(path, "wb"))
@@ -122,7 +122,7 @@ def opened_for_writing(path: Path, name: Path) -> IO[bytes]:
 
 
 def lines_within(file: IO[bytes], limit: int) -> Iterator[tuple[bytes, bool]]:
-    """The lines of a file, and whether each is whole: of one with more than `limit` bytes the first ones are given."""
+    """Every line of a file, and whether it is complete. Lines longer than `limit` bytes are cut."""
     while line := file.readline(limit + 1):
         is_whole = len(line) <= limit or line.endswith(b"\n")
         yield line, is_whole
@@ -132,24 +132,24 @@ def lines_within(file: IO[bytes], limit: int) -> Iterator[tuple[bytes, bool]]:
 
 
 def opened_text(path: Path, *, newline: str | None = None) -> IO[str]:
-    """A file's content as UTF-8 text, without a byte order mark."""
+    """Open a file's content as UTF-8 text, without a byte order mark."""
     return io.TextIOWrapper(opened_bytes(path), encoding="utf-8-sig", newline=newline)
 
 
 def refuse_other_content(path: Path) -> None:
-    """Refuse a file that is named as text and holds something else.
+    """Refuse a file with a text suffix and other content.
 
     Raises:
-        DataError: a compressed or columnar file under a text's name, or text in UTF-16 or UTF-32.
+        DataError: the file is compressed, columnar, or text in UTF-16 or UTF-32.
     """
     with opened_bytes(path) as file:
         start = file.read(8)
     suffix = next((suffix for first, suffix in CONTENT_BY_FIRST_BYTES.items() if start.startswith(first)), None)
     if suffix == ".zip":
-        raise DataError(f"{path}: a zip archive", "the file itself", f"unzip {path}")
+        raise DataError(f"{path}: a zip archive", "an uncompressed or gzip file", f"unzip {path}")
     if suffix is not None:
         new = path.with_suffix(suffix) if suffix in (".parquet", ".arrow") else Path(f"{path}{suffix}")
-        raise DataError(f"{path}: holds {suffix} data", "a name that tells what it holds", f"mv {path} {new}")
+        raise DataError(f"{path}: holds {suffix} data", "a suffix that matches the content", f"mv {path} {new}")
     if start.startswith(UTF_16_MARKS) or b"\x00" in start[:4]:
         raise DataError(
             f"{path}: text in UTF-16 or UTF-32", "UTF-8", f"iconv -f UTF-16 -t UTF-8 {path} > utf8-{path.name}"

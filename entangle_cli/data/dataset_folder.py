@@ -1,4 +1,4 @@
-"""What the files beside a folder's data may say: names of files inside it, and nothing that never ends."""
+"""Checks of a folder's descriptive files. They may only name files inside the folder, and must be small."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from entangle_cli.data.paths import refuse_irregular
 from entangle_cli.errors import DataError
 
 LARGEST_DESCRIPTION = 16 * 2**20
-"""Bytes of a README or of what save_to_disk writes beside the rows."""
+"""Limit in bytes on a README, and on the JSON files written by save_to_disk."""
 YAML_FILES = ("README.md", ".huggingface.yaml")
 
 
 def refuse_leading_out(folder: Path) -> None:
-    """Refuse a folder whose README names data elsewhere, before anything follows the name.
+    """Refuse a folder whose README refers to data elsewhere. No path is opened before this check.
 
     Raises:
-        DataError: data_files or data_dir outside the folder, or YAML that cannot be read or repeats itself by aliases.
+        DataError: data_files or data_dir points outside the folder, or the YAML is invalid or has aliases.
     """
     for name in YAML_FILES:
         file = folder / name
@@ -37,26 +37,28 @@ def _metadata(file: Path) -> Any:
         lines = text.removeprefix("\ufeff").splitlines()
         if not lines or lines[0].strip() != "---":
             return None
-        end = next((place for place, line in enumerate(lines[1:], 1) if line.strip() == "---"), 1)
+        end = next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), 1)
         text = "\n".join(lines[1:end])
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise DataError(
-                f"{file}: YAML with aliases, which a few lines may make as large as they like",
-                "YAML that is written out",
-                "write each value out, or name the data files instead of the folder",
+                f"{file}: YAML with aliases, which can expand without limit",
+                "YAML without aliases",
+                "write every value out, or give the data files instead of the folder",
             )
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{file}: {reason}", "a README with YAML between two lines ---", "name the data files instead"
+            f"{file}: {reason}",
+            "a README with YAML between two lines ---",
+            "give the data files instead of the folder",
         ) from error
 
 
-def _named_paths(found: Any) -> Iterator[Any]:
-    """Every value under data_files, data_dir or path, however deep."""
-    pending = [found]
+def _named_paths(metadata: Any) -> Iterator[Any]:
+    """Every value under data_files, data_dir or path, at any depth."""
+    pending = [metadata]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
@@ -80,42 +82,42 @@ def _refuse_outside(file: Path, name: str) -> None:
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "://" in name or name.startswith("~"):
         raise DataError(
-            f"{file}: names {name!r}, which is not inside the folder",
+            f"{file}: {name!r} is not inside the folder",
             "data inside the folder, which is hashed",
-            "copy the data into the folder, or name the files themselves",
+            "copy the data into the folder, or give the files themselves",
         )
 
 
 def saved_files(folder: Path) -> list[Path]:
-    """The Arrow files that a folder written by save_to_disk consists of, in order.
+    """The Arrow files of a folder written by save_to_disk, in order.
 
     Raises:
-        DataError: no state.json that names files inside the folder.
+        DataError: state.json is invalid, or it lists a file that is missing or outside the folder.
     """
     state = read_description(folder / "state.json")
     entries = state.get("_data_files")
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or ()]
     if not isinstance(entries, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise DataError(
-            f"{folder / 'state.json'}: no _data_files",
+            f"{folder / 'state.json'}: no valid _data_files",
             "a folder written by datasets' save_to_disk",
-            "write it again",
+            "save it again with save_to_disk",
         )
     for name in map(str, names):
         _refuse_outside(folder / "state.json", name)
         refuse_irregular(folder / name, DataError)
         if not (folder / name).is_file():
             raise DataError(
-                f"{folder / name}: no such file", "every file that state.json names", "write it again by save_to_disk"
+                f"{folder / name}: no such file", "every file in state.json", "save it again with save_to_disk"
             )
     return [folder / str(name) for name in names]
 
 
 def saved_splits(folder: Path) -> list[str]:
-    """The splits of a folder that DatasetDict wrote.
+    """The splits of a folder written by DatasetDict.
 
     Raises:
-        DataError: dataset_dict.json names none, or no folders inside this one.
+        DataError: dataset_dict.json names no splits, or one that cannot be a folder name.
     """
     file = folder / "dataset_dict.json"
     splits = read_description(file).get("splits")
@@ -123,23 +125,27 @@ def saved_splits(folder: Path) -> list[str]:
         isinstance(split, str) and split not in ("", ".", "..") and not set(split) & set("/\\\0") for split in splits
     )
     if not is_plain or not splits:
-        raise DataError(f"{file}: names no splits", "a folder written by datasets' save_to_disk", "write it again")
+        raise DataError(
+            f"{file}: no valid list of splits",
+            "a folder written by datasets' save_to_disk",
+            "save it again with save_to_disk",
+        )
     return list(splits)
 
 
 def read_description(file: Path) -> dict[str, Any]:
-    """A JSON object beside the data.
+    """Read a JSON object from a descriptive file.
 
     Raises:
-        DataError: unreadable, too large, no JSON, or no object.
+        DataError: the file is unreadable, too large, or not a JSON object.
     """
     try:
-        found = json.loads(_text(file))
+        document = json.loads(_text(file))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: {error}", "one JSON object", "write the data set again") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{file}: a JSON {type(found).__name__}", "one JSON object", "write the data set again")
-    return found
+        raise DataError(f"{file}: {error}", "one JSON object", "save the data set again") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{file}: a JSON {type(document).__name__}", "one JSON object", "save the data set again")
+    return document
 
 
 def _text(file: Path) -> str:
@@ -147,8 +153,12 @@ def _text(file: Path) -> str:
     try:
         if file.stat().st_size > LARGEST_DESCRIPTION:
             raise DataError(
-                f"{file}: more than {LARGEST_DESCRIPTION:,} bytes", "a short description", "name the data files instead"
+                f"{file}: more than {LARGEST_DESCRIPTION:,} bytes",
+                "a smaller file",
+                "give the data files instead of the folder",
             )
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: {error}", "a readable file in UTF-8", "write it again") from error
+        raise DataError(
+            f"{file}: {error}", "a readable file in UTF-8", "check its permissions, or save it again as UTF-8"
+        ) from error

@@ -21,20 +21,22 @@ OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of cells, and the text that it was read from."""
+    """A row of cells, and its source text."""
 
     line: int
-    """On which it begins, from 1."""
+    """Line where it begins, from 1."""
     cells: list[str]
     text: str
-    """Quotes and line ends as they stand."""
+    """Source text with its quotes and line ends."""
 
 
 class Delimited(FileSource):
-    """A CSV or TSV file with a header; a cell that holds a JSON list of messages is read as that list.
+    """A CSV or TSV file with a header. A cell with a JSON list of messages is parsed.
 
     Attributes:
-        delimiter: between cells.
+        delimiter: the cell delimiter.
+    Raises:
+        DataError: the file is not valid UTF-8 or CSV, has a duplicate column, or uses another delimiter.
     """
 
     kind = "CSV"
@@ -43,7 +45,7 @@ class Delimited(FileSource):
         super().__init__(path)
         self.delimiter = delimiter
         self._limit = max_row_bytes
-        # Python's own limit of 128 KiB a cell is shorter than many answers; ours is on the row.
+        # Python's limit of 128 KiB per cell is too small for many answers. Ours applies to the row.
         csv.field_size_limit(max(csv.field_size_limit(), max_row_bytes))
         try:
             self._refuse_header()
@@ -57,18 +59,18 @@ class Delimited(FileSource):
         except csv.Error as error:
             raise DataError(
                 f"{path}: {error}",
-                'one header line, and quotes that are closed and doubled within a cell: "he said ""hi"""',
-                "repair the file, or convert it to JSON lines",
+                'one header line, closed quotes, and doubled quotes within a cell: "he said ""hi"""',
+                "fix the quotes in the file, or convert it to JSON lines",
             ) from error
 
     def _refuse_header(self) -> None:
-        """Refuse a column that is there twice, and another delimiter than the file's name says."""
+        """Refuse duplicate columns, and a delimiter that does not match the file's suffix."""
         header = next(self.records(), None)
         if header is None:
             return
-        if twice := [name for name, count in Counter(header.cells).items() if count > 1]:
+        if duplicates := [name for name, count in Counter(header.cells).items() if count > 1]:
             raise DataError(
-                f"{self.path}: the column {twice[0]!r} is there twice", "one column of each name", "rename one of them"
+                f"{self.path}: duplicate column {duplicates[0]!r}", "unique column names", "rename one of them"
             )
         if len(header.cells) > 1:
             return
@@ -81,10 +83,11 @@ class Delimited(FileSource):
                 )
 
     def records(self) -> Iterator[Record]:
-        """The header and all rows; blank lines are no rows.
+        """The header and all rows. Blank lines are skipped.
 
         Raises:
-            csv.Error, UnicodeDecodeError: no table.
+            csv.Error: the file is not valid CSV.
+            UnicodeDecodeError: the file is not UTF-8.
         """
         with opened_text(self.path, newline="") as file:
             lines = _KeptLines(file, self._limit)
@@ -97,7 +100,7 @@ class Delimited(FileSource):
                     yield Record(start, cells, text)
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows; the line is the one on which the row starts."""
+        """All rows, each with the line where it starts."""
         records = self.records()
         header = next(records, Record(1, [], "")).cells
         for index, record in enumerate(records):
@@ -106,14 +109,14 @@ class Delimited(FileSource):
     @staticmethod
     def _row(index: int, line: int, header: list[str], cells: list[str]) -> RawRow:
         if len(cells) > len(header):
-            return RawRow(index, None, line, f"{len(cells) - len(header)} more cells than the header has")
+            return RawRow(index, None, line, f"{len(cells) - len(header)} more cells than the header")
         if missing := header[len(cells) :]:
             return RawRow(index, None, line, f"no cell for {', '.join(missing)}")
         return RawRow(index, {name: _messages_or_text(cell) for name, cell in zip(header, cells, strict=True)}, line)
 
 
 class _KeptLines:
-    """The lines of a file, kept until they are taken."""
+    """The lines of a file, kept until the next call of `taken`."""
 
     def __init__(self, file: IO[str], limit: int) -> None:
         self._file = file
@@ -130,7 +133,7 @@ class _KeptLines:
             yield line
 
     def taken(self) -> str:
-        """What was read since the last call."""
+        """The text read since the last call."""
         text = "".join(self._lines)
         self._lines.clear()
         self._length = 0
@@ -138,7 +141,7 @@ class _KeptLines:
 
 
 def _messages_or_text(cell: str) -> Any:
-    """Only messages are parsed: an answer may be JSON itself."""
+    """Parse a cell if it is a list of messages. Any other JSON may be an answer and stays text."""
     if not cell.lstrip().startswith("[{"):
         return cell
     try:

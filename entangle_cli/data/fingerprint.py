@@ -1,4 +1,4 @@
-"""What a file held when it was read: its hash for the run's identity, and whether it is still the same file."""
+"""File hashes for a run's identity, and detection of later changes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from entangle_cli.errors import EntangleError
 READ_BYTES = 2**20
 
 Stamp = tuple[int, ...]
-"""Device, inode, size and times of a file. The last time is the system's own, which no program can set."""
+"""Device, inode, size, mtime and ctime of a file. Programs cannot set the ctime."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A file and what it held."""
+    """A file with its hash and stamp."""
 
     path: Path
     sha256: str
-    """Of its bytes, hexadecimal."""
+    """Hash of its bytes, hexadecimal."""
     stamp: Stamp
-    """From before it was hashed."""
+    """Stamp taken before hashing."""
 
 
 def stamp_of(path: Path) -> Stamp:
-    """What tells a file from one that replaced it, and from itself after a change."""
-    found = os.stat(path)  # noqa: PTH116 -- Path.stat does the same
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    """The stamp of a file. It differs after a change and after a replacement."""
+    status = os.stat(path)  # noqa: PTH116 -- Path.stat does the same
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Hash a file, a piece at a time."""
+    """Hash a file in pieces."""
     stamp = stamp_of(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -44,10 +44,10 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def refuse_changed(files: Iterable[Fingerprint], error: type[EntangleError]) -> None:
-    """Refuse files that are no longer those that were hashed.
+    """Refuse files that changed after they were hashed.
 
     Raises:
-        EntangleError: of the kind `error`.
+        EntangleError: a file changed; the exception type is `error`.
     """
     for file in files:
         try:
@@ -57,6 +57,6 @@ def refuse_changed(files: Iterable[Fingerprint], error: type[EntangleError]) -> 
         if not is_same:
             raise error(
                 f"{file.path}: changed while it was in use",
-                "the bytes whose hash the run holds, from the beginning to the end",
-                "give the command again when nothing else writes to it",
+                "a file that does not change during the command",
+                "rerun the command while nothing else writes to the file",
             )

@@ -1,4 +1,4 @@
-"""Data sets and checkpoints on the hub: asked once whether they are there, and read through the hub's libraries."""
+"""Data sets and checkpoints on the hub: one request checks that they exist, and the hub's libraries read them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from entangle_cli.records.settings import ReadingSettings
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SECONDS = 10
-"""How long the hub may take to answer; its libraries would try for half a minute."""
+"""Timeout for a hub request. The hub's libraries would retry for half a minute."""
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name can be one on the hub, `organisation/name`; what looks like a path never is."""
+    """Whether a name has the form of a hub name, `organisation/name`. Paths never do."""
     return HUB_NAME.fullmatch(name) is not None
 
 
@@ -30,41 +30,47 @@ class _Unreachable(Exception):
 
 
 class _Absent(Exception):
-    """The hub answered that there is no such thing, or none for us."""
+    """The hub answered that the name does not exist or is not accessible."""
 
 
 def _ask(kind: str, name: str, revision: str | None) -> str:
-    """The commit that a name and a revision stand for now."""
+    """The current commit of a name and revision on the hub.
+
+    Raises:
+        _Absent: the hub has no such name, or denies access.
+        _Unreachable: the hub does not answer, or has a server error.
+    """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     api = huggingface_hub.HfApi()
-    ask = api.dataset_info if kind == "data set" else api.model_info
+    request_info = api.dataset_info if kind == "data set" else api.model_info
     try:
-        return str(ask(name, revision=revision, timeout=SECONDS).sha)
+        return str(request_info(name, revision=revision, timeout=SECONDS).sha)
     except HfHubHTTPError as error:
-        words = str(error).strip().splitlines()[-1]
+        last_line = str(error).strip().splitlines()[-1]
         if error.response is not None and error.response.status_code >= 500:
-            raise _Unreachable(words) from error  # it is ill, and says nothing of the name
-        raise _Absent(words) from error
-    except Exception as error:  # of whichever HTTP library the hub's client uses
+            raise _Unreachable(last_line) from error  # a server error does not mean 'not found'
+        raise _Absent(last_line) from error
+    except Exception as error:  # the exception type depends on the HTTP library of the hub's client
         raise _Unreachable(str(error).strip() or type(error).__name__) from error
 
 
 def is_only_cached(name: str, revision: str | None) -> bool:
-    """Whether a checkpoint must be taken from the cache, since the hub does not answer.
+    """Whether the hub does not answer and the checkpoint must come from the cache.
 
     Raises:
-        ModelError: there is no such checkpoint, or no answer and nothing in the cache.
+        ModelError: the hub has no such checkpoint, or it does not answer and the cache has none either.
     """
     try:
         _ask("checkpoint", name, revision)
     except (_Absent, _Unreachable) as error:
         if isinstance(error, _Unreachable) and cached_commit(name, revision) is not None:
             return True
-        what = "is not on the hub, or not for you" if isinstance(error, _Absent) else "is not in the cache, and no hub"
+        is_absent = isinstance(error, _Absent)
+        problem = "not accessible on the hub" if is_absent else "not in the cache, and the hub cannot be reached"
         raise ModelError(
-            f"{name} is no folder here and {what}: {error}",
+            f"{name} is not a local folder and {problem}: {error}",
             "a checkpoint folder, or the name of a checkpoint on the hub",
             "check the name, --model-revision, the network and your login (hf auth login)",
         ) from error
@@ -72,21 +78,21 @@ def is_only_cached(name: str, revision: str | None) -> bool:
 
 
 def cached_commit(name: str, revision: str | None) -> str | None:
-    """The commit of a checkpoint that was loaded from the hub; None where only a library's cache knows."""
+    """The commit of a cached hub checkpoint; None if the cache has none."""
     import huggingface_hub
 
     for file in ("config.json", "adapter_config.json"):
-        found = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent.name  # snapshots/COMMIT/config.json
+        path = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent.name  # snapshots/COMMIT/config.json
     return None
 
 
 def adapter_folder(name: str, revision: str | None, *, local_only: bool) -> Path | None:
-    """The downloaded adapter of a hub name; None where it is a whole checkpoint.
+    """Download the adapter of a hub name and return its folder; None for a whole checkpoint.
 
     Raises:
-        ModelError: it cannot be downloaded.
+        ModelError: the adapter cannot be downloaded.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -96,9 +102,11 @@ def adapter_folder(name: str, revision: str | None, *, local_only: bool) -> Path
         return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=local_only))
     except (EntryNotFoundError, LocalEntryNotFoundError):
         return None
-    except Exception as error:  # of whichever HTTP library the hub's client uses
+    except Exception as error:  # the exception type depends on the HTTP library of the hub's client
         raise ModelError(
-            f"{name}: the adapter cannot be downloaded: {_first_line(error)}", "a reachable hub", "try again"
+            f"{name}: the adapter cannot be downloaded: {_first_line(error)}",
+            "a reachable hub",
+            "check the network, then rerun the command",
         ) from error
 
 
@@ -106,13 +114,14 @@ class HubDataset(RowSource):
     """One split of a data set on the hub.
 
     Attributes:
-        dataset: as `datasets` gives it; a stream where there is a limit.
+        dataset: the `datasets.Dataset`, or an `IterableDataset` if there is a limit.
 
     Args:
-        split: without a slice; None where the data set has only one.
-        limit: the first rows that will be read at most; they are streamed, so that nothing else is fetched.
+        split: split without a slice; None if the data set has only one.
+        limit: maximum number of rows to read from the start. They are streamed, so nothing else is downloaded.
     Raises:
-        DataError: not there, no such config or split, several and none chosen, or no network.
+        DataError: the data set, its config or its split does not exist, it has several splits and none was chosen, or
+            the hub is not reachable.
     """
 
     kind = "hub data set"
@@ -123,7 +132,7 @@ class HubDataset(RowSource):
         try:
             commit: str | None = _ask("data set", name, reading.revision)
         except _Absent as error:
-            raise _refused(name, f"is no file here, and not on the hub or not for you: {error}") from error
+            raise _refused(name, f"is not a local file and not accessible on the hub: {error}") from error
         except _Unreachable as error:
             _refuse_uncached(name, error)
             commit = None
@@ -147,16 +156,16 @@ class HubDataset(RowSource):
         return self._identity
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows; of a stream the first ones."""
+        """All rows, or the first ones if there is a limit."""
         try:
             for index, value in enumerate(islice(self.dataset, self._limit)):
                 yield RawRow(index, dict(value))
         except (OSError, ValueError) as error:
-            raise _refused(self.name, f"cannot be read on: {_first_line(error)}") from error
+            raise _refused(self.name, f"could not be read completely: {_first_line(error)}") from error
 
 
 def _rows_within(stream: Any, limit: int) -> int:
-    """How many of the first rows there are: what the hub says, or what counting them says."""
+    """Number of rows in the stream, at most `limit`, from the hub's metadata or by counting."""
     known = (stream.info.splits or {}).get(str(stream.split))
     return min(limit, known.num_examples) if known is not None else sum(1 for _ in islice(stream, limit))
 
@@ -176,33 +185,35 @@ def _loaded(
 
 
 def _commit_in_cache(dataset: Any) -> str | None:
-    """The commit that a data set in the cache was made from: its files lie in a folder of that name."""
+    """The commit of a cached data set, taken from the name of the folder with its files."""
     files = getattr(dataset, "cache_files", None) or []
     return Path(files[0]["filename"]).parent.name if files else None
 
 
 def _refuse_uncached(name: str, error: Exception) -> None:
-    """Without a network only what was loaded before can be read."""
+    """Refuse a data set that is not in the cache while the hub is not reachable."""
     import datasets
 
     if not (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___").lower()).is_dir():
-        raise _refused(name, f"is no file here and not in the cache, and the hub cannot be reached: {error}") from error
+        raise _refused(
+            name, f"is not a local file and not in the cache, and the hub cannot be reached: {error}"
+        ) from error
 
 
 @contextmanager
 def offline(wanted: bool) -> Iterator[None]:
-    """The hub's libraries without a network inside, where that is wanted: they would try for half a minute a file."""
+    """Disable network access of the hub's libraries inside the block if `wanted`. They retry half a minute per file."""
     import datasets
     import huggingface_hub
 
-    places = ((huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE"))
-    before = [getattr(module, name) for module, name in places]
-    for module, name in places if wanted else ():
+    flags = ((huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE"))
+    before = [getattr(module, name) for module, name in flags]
+    for module, name in flags if wanted else ():
         setattr(module, name, True)
     try:
         yield
     finally:
-        for (module, name), value in zip(places, before, strict=True):
+        for (module, name), value in zip(flags, before, strict=True):
             setattr(module, name, value)
 
 
@@ -212,7 +223,7 @@ def _translated(name: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except Exception as error:  # the library raises whatever its file readers do
+    except Exception as error:  # the library can raise any exception of its file readers
         raise _refused(name, f"cannot be loaded: {_first_line(error)}") from error
 
 
@@ -220,9 +231,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _refused(name: str, what: str) -> DataError:
+def _refused(name: str, problem: str) -> DataError:
     return DataError(
-        f"{name} {what}",
+        f"{name} {problem}",
         "a file or folder, or the name of a data set on the hub",
         "check the name, --config-name, --data-revision, the network and your login (hf auth login)",
     )

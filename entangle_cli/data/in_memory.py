@@ -1,4 +1,4 @@
-"""Models and data that are objects of the caller's, as in a notebook."""
+"""Models and data as Python objects of the caller, for example in a notebook."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 def model_in_memory(model: Any) -> ModelInMemory:
-    """A model and its tokenizer, as callers give them.
+    """Wrap a (model, tokenizer) pair.
 
     Raises:
-        UsageError: not a pair of the two.
+        UsageError: the argument is not a pair.
     """
     if isinstance(model, tuple) and len(model) == 2:
         return ModelInMemory(*model)
     raise UsageError(
         f"a {type(model).__name__} as the model",
-        "a folder, a name on the hub, or a pair of a transformers model and its tokenizer",
-        "write scan((model, tokenizer), data)",
+        "a folder, a hub name, or a pair of a transformers model and its tokenizer",
+        "call scan((model, tokenizer), data)",
     )
 
 
 @contextmanager
 def modes_kept(model: PreTrainedModel) -> Iterator[None]:
-    """Put every module back into training or evaluation mode afterwards, as the caller had it."""
+    """Restore every module's training or evaluation mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -44,14 +44,14 @@ def modes_kept(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ModelInMemory:
-    """A causal LM that is loaded, with its tokenizer. It is measured where it is and as it is."""
+    """A loaded causal LM with its tokenizer. It is measured without moving or changing it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def name(self) -> str:
-        """Where it came from, as transformers remembers."""
+        """The name or path stored by transformers, or else the class name."""
         return str(getattr(self.model, "name_or_path", "") or type(self.model).__name__)
 
 
@@ -62,7 +62,7 @@ class RowsInMemory(RowSource):
 
     def __init__(self, rows: Iterable[Any]) -> None:
         self.location = self.name = "rows in memory"
-        self._rows = list(rows) if isinstance(rows, Iterator) else rows  # they are read more than once
+        self._rows = list(rows) if isinstance(rows, Iterator) else rows  # rows are read more than once
         digest = hashlib.sha256()
         self.num_rows = 0
         for row in self._rows:
@@ -70,13 +70,11 @@ class RowsInMemory(RowSource):
             self.num_rows += 1
         self._sha256 = digest.hexdigest()
         if not self.num_rows:
-            raise DataError(
-                "rows in memory: no rows", "at least one preference pair", "check that the data are complete"
-            )
+            raise DataError("rows in memory: no rows", "at least one preference pair", "pass data that are not empty")
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Hash and number of the rows."""
+        """Name, hash and number of the rows."""
         return {"name": self.name, "sha256": self._sha256, "rows": self.num_rows}
 
     def rows(self) -> Iterator[RawRow]:
@@ -85,7 +83,7 @@ class RowsInMemory(RowSource):
 
 
 def is_rows(data: Any) -> bool:
-    """Whether data are rows rather than names of files."""
+    """Whether data are rows and not file names."""
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         return False
     if isinstance(data, list | tuple):

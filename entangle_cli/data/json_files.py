@@ -1,4 +1,4 @@
-"""Rows of JSON files, by what a file holds and whatever its name: lines, an array, values, or one document."""
+"""Rows of JSON files. The content determines the layout, not the suffix: lines, an array, values, or one document."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from entangle_cli.errors import DataError
 from entangle_cli.records.settings import LARGEST_ROW
 
 LOOKED_AT_LINES = 20
-"""Lines among which a JSON object of its own tells JSON lines from a broken document."""
+"""Number of lines to inspect. A line with a complete JSON object indicates JSON lines, not a broken document."""
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -29,7 +29,7 @@ def _warnings(*, has_duplicate_key: bool) -> tuple[str, ...]:
 
 
 class JsonLines(FileSource):
-    """One JSON value a line; blank lines are no rows, broken ones are rows with a problem."""
+    """One JSON value per line. Blank lines are skipped, and broken lines become rows with a problem."""
 
     kind = "JSON lines"
 
@@ -42,7 +42,7 @@ class JsonLines(FileSource):
             )
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows, one line in memory at a time."""
+        """All rows, with one line in memory at a time."""
         index, parser = 0, Parser()
         with opened_bytes(self.path) as file:
             for number, (line, is_whole) in enumerate(lines_within(file, self._limit), start=1):
@@ -63,7 +63,7 @@ def _row_of_line(index: int, number: int, line: bytes, parser: Parser) -> RawRow
         value = parser.loads(line.decode("utf-8-sig"))
         return RawRow(index, value, number, warnings=_warnings(has_duplicate_key=parser.has_duplicate_key))
     except UnicodeDecodeError as error:
-        return RawRow(index, None, number, f"not UTF-8 at byte {error.start} of the line")
+        return RawRow(index, None, number, f"invalid UTF-8 at byte {error.start} of the line")
     except json.JSONDecodeError as error:
         return RawRow(index, None, number, f"broken JSON at column {error.colno}: {error.msg}")
     except (ValueError, RecursionError) as error:
@@ -71,7 +71,7 @@ def _row_of_line(index: int, number: int, line: bytes, parser: Parser) -> RawRow
 
 
 class _Elements(FileSource):
-    """JSON values that are read one by one; a broken one ends the file."""
+    """JSON values that are read one by one. A broken value is an error for the whole file."""
 
     expected: ClassVar[str]
 
@@ -83,14 +83,14 @@ class _Elements(FileSource):
         try:
             for element in self._elements():
                 self.num_rows += 1
-                # A line that holds several rows tells nobody which one is meant.
+                # If a line holds several rows, line numbers do not identify rows.
                 self._has_lines = self._has_lines and element.line > last_line
                 last_line = element.line
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{path}, after row {self.num_rows}: broken JSON: {error}",
                 self.expected,
-                "repair the file, or write JSON lines",
+                "fix the JSON there, or save the rows as JSON lines",
             ) from error
 
     @staticmethod
@@ -103,7 +103,7 @@ class _Elements(FileSource):
             yield from self._read(file, self._limit)
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows, one in memory at a time."""
+        """All rows, with one row in memory at a time."""
         for index, element in enumerate(self._elements()):
             line = element.line if self._has_lines else None
             yield RawRow(index, element.value, line, warnings=_warnings(has_duplicate_key=element.has_duplicate_key))
@@ -118,18 +118,18 @@ class JsonArray(_Elements):
 
 
 class JsonValues(_Elements):
-    """JSON objects one after another, over several lines each."""
+    """Consecutive JSON objects that may span several lines."""
 
     kind = "JSON objects"
-    expected = "JSON objects one after another"
+    expected = "consecutive JSON objects"
     _read = staticmethod(values)
 
 
 class JsonDocument(FileSource):
-    """One JSON object that holds the rows; read as a whole.
+    """One JSON object with all rows. The whole document is read at once.
 
     Args:
-        layout: where in it they are.
+        layout: layout of the rows in the object.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -144,17 +144,17 @@ class JsonDocument(FileSource):
 
 
 LARGEST_DOCUMENT = 512 * 2**20
-"""Characters of one JSON object that holds all rows: it is read as a whole."""
+"""Limit in characters on a JSON object with all rows, because it is read at once."""
 
 
 def open_json(path: Path, split: str | None = None, max_row_bytes: int = LARGEST_ROW) -> FileSource:
-    """A JSON file as what it holds.
+    """Open a JSON file with the layout of its content.
 
     Args:
-        split: the split of a document that holds several; None where there is only one.
-        max_row_bytes: of the longest row that is read.
+        split: the split to read from a document with several; None if there is only one.
+        max_row_bytes: limit on a row.
     Raises:
-        DataError: no rows in it, or several splits and none chosen.
+        DataError: the file is broken or has no rows, or it has several splits and none was chosen.
     """
     first = _first_lines(path, max_row_bytes)
     lines = [line for line, _ in first]
@@ -181,36 +181,33 @@ def open_json(path: Path, split: str | None = None, max_row_bytes: int = LARGEST
 def _open_document(
     path: Path, document: dict[str, Any], split: str | None, max_row_bytes: int, *, is_one_line: bool
 ) -> FileSource:
-    found = layout_of(document, split)
-    # One object on one line may be a row of JSON lines as well; there the name tells.
+    layout = layout_of(document, split)
+    # One object on one line may also be a row of JSON lines. The suffix decides.
     is_line = is_one_line and kind_suffix(path) in LINES_SUFFIXES
-    if isinstance(found, Layout) and not (is_line and found.title in ("one row", "wrapped")):
-        return JsonDocument(path, found)
+    if isinstance(layout, Layout) and not (is_line and layout.title in ("one row", "wrapped")):
+        return JsonDocument(path, layout)
     if is_line:
         return JsonLines(path, max_row_bytes)
-    if isinstance(found, list):
-        chosen_split(str(path), split, found)
+    if isinstance(layout, list):
+        chosen_split(str(path), split, layout)
     raise DataError(
         f"{path}: one JSON object with the keys {', '.join(map(str, document)) or 'none'}",
-        "an array of rows, an object that holds them as pandas writes it or in one list, or an object a line",
-        "write the rows as an array or as JSON lines",
+        "an array of rows, an object with one list of rows or as written by pandas, or one object per line",
+        "save the rows as an array or as JSON lines",
     )
 
 
 def _first_lines(path: Path, limit: int) -> list[tuple[bytes, bool]]:
-    """The first lines that are not blank, without white space around, and whether each is whole.
-
-    Of a line longer than `limit` its first bytes.
-    """
-    found: list[tuple[bytes, bool]] = []
+    """The first non-blank lines, stripped, and whether each is complete. Lines longer than `limit` bytes are cut."""
+    first: list[tuple[bytes, bool]] = []
     with opened_bytes(path) as file:
         for number, (line, is_whole) in enumerate(lines_within(file, limit)):
             start = (line if number else line.removeprefix(BYTE_ORDER_MARK)).strip()
             if start:
-                found.append((start, is_whole))
-            if len(found) == LOOKED_AT_LINES:
+                first.append((start, is_whole))
+            if len(first) == LOOKED_AT_LINES:
                 break
-    return found
+    return first
 
 
 def _is_value(line: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The ways in which one JSON document holds rows: as pandas writes them, by split, or wrapped in an object."""
+"""Layouts of rows in a JSON document: as written by pandas, by split, or wrapped in an object."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ Keys = Sequence[Any]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The rows of a document, and how a document of other rows is written in the same way."""
+    """The rows of a document, and how to write other rows in the same layout."""
 
     title: str
     rows: Sequence[Any]
     keys: Keys = ()
-    """What the document calls each row; empty where rows have no names."""
+    """Keys of the rows in the document; empty if rows have no keys."""
     document: Document | None = None
-    """The whole document, where rows are a part of it."""
+    """The whole document, if the rows are only a part of it."""
     place: str | None = None
     """Key of the list that holds the rows."""
 
-    def of(self, kept: Sequence[tuple[int, Any]]) -> Any:
-        """A document of some of the rows.
+    def with_rows(self, kept: Sequence[tuple[int, Any]]) -> Any:
+        """A document with some of the rows.
 
         Args:
-            kept: each row's number in `rows`, and the row as it is written.
+            kept: the index in `rows` and the new content of every row.
         """
         rows = [row for _, row in kept]
         keys = [self.keys[number] for number, _ in kept] if self.keys else []
@@ -54,16 +54,16 @@ def _columns(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, An
 
 
 def layout_of(document: Document, split: str | None) -> Layout | list[str] | None:
-    """How a document holds its rows.
+    """Recognise the layout of a document.
 
     Args:
-        split: the split to take of a document that holds several.
+        split: the split to read from a document with several.
     Returns:
-        The layout; the names of the splits where none was chosen; None for a document that holds no rows.
+        The layout; the split names if there are several and none was chosen; None if the document has no rows.
     """
     for find in (_columns_and_data, _columns_of_lists, _columns_by_row, _one_row, _rows_by_key):
-        if (found := find(document)) is not None:
-            return found
+        if (layout := find(document)) is not None:
+            return layout
     lists = [name for name, value in document.items() if isinstance(value, list)]
     if not all(_are_rows(document[name]) for name in lists):
         return None
@@ -102,7 +102,7 @@ def _columns_and_data(document: Document) -> Layout | None:
 
 
 def _columns_of_lists(document: Document) -> Layout | None:
-    """`to_dict("list")`: a list a column."""
+    """`to_dict("list")`: one list per column."""
     lists = list(document.values())
     if len(lists) < 2 or not all(isinstance(value, list) for value in lists) or len(set(map(len, lists))) > 1:
         return None
@@ -113,7 +113,7 @@ def _columns_of_lists(document: Document) -> Layout | None:
 
 
 def _columns_by_row(document: Document) -> Layout | None:
-    """`to_json()` as pandas writes it by default: an object a column, with the rows' labels as keys."""
+    """pandas' default `to_json()`: one object per column, with row labels as keys."""
     columns = list(document.values())
     if len(columns) < 2 or not all(isinstance(column, dict) and column for column in columns):
         return None
@@ -131,7 +131,7 @@ def _one_row(document: Document) -> Layout | None:
 
 
 def _rows_by_key(document: Document) -> Layout | None:
-    """`to_json(orient="index")`, or rows under ids of their own."""
+    """`to_json(orient="index")`, or rows with their own ids as keys."""
     rows = list(document.values())
     if not rows or not all(isinstance(row, dict) and len(row) > 1 for row in rows) or any(map(_is_message, rows)):
         return None

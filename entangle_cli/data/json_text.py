@@ -1,4 +1,4 @@
-"""JSON values read from a text one after another, a piece of the text at a time."""
+"""Reads consecutive JSON values from a text in pieces."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from entangle_cli.data.fingerprint import READ_BYTES
 
 
 class Parser:
-    """Parses JSON, and notes objects that have a key twice.
+    """Parses JSON and detects duplicate keys.
 
     Attributes:
-        has_duplicate_key: whether an object parsed since the last `reset` has a key twice.
+        has_duplicate_key: whether an object parsed since the last `reset` has a duplicate key.
     """
 
     def __init__(self) -> None:
@@ -22,21 +22,21 @@ class Parser:
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        parsed = dict(pairs)
+        if len(parsed) < len(pairs):
             self.has_duplicate_key = True
-        return found
+        return parsed
 
     def reset(self) -> None:
-        """Forget what was noted."""
+        """Set `has_duplicate_key` to False."""
         self.has_duplicate_key = False
 
     def loads(self, text: str) -> Any:
-        """The one value that a text holds."""
+        """Parse a text with a single value."""
         return self._decoder.decode(text)
 
     def raw_decode(self, text: str, start: int) -> tuple[Any, int]:
-        """The value that begins at a place of a text, and where it ends."""
+        """Parse the value that begins at `start`. Returns the value and its end position."""
         return self._decoder.raw_decode(text, start)
 
 
@@ -45,7 +45,7 @@ class Element:
     """A value within a text."""
 
     line: int
-    """On which it begins, from 1."""
+    """Line where it begins, from 1."""
     value: Any
     has_duplicate_key: bool
 
@@ -54,30 +54,30 @@ def array_elements(file: IO[str], limit: int) -> Iterator[Element]:
     """The elements of a JSON array.
 
     Args:
-        limit: characters of the longest element.
+        limit: maximum characters per element.
     Raises:
-        ValueError: the text is no JSON array, or an element is longer.
+        ValueError: the text is not a JSON array, or an element is too long.
     """
     text = _Text(file, limit)
-    text.take("[")
-    if not text.takes("]"):
+    text.expect("[")
+    if not text.skip("]"):
         while True:
             yield text.element()
-            if text.takes("]"):
+            if text.skip("]"):
                 break
-            text.take(",")
+            text.expect(",")
     text.skip_space()
     if not text.is_at_end():
-        raise ValueError("there is more behind the array")
+        raise ValueError("unexpected text after the array")
 
 
 def values(file: IO[str], limit: int) -> Iterator[Element]:
-    """JSON values that stand one after another, on one line each or on several.
+    """Consecutive JSON values. A value may span several lines.
 
     Args:
-        limit: characters of the longest value.
+        limit: maximum characters per value.
     Raises:
-        ValueError: something else, or a longer value.
+        ValueError: the text is not valid JSON, or a value is too long.
     """
     text = _Text(file, limit)
     text.skip_space()
@@ -87,22 +87,22 @@ def values(file: IO[str], limit: int) -> Iterator[Element]:
 
 
 class _Text:
-    """A text that is read as far as it is needed."""
+    """A text that is read on demand."""
 
     def __init__(self, file: IO[str], limit: int) -> None:
         self._file = file
         self._limit = limit
         self._text = ""
-        self._place = 0
+        self._position = 0
         self._parser = Parser()
         self.line = 1
 
     def _read(self) -> bool:
-        """Read on; twice as much each time that one value needs more. False at the end."""
-        rest = self._text[self._place :]
+        """Read more text, doubling the amount each time a value needs more. Returns False at the end."""
+        rest = self._text[self._position :]
         self._refuse_longer(len(rest))
         more = self._file.read(max(READ_BYTES, len(rest)))
-        self._text, self._place = rest + more, 0
+        self._text, self._position = rest + more, 0
         return bool(more)
 
     def _refuse_longer(self, length: int) -> None:
@@ -110,53 +110,57 @@ class _Text:
             limit = f"{self._limit:,} characters; --max-row-bytes raises the limit"
             raise ValueError(f"line {self.line}: a value of more than {limit}")
 
-    def _advance(self, place: int) -> None:
-        self.line += self._text.count("\n", self._place, place)
-        self._place = place
+    def _advance(self, end: int) -> None:
+        self.line += self._text.count("\n", self._position, end)
+        self._position = end
 
     def skip_space(self) -> None:
-        """Go on to what is no white space, or to the end."""
+        """Skip white space."""
         while True:
-            rest = self._text[self._place : self._place + 1]
+            rest = self._text[self._position : self._position + 1]
             if rest and not rest.isspace():
                 return
             if rest:
-                self._advance(self._place + 1)
+                self._advance(self._position + 1)
             elif not self._read():
                 return
 
     def is_at_end(self) -> bool:
-        """Whether nothing is left."""
-        return self._place == len(self._text) and not self._read()
+        """Whether no text is left."""
+        return self._position == len(self._text) and not self._read()
 
-    def takes(self, mark: str) -> bool:
-        """Go past a mark if it comes next."""
+    def skip(self, mark: str) -> bool:
+        """Skip a mark if it comes next. Returns whether it did."""
         self.skip_space()
-        if not self._text.startswith(mark, self._place):
+        if not self._text.startswith(mark, self._position):
             return False
-        self._advance(self._place + 1)
+        self._advance(self._position + 1)
         return True
 
-    def take(self, mark: str) -> None:
-        """Go past a mark that must come next."""
-        if not self.takes(mark):
-            raise ValueError(f"line {self.line}: {mark!r} was expected")
+    def expect(self, mark: str) -> None:
+        """Skip a mark that must come next.
+
+        Raises:
+            ValueError: another character comes next.
+        """
+        if not self.skip(mark):
+            raise ValueError(f"line {self.line}: expected {mark!r}")
 
     def element(self) -> Element:
-        """The JSON value that comes next."""
+        """Parse the next JSON value."""
         self.skip_space()
         line = self.line
         while True:
             self._parser.reset()
             try:
-                value, end = self._parser.raw_decode(self._text, self._place)
+                value, end = self._parser.raw_decode(self._text, self._position)
             except json.JSONDecodeError as error:
                 if not self._read():
-                    place = self.line + self._text.count("\n", self._place, error.pos)
-                    raise ValueError(f"line {place}: {error.msg}") from error
+                    line = self.line + self._text.count("\n", self._position, error.pos)
+                    raise ValueError(f"line {line}: {error.msg}") from error
                 continue
-            # A number at the end of what was read may go on.
+            # A number at the end of the text read so far may continue.
             if end < len(self._text) or not self._read():
-                self._refuse_longer(end - self._place)
+                self._refuse_longer(end - self._position)
                 self._advance(end)
                 return Element(line, value, self._parser.has_duplicate_key)

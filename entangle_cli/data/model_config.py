@@ -1,4 +1,4 @@
-"""What a checkpoint's config says: whether it can be measured, its limits, and how its weights are stored."""
+"""Reads a checkpoint's config: checks that the model is supported, and returns its limits and quantisation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from entangle_cli.records.settings import LoadingSettings
 
 
 def load_config(origin: Origin, loading: LoadingSettings) -> Any:
-    """The config of a checkpoint that can be measured.
+    """Load and check the config of a checkpoint.
 
     Raises:
-        ModelError: it cannot be read, needs code of its own, or is no causal language model.
+        ModelError: the config cannot be read, the checkpoint needs its own code, or it is not a causal language model.
     """
     with translated(origin, what="config"), offline(origin.local_only):
         plain, _ = PreTrainedConfig.get_config_dict(origin.source, revision=origin.revision)
@@ -35,22 +35,22 @@ def load_config(origin: Origin, loading: LoadingSettings) -> Any:
         )
     refuse_other_models(origin.name, config)
     if quantisation(config) == "fp8":
-        # On every device: its kernels have no gradients, and the same checkpoint must give the same numbers.
+        # Dequantise on every device: its kernels have no gradients, and results must not depend on the device.
         _set_quantisation(config, {**_quantisation_config(config), "dequantize": True})
     return config
 
 
 def quantisation(config: Any) -> str | None:
-    """The method that the weights were quantised by, such as `fp8`, `gptq` or `compressed-tensors`; None for plain."""
-    found = _quantisation_config(config)
-    return str(found.get("quant_method", "an unnamed method")) if found else None
+    """The quantisation method, such as `fp8`, `gptq` or `compressed-tensors`; None for plain weights."""
+    settings = _quantisation_config(config)
+    return str(settings.get("quant_method", "an unnamed method")) if settings else None
 
 
 def _quantisation_config(config: Any) -> Mapping[str, Any]:
-    found = getattr(config, "quantization_config", None)
-    if found is None or isinstance(found, Mapping):
-        return found or {}
-    as_dict: Mapping[str, Any] = found.to_dict()
+    settings = getattr(config, "quantization_config", None)
+    if settings is None or isinstance(settings, Mapping):
+        return settings or {}
+    as_dict: Mapping[str, Any] = settings.to_dict()
     return as_dict
 
 
@@ -59,46 +59,46 @@ def _set_quantisation(config: Any, settings: Mapping[str, Any]) -> None:
 
 
 def position_limit(config: Any) -> int | None:
-    """Sequence positions that have learned embeddings; None where positions are computed."""
+    """Number of learned position embeddings; None if positions are computed."""
     text = config.get_text_config()
     if text.model_type == "mpt":
-        # Its linear biases come from a table of this length.
+        # MPT's linear biases come from a table of this length.
         return int(text.max_seq_len)
     computed = getattr(text, "rope_parameters", None) or getattr(text, "alibi", False)
     return None if computed else getattr(text, "max_position_embeddings", None)
 
 
 def context_of(config: Any) -> int | None:
-    """Tokens of the longest sequence that a model was made for; None where its config does not say."""
+    """The model's context length in tokens; None if its config does not state one."""
     text = config.get_text_config()
-    found = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
-    return found if isinstance(found, int) and found > 0 else None
+    length = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def router_loss_coefficient(config: Any) -> float:
-    """The factor of the router's auxiliary loss that TRL adds by default; 0.0 for a model without a router.
+    """Coefficient of the router's auxiliary loss that TRL adds by default; 0.0 for a model without a router.
 
-    As TRL 1.16's DPOTrainer decides it, where `router_aux_loss_coef` of its own settings is not given.
+    The value follows TRL 1.16's DPOTrainer without `router_aux_loss_coef` in its settings.
     """
     text = config.get_text_config()
     if not hasattr(text, "output_router_logits"):
         return 0.0
-    found = getattr(text, "router_aux_loss_coef", None)
-    return float(found) if isinstance(found, int | float) else 0.0
+    coefficient = getattr(text, "router_aux_loss_coef", None)
+    return float(coefficient) if isinstance(coefficient, int | float) else 0.0
 
 
 @contextmanager
 def translated(origin: Origin, what: str = "checkpoint", config: Any = None) -> Iterator[None]:
-    """Errors of the loading libraries as ours; their first line says what was wrong.
+    """Convert errors of the loading libraries to ModelError, with their first line as the cause.
 
     Args:
-        config: of the checkpoint, where it was read already: it names the quantisation.
+        config: the checkpoint's config if it was already read. It gives the quantisation method.
     """
     try:
         yield
     except (torch.OutOfMemoryError, ModelError):
         raise
-    except Exception as error:  # the libraries raise whatever the formats' readers do
+    except Exception as error:  # the libraries can raise any exception of their file readers
         if is_out_of_memory(error):
             raise
         method = None if config is None else quantisation(config)
@@ -106,19 +106,19 @@ def translated(origin: Origin, what: str = "checkpoint", config: Any = None) -> 
             raise _quantised(origin, method, error) from error
         reason = _first_line(error)
         if "trust_remote_code" in str(error):
-            reason = "it needs code of its own, which is not run without --trust-remote-code"
+            reason = "it needs its own code, which is not run without --trust-remote-code"
         raise ModelError(
             f"{origin.name}: the {what} cannot be loaded: {reason}",
             "a causal LM with safetensors weights and a tokenizer, in a folder or reachable on the hub",
-            "check the name and that all files are there",
+            "check the name, and that the folder or hub repository has all files",
         ) from error
 
 
 def _quantised(origin: Origin, method: str, error: Exception) -> ModelError:
     return ModelError(
         f"{origin.name}: weights quantised by {method} cannot be loaded here: {_first_line(error)}",
-        "float weights, block-FP8, or an adapter on a quantised base whose library is installed",
-        "name the checkpoint that was quantised, or install what the message asks for",
+        "float or block-FP8 weights, or an adapter on a quantised base with its library installed",
+        "use the original, unquantised checkpoint, or install the library named in the message",
     )
 
 

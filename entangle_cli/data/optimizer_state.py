@@ -1,4 +1,4 @@
-"""The optimizer of a training run as Trainer saves it: optimizer.pt, read as weights only."""
+"""Reads Trainer's optimizer.pt in weights-only mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from entangle_cli.data.paths import refuse_irregular
 from entangle_cli.errors import DataError
 
-# As `Trainer.get_decay_parameter_names` has them; a method there, of an object that cannot be made without training.
+# Copied from `Trainer.get_decay_parameter_names`, because a Trainer object cannot be created without training.
 UNDECAYED_NAMES = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 
@@ -31,19 +31,19 @@ class StoredMoments:
 
 @dataclass(frozen=True, slots=True)
 class StoredOptimizer:
-    """What a saved AdamW holds."""
+    """State and settings of a saved AdamW optimizer."""
 
     moments: Mapping[str, StoredMoments]
     weight_decay: Mapping[str, float]
     """By parameter name."""
     learning_rate: float
-    """Of the next step, as the schedule has set it."""
+    """Learning rate of the next step, as set by the schedule."""
     betas: tuple[float, float]
     epsilon: float
 
 
 def decayed_names(model: nn.Module) -> frozenset[str]:
-    """Parameters that Trainer applies weight decay to: all but biases and norms."""
+    """Names of the parameters with weight decay in Trainer: all except biases and norms."""
     names: list[str] = get_parameter_names(model, [nn.LayerNorm], UNDECAYED_NAMES)  # type: ignore[no-untyped-call]
     return frozenset(names)
 
@@ -51,13 +51,13 @@ def decayed_names(model: nn.Module) -> frozenset[str]:
 def read_optimizer(path: Path, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> StoredOptimizer:
     """Read AdamW's state of the trained parameters.
 
-    The file numbers parameters as Trainer's two groups hold them, decayed ones first, each in the model's order; names
-    come from that order and are held against every shape.
+    The file identifies parameters by number. Trainer has two groups, parameters with weight decay first, each in the
+    model's order. Names follow from this order, and all shapes are checked.
 
     Args:
-        parameters: those that are trained, in the model's order.
+        parameters: the trained parameters, in the model's order.
     Raises:
-        DataError: no such file, not an optimizer's state, another optimizer's, or of other parameters.
+        DataError: the file is missing, is not an AdamW state, or belongs to other parameters.
     """
     refuse_irregular(path, DataError)
     groups, state = _loaded(path)
@@ -66,7 +66,7 @@ def read_optimizer(path: Path, model: nn.Module, parameters: Mapping[str, nn.Par
     names = _names(groups, model, parameters)
     numbers = [number for group in groups for number in group["params"]]
     if len(names) != len(numbers):
-        raise _does_not_fit(path, f"{len(numbers)} parameters, the model trains {len(names)}")
+        raise _does_not_fit(path, f"{len(numbers)} parameters, but {len(names)} are selected")
     moments, decay = {}, {}
     group_of = {number: group for group in groups for number in group["params"]}
     for name, number in zip(names, numbers, strict=True):
@@ -91,29 +91,37 @@ def _loaded(path: Path) -> tuple[list[dict[str, Any]], dict[int, Any]]:
             raise KeyError("betas")
         return groups, state
     except FileNotFoundError as error:
-        raise DataError(f"--state {path}: no such file", "a Trainer checkpoint's optimizer.pt", "check it") from error
+        raise DataError(
+            f"--state {path}: no such file",
+            "a Trainer checkpoint's optimizer.pt",
+            "check the path, or omit --state to forecast the first step",
+        ) from error
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"--state {path} cannot be read: it holds more than tensors and numbers, or is no file of torch",
+            f"--state {path} cannot be read: not a torch file, or one with more than tensors and numbers",
             "a Trainer checkpoint's optimizer.pt, read without running code",
-            "save it again, or leave --state out to forecast the first step",
+            "save it again, or omit --state to forecast the first step",
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise DataError(
             f"--state {path} cannot be read: {(str(error).strip() or 'it is empty').splitlines()[0]}",
-            "a Trainer checkpoint's optimizer.pt, which holds tensors and numbers only",
-            "save it again, or leave --state out to forecast the first step",
+            "a Trainer checkpoint's optimizer.pt, with only tensors and numbers",
+            "save it again, or omit --state to forecast the first step",
         ) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"--state {path} holds no AdamW state: {error}",
-            "param_groups with lr, betas and eps, and a state, as torch's AdamW saves them",
-            "leave --state out to forecast the first step",
+            f"--state {path} has no AdamW state: {error}",
+            "a state, and param_groups with lr, betas and eps, as saved by torch's AdamW",
+            "omit --state to forecast the first step",
         ) from error
 
 
 def _check_group(path: Path, group: Mapping[str, Any]) -> None:
-    """Refuse a group whose numbers are not those of torch's AdamW."""
+    """Refuse a group with values that torch's AdamW cannot have.
+
+    Raises:
+        DataError: a value is missing or invalid.
+    """
     betas, epsilon = group["betas"], _number(group["eps"])
     are_two = isinstance(betas, list | tuple) and len(betas) == 2
     rates = [_number(beta) for beta in betas] if are_two else []
@@ -128,8 +136,8 @@ def _check_group(path: Path, group: Mapping[str, Any]) -> None:
         if not is_fit:
             raise DataError(
                 f"--state {path}: {name} is {str(group.get(name))[:40]}",
-                "param_groups as torch's AdamW saves them",
-                "save it again, or leave --state out to forecast the first step",
+                "param_groups as saved by torch's AdamW",
+                "save it again, or omit --state to forecast the first step",
             )
 
 
@@ -140,47 +148,49 @@ def _names(groups: list[dict[str, Any]], model: nn.Module, parameters: Mapping[s
     return sorted(parameters, key=lambda name: name not in decayed)
 
 
-def _moments(path: Path, name: str, found: Any, parameter: nn.Parameter) -> StoredMoments:
-    if not isinstance(found, dict) or not {"step", "exp_avg", "exp_avg_sq"} <= found.keys():
-        keys = ", ".join(found) if isinstance(found, dict) else type(found).__name__
+def _moments(path: Path, name: str, entry: Any, parameter: nn.Parameter) -> StoredMoments:
+    if not isinstance(entry, dict) or not {"step", "exp_avg", "exp_avg_sq"} <= entry.keys():
+        keys = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
         raise DataError(
             f"--state {path}: {name} has {keys}",
-            "step, exp_avg and exp_avg_sq, as torch's AdamW keeps them",
-            "leave --state out to forecast the first step; 8-bit and other optimizers cannot be read",
+            "step, exp_avg and exp_avg_sq, as saved by torch's AdamW",
+            "omit --state to forecast the first step; 8-bit and other optimizers are not supported",
         )
-    step = _number(found["step"])
+    step = _number(entry["step"])
     if step is None or step < 0 or not step.is_integer():
         raise DataError(
-            f"--state {path}: step of {name} is {str(found['step'])[:40]}",
-            "how many steps were taken",
-            "take an earlier checkpoint's",
+            f"--state {path}: step of {name} is {str(entry['step'])[:40]}",
+            "a number of steps",
+            "use the optimizer.pt of an earlier checkpoint",
         )
     for moment in ("exp_avg", "exp_avg_sq"):
-        if not isinstance(found[moment], Tensor):
+        if not isinstance(entry[moment], Tensor):
             raise DataError(
-                f"--state {path}: {moment} of {name} is a {type(found[moment]).__name__}",
-                "tensors, as torch's AdamW keeps them",
-                "take an earlier checkpoint's",
+                f"--state {path}: {moment} of {name} is a {type(entry[moment]).__name__}",
+                "tensors, as saved by torch's AdamW",
+                "use the optimizer.pt of an earlier checkpoint",
             )
-        if found[moment].shape != parameter.shape:
-            raise _does_not_fit(path, f"{tuple(found[moment].shape)} for {name}, which is {tuple(parameter.shape)}")
-        if not bool(torch.isfinite(found[moment]).all()):
+        if entry[moment].shape != parameter.shape:
+            raise _does_not_fit(
+                path, f"shape {tuple(entry[moment].shape)} for {name} with shape {tuple(parameter.shape)}"
+            )
+        if not bool(torch.isfinite(entry[moment]).all()):
             raise DataError(
                 f"--state {path}: {moment} of {name} holds NaN or infinite values",
-                "a state that training can go on from",
-                "take an earlier checkpoint's",
+                "finite values",
+                "use the optimizer.pt of an earlier checkpoint",
             )
-    if bool((found["exp_avg_sq"] < 0).any()):
+    if bool((entry["exp_avg_sq"] < 0).any()):
         raise DataError(
             f"--state {path}: exp_avg_sq of {name} holds negative values",
-            "averages of squares",
-            "take an earlier checkpoint's",
+            "averages of squares, which are not negative",
+            "use the optimizer.pt of an earlier checkpoint",
         )
-    return StoredMoments(int(step), found["exp_avg"], found["exp_avg_sq"])
+    return StoredMoments(int(step), entry["exp_avg"], entry["exp_avg_sq"])
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also in a tensor of one element; None for anything else."""
+    """A finite number, also from a tensor with one element; None for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -190,6 +200,6 @@ def _number(value: Any) -> float | None:
 def _does_not_fit(path: Path, what: str) -> DataError:
     return DataError(
         f"--state {path} holds {what}",
-        "the state of the parameters that count, of the same checkpoint",
-        "name the optimizer.pt beside MODEL's weights, and --parameters as they were trained",
+        "the state of the selected parameters, from the same checkpoint",
+        "use the optimizer.pt in MODEL's folder, and select the trained parameters with --parameters",
     )

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a folder, a name on the hub, or an adapter's base; and what tells two apart."""
+"""The origin of a checkpoint (a folder, a hub name or an adapter's base) and its identity."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arr
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a checkpoint comes from."""
+    """The origin of a checkpoint."""
 
     name: str
-    """As it was named."""
+    """Name given by the user."""
     folder: Path | None
-    """None for a name on the hub."""
+    """None for a hub name."""
     revision: str | None = None
     local_only: bool = False
-    """The hub does not answer."""
+    """The hub does not answer, so only the cache is used."""
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
-    """Of the folder's files when they were found, by name: what is loaded must be what is hashed."""
+    """Stamps of the folder's files before loading, by name. The loaded files must equal the hashed ones."""
 
     @property
     def source(self) -> str:
-        """What the libraries are told."""
+        """The folder or hub name to pass to the libraries."""
         return self.name if self.folder is None else str(self.folder)
 
 
 def refuse_swapped(model: str, data: Sequence[str]) -> None:
-    """Refuse a data file as MODEL beside a checkpoint as DATA.
+    """Refuse a data file as MODEL with a checkpoint as DATA.
 
     Raises:
-        UsageError: they stand the wrong way round.
+        UsageError: the two arguments are swapped.
     """
     path = expanded(data[0]) if data and data[0] else None
     if path is not None and kind_suffix(expanded(model)) in DATA_SUFFIXES and is_folder(path) and _is_checkpoint(path):
         raise UsageError(
             f"MODEL {model} is a data file, and DATA {data[0]} is a checkpoint",
             "the checkpoint first, then the data",
-            f"give them the other way round: {data[0]} {model}",
+            f"swap the arguments: {data[0]} {model}",
         )
 
 
@@ -71,10 +71,10 @@ def find_origin(name: str, loading: LoadingSettings, what: str = "checkpoint") -
     """Resolve a name to a folder or to the hub.
 
     Args:
-        what: `checkpoint`, or `tokenizer` for a folder that may hold nothing else.
+        what: `checkpoint`, or `tokenizer` for a folder that needs only a tokenizer.
     Raises:
-        ModelError: nothing is found under it.
-        UsageError: a revision of a folder.
+        ModelError: no checkpoint or tokenizer has this name.
+        UsageError: a revision is given for a folder.
     """
     path = expanded(name)
     is_tokenizer = what == "tokenizer" and bool(name) and is_folder(path) and has_tokenizer(path)
@@ -88,24 +88,28 @@ def find_origin(name: str, loading: LoadingSettings, what: str = "checkpoint") -
     if loading.revision is not None:
         raise UsageError(
             f"--model-revision {loading.revision}: {name} is a folder",
-            "a name on the hub",
-            "leave --model-revision out",
+            "a hub name with --model-revision",
+            "omit --model-revision",
         )
     return origin_of(name, folder)
 
 
 def origin_of(name: str, folder: Path) -> Origin:
-    """A folder, with the stamps of its files. A link is followed once, here: it may lead elsewhere later.
+    """The origin for a folder, with the stamps of its files. Symbolic links are resolved once, because they may change.
 
     Raises:
-        ModelError: a file in it that is no regular one, or a name that leads out of it.
+        ModelError: a file is not a regular file, or a file name points outside the folder.
     """
     folder = folder.resolve()
     return Origin(name, folder, stamps={file: stamp_of(path) for file, path in checkpoint_files(folder).items()})
 
 
 def base_origin(adapter: Path, loading: LoadingSettings) -> Origin:
-    """The base of an adapter; a revision is the adapter's, not its base's."""
+    """Find the base of an adapter. A revision in the settings applies only to the adapter.
+
+    Raises:
+        ModelError: the base is not found, or is itself an adapter.
+    """
     named = loading.base_model or base_of(adapter)
     try:
         base = find_origin(named, LoadingSettings())
@@ -115,15 +119,23 @@ def base_origin(adapter: Path, loading: LoadingSettings) -> Origin:
         raise ModelError(
             f"{adapter}: its base {named} was not found",
             "the checkpoint that the adapter was trained on",
-            "name the folder where it lies now: --base-model FOLDER",
+            "give its current folder with --base-model FOLDER",
         ) from error
     if base.folder is not None and is_adapter(base.folder):
-        raise ModelError(f"{base.name} is itself an adapter", "a whole checkpoint as base", "merge the first adapter")
+        raise ModelError(
+            f"{base.name} is itself an adapter",
+            "a whole checkpoint as the base",
+            f"merge {base.name} into its base, and give the result with --base-model",
+        )
     return base
 
 
 def _local_folder(name: str) -> Path | None:
-    """The folder that a name stands for; None for one on the hub."""
+    """The checkpoint folder for a name; None for a hub name.
+
+    Raises:
+        ModelError: the name is neither a checkpoint folder nor a hub name.
+    """
     path = expanded(name)
     if name and is_folder(path):
         if (path / "config.json").exists() or is_adapter(path):
@@ -131,49 +143,53 @@ def _local_folder(name: str) -> Path | None:
         if (last := last_checkpoint(path)) is not None:
             return last
         raise ModelError(
-            f"{name}: no config.json", "a Hugging Face checkpoint folder", "name the folder that holds config.json"
+            f"{name}: no config.json", "a Hugging Face checkpoint folder", "give the folder that contains config.json"
         )
     if path.suffix == ".gguf":
         raise ModelError(
-            f"{name} is a GGUF file, whose weights are quantised",
+            f"{name} is a GGUF file with quantised weights",
             "a checkpoint folder with safetensors",
-            "name the checkpoint that it was made from",
+            "use the checkpoint that the file was converted from",
         )
     if name and is_there(path):
         is_data = kind_suffix(path) in DATA_SUFFIXES and not (path.parent / "config.json").is_file()
         raise ModelError(
             f"{name}: a data file, not a checkpoint folder" if is_data else f"{name}: a file, not a checkpoint folder",
             "entangle scan MODEL DATA, in this order",
-            "give the checkpoint first and the data second" if is_data else "name the folder that holds config.json",
+            "give the checkpoint first and the data second" if is_data else "give the folder that contains config.json",
         )
     if not is_hub_name(name):
         raise ModelError(
             f"{name}: no such folder",
             "a checkpoint folder, or a hub name with its organisation, such as openai-community/gpt2",
-            "check the name",
+            "check the path, or add the organisation to the hub name",
         )
     return None
 
 
 def identity_of(origin: Origin) -> dict[str, Any]:
-    """Name, and the SHA-256 of each file that counts or the hub's commit; JSON-able."""
+    """Name, and the SHA-256 of every relevant file or the hub's commit; JSON-able.
+
+    Raises:
+        ModelError: a file changed since the origin was created.
+    """
     if origin.folder is None:
         return {"name": origin.name, "commit": cached_commit(origin.name, origin.revision)}
     folder = origin.folder.resolve()
     if not is_folder(expanded(origin.name)):
-        name = origin.name  # downloaded to a folder that is named after its commit
+        name = origin.name  # the download folder is named after its commit
     elif step_of(folder) is not None:
-        name = f"{folder.parent.name}/{folder.name}"  # checkpoint-500 alone would say nothing
+        name = f"{folder.parent.name}/{folder.name}"  # checkpoint-500 alone is not informative
     else:
         name = folder.name
     files = {file: fingerprint(path) for file, path in checkpoint_files(origin.folder).items()}
     changed = [file for file in files.keys() | origin.stamps.keys() if file not in files or file not in origin.stamps]
-    changed += [file for file, found in files.items() if found.stamp != origin.stamps.get(file, found.stamp)]
+    changed += [file for file, hashed in files.items() if hashed.stamp != origin.stamps.get(file, hashed.stamp)]
     if changed:
         raise ModelError(
             f"{origin.folder / min(changed)}: changed while the checkpoint was loaded",
-            "the bytes whose hash the run holds",
-            "give the command again when nothing else writes to the folder",
+            "a checkpoint that does not change during the command",
+            "rerun the command while nothing else writes to the folder",
         )
     refuse_changed(files.values(), ModelError)
-    return {"name": name, "files": {file: found.sha256 for file, found in files.items()}}
+    return {"name": name, "files": {file: hashed.sha256 for file, hashed in files.items()}}

@@ -1,4 +1,4 @@
-"""Names of pairs that follow from their content alone, the same in any file."""
+"""Ids of pairs, computed only from their content."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def pair_id(prompt: Text, chosen: Text, rejected: Text, tools: list[Any] | None,
 
 
 def content_hash(parts: list[Any]) -> str:
-    """Hash of JSON-able content: BLAKE2b with 128 bits, hexadecimal; keys in any order, null-valued ones left out."""
+    """Hash of JSON-able content: BLAKE2b with 128 bits, hexadecimal. Key order and null-valued keys do not matter."""
     text = json.dumps(_without_nulls(parts), ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _without_nulls(value: Any) -> Any:
-    """Drop null-valued keys: Parquet and Arrow add them to messages that lack a key another message has."""
+    """Drop null-valued keys. Parquet and Arrow add them to messages that lack a key of another message."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def in_one_order(chosen: Text, rejected: Text) -> list[Text]:
-    """The two answers in an order that does not tell which was chosen."""
+    """The two answers in an order that is independent of which one was chosen."""
     return sorted((chosen, rejected), key=lambda answer: json.dumps(answer, sort_keys=True, default=str))

@@ -1,4 +1,4 @@
-"""Raw rows to preference pairs, recognised row by row; a row that is no usable pair becomes a reason."""
+"""Converts raw rows to preference pairs, recognising every row on its own. Unusable rows become a skip reason."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ SCORE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """A pair in the form that TRL tokenises: all three texts strings, or all three lists of messages."""
+    """A pair in TRL's form: the three texts are all strings or all lists of messages."""
 
     index: int
     line: int | None
     format: str
-    """How the row was recognised, in words."""
+    """The recognised format, in words."""
     pair_id: str
     prompt: Text
     chosen: Text
@@ -55,25 +55,25 @@ class PreferencePair:
     tools: list[Any] | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     ref_log_probs: tuple[float, float] | None = None
-    """Reference log-probs of chosen and rejected that the row brings, nats."""
+    """Reference log-probs of chosen and rejected from the row's columns, nats."""
     tokens: TokenizedPair | None = None
-    """What a row of token ids holds, in place of the three texts, which are empty."""
+    """Tokens of a row of token ids. The three texts are then empty."""
     unordered_id: str | None = None
-    """Hash of the pair whichever answer is the chosen one."""
+    """Hash of the pair, independent of the order of its answers."""
     warnings: tuple[str, ...] = ()
     """Codes of `traps`."""
     unread_columns: tuple[str, ...] = ()
-    """Columns that hold a prompt, or a part of one, that is not read."""
+    """Columns that hold all or part of a prompt and are not read."""
     chosen_score: float | None = None
     rejected_score: float | None = None
     preference_strength: float | None = None
-    """By how much the chosen answer is preferred, as the data set counts it."""
+    """Strength of the preference for the chosen answer, from the data set."""
     file: str | None = None
     pair_in_row: int | None = None
-    """Number of the pair among those of a ranked row, from 0; None where a row holds one pair."""
+    """Number of the pair within a ranked row, from 0; None if the row holds one pair."""
 
     def skipped(self, reason: str, detail: str, warnings: tuple[str, ...] = ()) -> SkippedRow:
-        """The pair as one that is not measured."""
+        """Convert the pair to a skipped row."""
         return SkippedRow(
             self.index, self.line, reason, detail, self.pair_id, True, self.file, self.pair_in_row, warnings
         )
@@ -81,7 +81,7 @@ class PreferencePair:
 
 @dataclass(frozen=True, slots=True)
 class SkippedRow:
-    """A row or a pair of a row that is not measured, and why."""
+    """A row or pair that is not measured, with the reason."""
 
     index: int
     line: int | None
@@ -89,7 +89,7 @@ class SkippedRow:
     detail: str
     pair_id: str | None = None
     holds_pair: bool = True
-    """False where the row has no chosen and rejected answer at all."""
+    """False if the row has no chosen and rejected answer at all."""
     file: str | None = None
     pair_in_row: int | None = None
     warnings: tuple[str, ...] = ()
@@ -98,25 +98,23 @@ class SkippedRow:
 class PairReader:
     """Finds the preference pairs in rows.
 
-    The prompt of a row without one is what its two answers share from the start, as TRL's `extract_prompt` has it:
-    by character for strings, by message for conversations.
+    If a row has no prompt, the common start of its answers becomes the prompt, as in TRL's `extract_prompt`: by
+    character for strings, by message for conversations.
 
     Args:
-        settings: how rows are read.
-        files: where the rows come from: what describes them may lie beside.
+        settings: how to read rows.
+        files: source files of the rows. A `dataset_info.json` in their folders may describe them.
     Raises:
-        UsageError: an unknown format, ranking or role.
-        DataError: a description beside the file that cannot be used.
+        UsageError: a format, ranking or role is unknown, or a map and a format are both given.
+        DataError: a `dataset_info.json` cannot be used.
     """
 
     def __init__(self, settings: ReadingSettings | None = None, files: Sequence[Path] = ()) -> None:
         settings = settings or ReadingSettings()
         if settings.ranked not in WAYS:
-            raise UsageError(f"--ranked {settings.ranked}", f"one of {', '.join(WAYS)}", "choose one of these")
+            raise UsageError(f"--ranked {settings.ranked}", f"one of {', '.join(WAYS)}", "use one of these")
         if settings.columns and settings.data_format is not None:
-            raise UsageError(
-                f"--map and --data-format {settings.data_format}", "one of the two", "leave one of them out"
-            )
+            raise UsageError(f"--map and --data-format {settings.data_format}", "one of the two", "omit one of them")
         self._ranked = settings.ranked
         self._reads_as_trl = settings.data_format == TRL
         self._forced: Format | None = None
@@ -130,22 +128,22 @@ class PairReader:
                 str(file): description for file in files if (description := described_format(file)) is not None
             }
             if self._described and len(files) == 1:
-                # Rows of a data set in one file do not always say which.
+                # Rows of a single-file data set do not always have a file name.
                 self._described |= {None: next(iter(self._described.values()))}
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides how rows are read beside the settings: the descriptions of their files, JSON-able."""
+        """The descriptions of the files, which affect how rows are read; JSON-able."""
         return {file: described.entry for file, described in self._described.items() if file is not None}
 
     def read(self, row: RawRow) -> list[PreferencePair | SkippedRow]:
-        """The pairs in a row, or the reasons why there is none: at least one of either."""
+        """The pairs and skip reasons of a row, at least one in total."""
         try:
             if row.problem is not None:
                 raise Unusable("malformed", row.problem)
             if not isinstance(row.value, dict):
                 raise Unusable("malformed", f"a {kind(row.value)} where an object was expected")
-            return [self._with_parsing(found, row) for found in self._pairs(row, row.value)]
+            return [self._with_parsing(pair, row) for pair in self._pairs(row, row.value)]
         except RecursionError:
             return [_skipped(row, Unusable("malformed", "nested too deeply"))]
         except Unusable as unusable:
@@ -164,40 +162,44 @@ class PairReader:
             yield _pair(row, rewritten, title)
             return
         for number, (better, worse) in enumerate(answer_pairs(rewritten, self._ranked)):
-            place = number if self._ranked != WAYS[0] else None
+            pair_in_row = number if self._ranked != WAYS[0] else None
             if better.rank == worse.rank:
-                tie = Unusable("tie", "two answers that rank alike", holds_pair=True)
-                yield replace(_skipped(row, tie), pair_in_row=place)
+                tie = Unusable("tie", "two answers with the same rank", holds_pair=True)
+                yield replace(_skipped(row, tie), pair_in_row=pair_in_row)
                 continue
             both = {"chosen": better.answer, "rejected": worse.answer}
             if "ranked" in rewritten:
                 both["preference_strength"] = worse.rank - better.rank
             try:
-                yield replace(_pair(row, {**rewritten, **both}, title), pair_in_row=place)
+                yield replace(_pair(row, {**rewritten, **both}, title), pair_in_row=pair_in_row)
             except Unusable as unusable:
-                yield replace(_skipped(row, unusable), pair_in_row=place)
+                yield replace(_skipped(row, unusable), pair_in_row=pair_in_row)
 
     @staticmethod
-    def _with_parsing(found: PreferencePair | SkippedRow, row: RawRow) -> PreferencePair | SkippedRow:
-        """A pair with the codes of what parsing its row found."""
-        return replace(found, warnings=(*row.warnings, *found.warnings)) if row.warnings else found
+    def _with_parsing(pair: PreferencePair | SkippedRow, row: RawRow) -> PreferencePair | SkippedRow:
+        """Add the parser's warnings of a row to its pair."""
+        return replace(pair, warnings=(*row.warnings, *pair.warnings)) if row.warnings else pair
 
     def _is_token_ids(self, value: Mapping[str, Any]) -> bool:
         has_text = "chosen" in value and "rejected" in value
         return not self._reads_as_trl and not has_text and holds_token_ids(value)
 
     def _format_of(self, value: Mapping[str, Any], file: str | None) -> Format | None:
-        """The format that a row is rewritten from; None where it is one of TRL's, or none that is known."""
+        """The format to rewrite a row from; None for TRL's own and for unknown formats.
+
+        Raises:
+            Unusable: several formats match the row.
+        """
         if file in self._described:
             return self._described[file].format
         if self._forced is not None or self._reads_as_trl:
             return self._forced
-        found = recognised(value)
-        if len(found) + self._is_token_ids(value) > 1:
-            titles = [known.title for known in found] + [TOKEN_IDS] * self._is_token_ids(value)
-            detail = f"the row has the columns of {' and of '.join(titles)}; --data-format names the one that is meant"
+        matching = recognised(value)
+        if len(matching) + self._is_token_ids(value) > 1:
+            titles = [known.title for known in matching] + [TOKEN_IDS] * self._is_token_ids(value)
+            detail = f"the row has the columns of {' and of '.join(titles)}; choose one with --data-format"
             raise Unusable("malformed", detail, holds_pair=True)
-        return found[0] if found else None
+        return matching[0] if matching else None
 
 
 def _skipped(row: RawRow, unusable: Unusable) -> SkippedRow:
@@ -207,13 +209,13 @@ def _skipped(row: RawRow, unusable: Unusable) -> SkippedRow:
 
 
 def _rewritten(value: dict[str, Any], known: Format) -> dict[str, Any]:
-    """The row as TRL takes it; other columns stay as they are."""
+    """Rewrite a row for TRL. Other columns stay unchanged."""
     try:
         pair = known.rewrite(value)
     except KeyError as error:
         raise Unusable("malformed", f"{known.title}: no column {error}", holds_pair=True) from error
     except (TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
-        detail = f"the columns of {known.title} do not hold what they should: {error}"
+        detail = f"the columns of {known.title} have invalid content: {error}"
         raise Unusable("malformed", detail, holds_pair=True) from error
     return {**{name: item for name, item in value.items() if name not in {"prompt", "chosen", "rejected"}}, **pair}
 
@@ -226,7 +228,7 @@ def _pair(row: RawRow, value: dict[str, Any], rewritten_from: str | None) -> Pre
         if answer is None:
             raise Unusable("null", f'"{name}" is null', holds_pair=True)
         if answer == [] or (prompt is None and not answer):
-            raise Unusable("empty", f'"{name}" is empty, and TRL does not take it', holds_pair=True)
+            raise Unusable("empty", f'"{name}" is empty; TRL does not accept that', holds_pair=True)
     pair_format = shape_of(prompt, chosen, rejected)
     if chosen == rejected:
         raise Unusable("identical", "the two answers are the same", holds_pair=True)
@@ -289,7 +291,7 @@ def _pair_of_ids(row: RawRow, value: dict[str, Any]) -> PreferencePair:
 
 
 def _number(value: Mapping[str, Any], *names: str) -> float | None:
-    """The first of some columns that holds a number; these are beside the pair, so that nothing is refused for them."""
+    """The first finite number in some columns. Invalid values are ignored, because the columns are optional."""
     for name in names:
         try:
             number = float(value[name])

@@ -1,4 +1,4 @@
-"""Which parameters of a checkpoint count."""
+"""Selection of a checkpoint's parameters."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from entangle_cli.errors import UsageError
 
 
 def default_parameters(checkpoint: Checkpoint) -> str:
-    """Which parameters count where nobody says: an adapter's, of a plain checkpoint all."""
+    """The default selection: `adapter` if the checkpoint has one, else `all`."""
     return "adapter" if checkpoint.adapter_parameters else "all"
 
 
 def select_parameters(checkpoint: Checkpoint, pattern: str) -> dict[str, nn.Parameter]:
-    """The parameters that count: `all`, `adapter`, or those whose name a regular expression finds.
+    """Select parameters: `all`, `adapter`, or all names that match a regular expression.
 
     Raises:
-        UsageError: not a regular expression, one that finds nothing, no adapter, or weights that have no gradient.
+        UsageError: the expression is invalid or matches nothing, there is no adapter, or a parameter is quantised.
     """
     named = dict(checkpoint.model.named_parameters())
     if pattern == "all" and (language := checkpoint.language_parameters) is not None:
-        found = {name: parameter for name, parameter in named.items() if name in language}
+        selected = {name: parameter for name, parameter in named.items() if name in language}
     else:
-        found = _selected(named, checkpoint.adapter_parameters, pattern)
-    quantised = [name for name, parameter in found.items() if not parameter.is_floating_point()]
+        selected = _selected(named, checkpoint.adapter_parameters, pattern)
+    quantised = [name for name, parameter in selected.items() if not parameter.is_floating_point()]
     if quantised:
         raise UsageError(
-            f"--parameters {pattern}: {len(quantised)} are quantised, the first {quantised[0]}",
+            f"--parameters {pattern}: {len(quantised)} of the parameters are quantised, the first {quantised[0]}",
             "parameters that have gradients, such as an adapter's",
-            "name an adapter folder as MODEL, or a checkpoint that is not quantised",
+            "use an adapter folder as MODEL, or a checkpoint that is not quantised",
         )
-    return found
+    return selected
 
 
 def _selected(
@@ -44,20 +44,24 @@ def _selected(
     if pattern == "adapter":
         if not adapter_parameters:
             raise UsageError(
-                "--parameters adapter: the model is a whole checkpoint", "all, or a regular expression", "leave it out"
+                "--parameters adapter: the model is a whole checkpoint",
+                "all, or a regular expression",
+                "omit --parameters",
             )
         return {name: parameter for name, parameter in named.items() if name in adapter_parameters}
     try:
         expression = re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"--parameters {pattern!r}: {error}", "all, or a regular expression", "correct the expression"
+            f"--parameters {pattern!r}: {error}",
+            "all, or a regular expression",
+            "use a valid expression, for example --parameters 'mlp|attn'",
         ) from error
-    found = {name: parameter for name, parameter in named.items() if expression.search(name)}
-    if not found:
+    matching = {name: parameter for name, parameter in named.items() if expression.search(name)}
+    if not matching:
         raise UsageError(
-            f"--parameters {pattern!r} finds none of {len(named)} parameters",
-            f"an expression that finds names such as {next(iter(named))}",
-            "correct the expression",
+            f"--parameters {pattern!r} matches none of {len(named)} parameters",
+            f"an expression that matches names such as {next(iter(named))}",
+            "use part of such a name",
         )
-    return found
+    return matching

@@ -1,7 +1,7 @@
-"""Regular expressions of a checkpoint's configs, tried out before a library applies them to names of modules.
+"""Tests the regular expressions in a checkpoint's configs before a library applies them to module names.
 
-Python's `re` takes exponential time for some expressions and holds the interpreter meanwhile. A process of its own
-can be stopped.
+Python's `re` needs exponential time for some expressions and blocks the interpreter meanwhile. A separate process can
+be stopped.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from entangle_cli.errors import ModelError
 
 SECONDS = 10.0
-"""For all expressions and names; those in use take milliseconds."""
+"""Time limit for all expressions and names. Common expressions need milliseconds."""
 
 REPEATS = re.compile(r"[*+?{]")
-"""Without one of these an expression takes no longer than its own length."""
+"""Characters for repetition. Expressions without one are always fast."""
 
 FORMS = (r"{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.", r"(?:{})(?=\.|$)")
-"""In which PEFT and transformers use them."""
+"""Forms in which PEFT and transformers use the expressions."""
 
 PROGRAM = """
 import json, re, sys
@@ -37,18 +37,18 @@ for pattern in patterns:
             compiled.match(name)
             compiled.fullmatch(name)
 """
-"""What is no expression the libraries refuse themselves."""
+"""Test program. It ignores invalid expressions, because the libraries refuse those."""
 
 
 def refuse_slow_patterns(place: str, config: Any, names: Collection[str]) -> None:
-    """Refuse a config with a regular expression that does not end in time for one of some names.
+    """Refuse a config with a regular expression that is too slow for one of the names.
 
     Args:
-        place: the file and the entry, for the message.
-        config: JSON; every text in it may be an expression.
-        names: of modules or weights.
+        place: file and entry, for the message.
+        config: JSON. Every text in it may be an expression.
+        names: names of modules or weights.
     Raises:
-        ModelError: an expression takes more than SECONDS.
+        ModelError: matching takes more than SECONDS.
     """
     patterns = sorted({text for text in _texts(config) if REPEATS.search(text)})
     if not patterns:
@@ -66,18 +66,18 @@ def refuse_slow_patterns(place: str, config: Any, names: Collection[str]) -> Non
     except subprocess.TimeoutExpired as error:
         raise ModelError(
             f"{place}: a regular expression takes more than {SECONDS:g} seconds: {patterns[0][:60]}",
-            "names of modules, or an expression that ends",
-            "name the modules in a list",
+            "module names, or a fast expression",
+            "replace the expression with a list of module names",
         ) from error
 
 
 def _texts(config: Any) -> Iterator[str]:
-    left = [config]
-    while left:
-        value = left.pop()
+    pending = [config]
+    while pending:
+        value = pending.pop()
         if isinstance(value, str):
             yield value
         elif isinstance(value, dict):
-            left += [*value, *value.values()]
+            pending += [*value, *value.values()]
         elif isinstance(value, list):
-            left += value
+            pending += value

@@ -1,6 +1,6 @@
-"""Chat templates of strangers, rendered in a process of their own: it can be stopped, and its memory is limited.
+"""Renders untrusted chat templates in a separate process with limits on time and memory.
 
-A template is a program. jinja2's sandbox keeps it from acting, and lets it run for ever and take all memory.
+A template is a program. jinja2's sandbox blocks harmful actions, but not endless loops or unlimited memory use.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from entangle_cli.data.rendering_child import HEADER
 from entangle_cli.errors import UnfinishedError
 
 SECONDS = 30.0
-"""Wall time of one text. Templates in use take milliseconds."""
+"""Time limit per text. Common templates need milliseconds."""
 
 START_SECONDS = 300.0
 
 MEMORY_BYTES = 2**30
-"""Beyond what the process needs to start."""
+"""Memory limit, in addition to the memory that the process needs to start."""
 
 MOST_DEATHS = 3
-"""Of the process, as by a crash of the interpreter, before the template is refused."""
+"""Number of process crashes before the template is refused."""
 
 
 class TemplateTooLarge(Exception):
-    """A template makes more of a row than it may."""
+    """The rendered text is too long or needs too much memory."""
 
 
 class TemplateUnusable(Exception):
-    """A template does not end in time, or ends its process again and again."""
+    """A template takes too long, or crashes its process repeatedly."""
 
 
 class TemplateRefusal(Exception):
@@ -46,18 +46,18 @@ class TemplateRefusal(Exception):
 
 
 class _Renderer:
-    """The process, started when it is first needed and again after it ended."""
+    """The rendering process. It starts on first use and restarts after a crash."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths = 0
 
     def render(self, request: dict[str, Any], max_characters: int, seconds: float) -> tuple[list[str], list[Any]]:
-        """What transformers' `render_jinja_template` gives for a request.
+        """Call transformers' `render_jinja_template` in the process.
 
         Raises:
-            TemplateTooLarge: the text is too long, or takes too much memory.
-            TemplateUnusable: the template does not end in time.
+            TemplateTooLarge: the text is too long or needs too much memory, or the process crashed.
+            TemplateUnusable: the template takes too long, or the process crashed `MOST_DEATHS` times.
             TemplateRefusal: the template raises an error.
         """
         content = pickle.dumps((max_characters, request))
@@ -77,7 +77,7 @@ class _Renderer:
             self.stop()
             raise TemplateUnusable(f"the chat template takes more than {seconds:g} seconds") from error
         except BaseException:
-            self.stop()  # half a reply would be taken for the next one's
+            self.stop()  # otherwise the next request would read the rest of this reply
             raise
         if "too_large" in reply:
             raise TemplateTooLarge(f"the chat template makes {reply['too_large']}")
@@ -89,12 +89,12 @@ class _Renderer:
         if self._process is None or self._process.poll() is not None:
             child = Path(__file__).with_name("rendering_child.py")
             self._process = subprocess.Popen(
-                # -P: the working directory is no place to import from.
+                # -P: do not import from the working directory.
                 [sys.executable, "-P", str(child), str(MEMORY_BYTES)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is the parent's
+                start_new_session=True,  # only the parent handles Ctrl-C
             )
             self._wait_for_start(self._process)
         return self._process
@@ -106,7 +106,7 @@ class _Renderer:
             self.stop()
             raise UnfinishedError(
                 "the process that renders chat templates does not start",
-                "memory and time to import transformers once more",
+                "enough memory and time to import transformers once more",
                 "close other programs, or raise ulimit -v",
             ) from error
 
@@ -123,7 +123,7 @@ class _Renderer:
 
 
 def _frame_of(process: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """The process's next frame.
+    """Read the next frame from the process.
 
     Raises:
         TimeoutError: the deadline has passed.
@@ -154,13 +154,13 @@ atexit.register(_renderer.stop)
 
 @contextmanager
 def isolated_templates(max_characters: int, seconds: float = SECONDS) -> Iterator[None]:
-    """While it is open, transformers' tokenizers render chat templates in the other process.
+    """Make transformers' tokenizers render chat templates in the separate process inside the block.
 
     Args:
-        max_characters: of the longest text that is rendered.
-        seconds: of wall time for each text.
+        max_characters: limit on the characters of a rendered text.
+        seconds: time limit per text.
     Raises:
-        TemplateTooLarge, TemplateUnusable, TemplateRefusal: within the block.
+        TemplateTooLarge, TemplateUnusable, TemplateRefusal: rendering fails inside the block; see `_Renderer.render`.
     """
     import transformers.tokenization_utils_base as untyped
 

@@ -1,7 +1,7 @@
-"""The program of the process that renders chat templates; see `rendering`. It imports nothing of this package.
+"""Program of the process that renders chat templates; see `rendering`. It imports nothing from this package.
 
-A frame is eight bytes of length and so many bytes. A request is a pickle, which the parent made of plain data. A reply
-is JSON, because a template may have taken over this process.
+A frame is an eight-byte length followed by that many bytes. A request is a pickle of plain data from the parent. A
+reply is JSON, because a template may have compromised this process.
 """
 
 import json
@@ -16,7 +16,7 @@ HEADER = struct.Struct(">Q")
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Allow this process so much memory beyond what it has; where that is not known, leave it."""
+    """Limit this process to `num_bytes` beyond its current memory. Do nothing if its current memory is unknown."""
     statistics = Path("/proc/self/statm")
     if statistics.exists():
         present = int(statistics.read_text().split()[0]) * resource.getpagesize()
@@ -26,14 +26,14 @@ def limit_memory(num_bytes: int) -> None:
 
 
 def reply_to(request: dict[str, Any], max_characters: int) -> dict[str, Any]:
-    """Texts and generation indices of a request, or what went wrong."""
+    """The texts and generation indices for a request, or the error."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        found: Any = render_jinja_template(**request)
-        texts, indices = found
+        rendered: Any = render_jinja_template(**request)
+        texts, indices = rendered
     except MemoryError:
-        return {"too_large": "more memory than it may take"}
+        return {"too_large": "more memory than the limit"}
     except BaseException as error:
         return {"error": str(error).strip() or type(error).__name__}
     longest = max((len(text) for text in texts), default=0)
@@ -43,19 +43,19 @@ def reply_to(request: dict[str, Any], max_characters: int) -> dict[str, Any]:
 
 
 def read_frame(stream: IO[bytes]) -> bytes | None:
-    """The next frame; None at the end."""
+    """Read the next frame; None at the end."""
     header = stream.read(HEADER.size)
     return stream.read(int.from_bytes(header, "big")) if len(header) == HEADER.size else None
 
 
 def write_frame(stream: IO[bytes], content: bytes) -> None:
-    """Send a frame."""
+    """Write a frame."""
     stream.write(HEADER.pack(len(content)) + content)
     stream.flush()
 
 
 def serve(memory_bytes: int) -> None:
-    """Say that it has started, and answer requests until there are no more."""
+    """Send a start message, then answer requests until the input ends."""
     import transformers.utils.chat_template_utils  # noqa: F401  before the limit
 
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
@@ -66,7 +66,7 @@ def serve(memory_bytes: int) -> None:
         try:
             content = json.dumps(reply_to(request, max_characters)).encode()
         except MemoryError:
-            content = b'{"too_large": "more memory than it may take"}'
+            content = b'{"too_large": "more memory than the limit"}'
         write_frame(replies, content)
 
 

@@ -1,4 +1,4 @@
-"""Raw rows with their places, and what every source of rows has in common. Values are not looked at here."""
+"""Raw rows with their positions, and the interface of row sources. This module does not interpret values."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from entangle_cli.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One row of a source as it was found."""
+    """One unprocessed row of a source."""
 
     index: int
-    """From 0, in the source's order; broken rows count."""
+    """Position in the source, from 0; broken rows count."""
     value: Any
-    """What was parsed; None where `problem` says why nothing could be."""
+    """The parsed value; None if the row has a `problem`."""
     line: int | None = None
-    """From 1; None where the format has no lines."""
+    """Line number, from 1; None if the format has no lines."""
     problem: str | None = None
     file: str | None = None
-    """Where the data set has several files: which."""
+    """The row's file, if the data set has several."""
     warnings: tuple[str, ...] = ()
-    """Codes of `traps` for what was found while the row was parsed."""
+    """Codes of `traps` from parsing the row."""
 
 
 def too_long(num_bytes: int, max_row_bytes: int) -> str:
-    """The problem of a row that is longer than any that is read."""
-    return f"{num_bytes:,} bytes, and {max_row_bytes:,} is the limit; --max-row-bytes raises it"
+    """The problem text of a row that exceeds the limit."""
+    return f"{num_bytes:,} bytes, above the limit of {max_row_bytes:,}; --max-row-bytes raises it"
 
 
 class RowSource(ABC):
-    """A data set that can be read from the start any number of times.
+    """A data set that can be read repeatedly from the start.
 
     Attributes:
-        location: what the user named.
-        name: its last part, for titles and folders.
-        kind: its format in words.
-        num_rows: rows in it, broken ones included.
-        files: what it is read from; none where a library holds it.
+        location: path or name given by the user.
+        name: last part of the location, for titles and folders.
+        kind: format in words.
+        num_rows: number of rows, including broken ones.
+        files: source files; empty if a library manages them.
     """
 
     location: str
@@ -54,15 +54,15 @@ class RowSource(ABC):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """What two data sets with the same rows have in common; JSON-able."""
+        """Identity of the rows, JSON-able. Data sets with the same rows have equal identities."""
 
     @property
     def fingerprints(self) -> Sequence[Fingerprint]:
-        """The files that were hashed for the identity; none where a library holds them."""
+        """Fingerprints of the files hashed for the identity; empty if a library manages the files."""
         return ()
 
     def refuse_changed(self) -> None:
-        """Refuse data that changed since they were hashed, when all rows were read.
+        """Refuse data that changed since they were hashed. Call it after reading all rows.
 
         Raises:
             DataError: a file changed.
@@ -97,7 +97,7 @@ class FileSource(RowSource):
 
     @property
     def fingerprints(self) -> Sequence[Fingerprint]:
-        """Of the file."""
+        """The fingerprint of the file."""
         return (self._fingerprint,)
 
     @property

@@ -1,4 +1,4 @@
-"""A folder that Trainer writes its checkpoints to: `checkpoint-N`, in the order of training."""
+"""Trainer's output folder with its checkpoints, `checkpoint-N`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ STEP = re.compile(r"checkpoint-(\d+)")
 
 
 def step_of(folder: Path) -> int | None:
-    """The training step in a checkpoint folder's name; None for a folder of another name."""
-    found = STEP.fullmatch(folder.name)
-    return None if found is None else int(found[1])
+    """The training step in a checkpoint folder's name; None for other names."""
+    match = STEP.fullmatch(folder.name)
+    return None if match is None else int(match[1])
 
 
 def checkpoints_in(folder: Path) -> dict[int, Path]:
-    """Every checkpoint of a training by its step, in order."""
-    found = {
+    """All checkpoints in a folder by training step, in order."""
+    checkpoints = {
         step: path for path in folder.glob("checkpoint-*") if path.is_dir() and (step := step_of(path)) is not None
     }
-    return {step: found[step] for step in sorted(found)}
+    return {step: checkpoints[step] for step in sorted(checkpoints)}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the latest step; None where there is none."""
-    found = checkpoints_in(folder)
-    return found[max(found)] if found else None
+    """The checkpoint with the highest step; None if there is none."""
+    checkpoints = checkpoints_in(folder)
+    return checkpoints[max(checkpoints)] if checkpoints else None

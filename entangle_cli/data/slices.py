@@ -1,4 +1,4 @@
-"""A part of a split, as `datasets` writes it: `train[:500]`."""
+"""Slices of a split in the syntax of `datasets`: `train[:500]`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from entangle_cli.errors import DataError
 
 
 def split_and_slice(spec: str | None) -> tuple[str | None, str | None]:
-    """The split's name, and the whole specification where it takes a part of it, such as `train[:500]`.
+    """The split's name, and the specification if it is a slice such as `train[:500]`, else None.
 
     Raises:
-        DataError: parts of several splits.
+        DataError: the specification has slices of several splits.
     """
     if spec is None or "[" not in spec:
         return spec, None
     names = {part.split("[")[0].strip() for part in spec.split("+")}
     if len(names) > 1:
-        raise DataError(f"--split {spec}: several splits", "parts of one split", "scan them one after the other")
+        raise DataError(f"--split {spec}: several splits", "slices of one split", "scan the splits one after another")
     return names.pop(), spec
 
 
 class Slice(RowSource):
-    """A part of a split; rows keep the indices that they have in the whole.
+    """A part of a split. Rows keep their indices in the whole split.
 
     Args:
-        spec: as `datasets` has it: `train[:500]`, `train[50%:]`, `train[:10]+train[90:]`.
+        spec: slice in the syntax of `datasets`: `train[:500]`, `train[50%:]`, `train[:10]+train[90:]`.
+    Raises:
+        DataError: the specification is invalid.
     """
 
     def __init__(self, whole: RowSource, spec: str) -> None:
@@ -43,21 +45,21 @@ class Slice(RowSource):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """That of the whole, and which part."""
+        """The identity of the whole split, and the slice."""
         return {**self.whole.identity, "slice": self._spec}
 
     @property
     def fingerprints(self) -> Sequence[Fingerprint]:
-        """Of the whole."""
+        """Fingerprints of the whole split."""
         return self.whole.fingerprints
 
     @property
     def indices(self) -> Sequence[int]:
-        """Where the rows stand in the whole."""
+        """Indices of the rows in the whole split."""
         return self._indices
 
     def rows(self) -> Iterator[RawRow]:
-        """The rows of the part, in the order of the whole."""
+        """The rows of the slice, in the order of the whole split."""
         wanted = self._indices if isinstance(self._indices, range) else frozenset(self._indices)
         return (row for row in self.whole.rows() if row.index in wanted)
 
@@ -72,7 +74,7 @@ def _sliced(spec: str, num_rows: int) -> Sequence[int]:
         raise DataError(
             f"--split {spec}: {error}",
             "a slice such as train[:500] or train[50%:]",
-            "write it like these",
+            "use for example --split 'train[:500]'",
         ) from error
     ranges = [range(num_rows)[part.from_ : part.to] for part in parts]
     return ranges[0] if len(ranges) == 1 else sorted({index for part in ranges for index in part})

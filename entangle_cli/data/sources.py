@@ -1,4 +1,4 @@
-"""What a user names as data, as a source of rows: a file, files, a folder or a name on the hub."""
+"""Opens the user's DATA argument as a source of rows: a file, several files, a folder or a hub name."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ COLUMNAR = {".parquet": Parquet, ".arrow": ArrowFile}
 JSON = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*JSON, *DELIMITERS, *COLUMNAR)
 KNOWN = (
-    "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (text also .gz, .bz2, .xz, .zst), a folder of them or one "
-    "written by save_to_disk, or a hub name such as organisation/name"
+    "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (text also .gz, .bz2, .xz, .zst), a folder with such files, "
+    "a folder written by save_to_disk, or a hub name such as organisation/name"
 )
 
 
 def open_source(
     data: str | Path | Sequence[str], reading: ReadingSettings | None = None, limit: int | None = None
 ) -> RowSource:
-    """The rows of a file, of the files of a pattern, of a folder, of standard input or of a data set on the hub.
+    """Open a file, the files of a pattern, a folder, standard input or a data set on the hub.
 
     Args:
-        data: one data set, or several, whose rows are counted through.
-        limit: how many of the first rows will be read; None for all. Only the hub makes use of it.
+        data: one data set or several. The rows of several are numbered consecutively.
+        limit: number of rows that will be read from the start; None for all. Only hub data sets use it.
     Raises:
-        DataError: nothing there, not readable, of an unknown kind, without rows, or without the split in question.
+        DataError: the data do not exist, cannot be read, have an unknown format, have no rows, or lack the split.
     """
     reading = reading or ReadingSettings()
     names = named_data(data)
@@ -55,7 +55,7 @@ def open_source(
 
 
 def named_data(data: str | Path | Sequence[str]) -> list[str]:
-    """The names of one data set or of several."""
+    """The names of one or several data sets."""
     return [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
 
 
@@ -63,13 +63,13 @@ def _open_source(data: str, reading: ReadingSettings, limit: int | None) -> RowS
     split, spec = split_and_slice(reading.split)
     source = _open(data, split, reading, None if spec else limit)
     if source.num_rows == 0:
-        raise DataError(f"{data}: no rows", "at least one preference pair", "check that the data are complete")
+        raise DataError(f"{data}: no rows", "at least one preference pair", "check how the file was created")
     if pairs_take_two_rows(source, reading):
         source = AdjacentRows(source)
     if spec:
         source = Slice(source, spec)
         if source.num_rows == 0:
-            raise DataError(f"--split {spec}: a slice without rows", "at least one row", "take a larger part")
+            raise DataError(f"--split {spec}: a slice without rows", "at least one row", "use a larger slice")
     return source
 
 
@@ -82,44 +82,44 @@ def _open(data: str, split: str | None, reading: ReadingSettings, limit: int | N
     if data and is_folder(path):
         _refuse_checkpoint(path)
         return _open_folder(path.resolve() if data in (".", "..") else path, split, reading)
-    found = [path] if data and is_there(path) else _matching(path, data)
-    if found:
+    files = [path] if data and is_there(path) else _matching(path, data)
+    if files:
         _refuse_hub_options(data, reading)
-        if len(found) == 1:
+        if len(files) == 1:
             return _named_alike(
-                _open_file(found[0], reading.max_row_bytes, split), data, found[0], path, reading.max_row_bytes
+                _open_file(files[0], reading.max_row_bytes, split), data, files[0], path, reading.max_row_bytes
             )
         _refuse_split(data, split)
-        return SeveralFiles(data, Path(data).name, found, reading.max_row_bytes)
-    # A name with a suffix of ours is a file that is not there, and is told to nobody.
+        return SeveralFiles(data, Path(data).name, files, reading.max_row_bytes)
+    # A name with a data suffix is a missing local file. Do not send it to the hub.
     if is_hub_name(data) and kind_suffix(path) not in SUFFIXES:
         return HubDataset(data, split, reading, limit)
-    raise DataError(f"{data}: no such file or folder", KNOWN, "check the path")
+    raise DataError(f"{data}: no such file or folder", KNOWN, "check the path and the working directory")
 
 
 def _matching(path: Path, data: str) -> list[Path]:
-    """The files of a pattern, without those that describe others."""
-    # Path.glob takes no absolute pattern.
-    found = sorted(map(Path, glob.glob(str(path) if data else "", recursive=True)))  # noqa: PTH207
-    return [file for file in found if file.name not in DESCRIPTIONS] or found
+    """The files that match a pattern, without descriptive files."""
+    # Path.glob does not support absolute patterns.
+    files = sorted(map(Path, glob.glob(str(path) if data else "", recursive=True)))  # noqa: PTH207
+    return [file for file in files if file.name not in DESCRIPTIONS] or files
 
 
-def _named_alike(source: FileSource, data: str, found: Path, path: Path, max_row_bytes: int) -> RowSource:
-    """A file under the name it was given; one that a pattern found stands for the pattern."""
-    return source if found == path else SeveralFiles(data, Path(data).name, [found], max_row_bytes)
+def _named_alike(source: FileSource, data: str, file: Path, path: Path, max_row_bytes: int) -> RowSource:
+    """The source under the user's name for it: the file itself, or the pattern that matched it."""
+    return source if file == path else SeveralFiles(data, Path(data).name, [file], max_row_bytes)
 
 
 def _refuse_split(data: Path | str, split: str | None) -> None:
     if split not in (None, "train"):
         raise DataError(
             f"{data}: --split {split}, but it has no splits",
-            "a folder or a hub name with several splits; a file is its own train split",
-            "leave --split out, or name that folder",
+            "a folder or hub name with several splits; a single file counts as the train split",
+            "omit --split, or give a folder with splits",
         )
 
 
 def _refuse_checkpoint(path: Path) -> None:
-    """Refuse a checkpoint in place of data."""
+    """Refuse a checkpoint as DATA."""
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise DataError(
             f"{path}: a checkpoint, not a data set",
@@ -131,7 +131,7 @@ def _refuse_checkpoint(path: Path) -> None:
 def _refuse_hub_options(data: str, reading: ReadingSettings) -> None:
     for option, value in (("--config-name", reading.config_name), ("--data-revision", reading.revision)):
         if value is not None:
-            raise DataError(f"{data}: {option} {value}, but it lies here", "a hub name", f"leave {option} out")
+            raise DataError(f"{data}: {option} {value}, but the data are local", "a hub name", f"omit {option}")
 
 
 def _open_file(path: Path, max_row_bytes: int, split: str | None = None) -> FileSource:
@@ -140,7 +140,9 @@ def _open_file(path: Path, max_row_bytes: int, split: str | None = None) -> File
         return _opened_file(path, max_row_bytes, split)
     except DECOMPRESSION_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: {reason}", "a readable, whole file", "check it and its permissions") from error
+        raise DataError(
+            f"{path}: {reason}", "a readable, complete file", "check its permissions, or copy the file again"
+        ) from error
 
 
 def _opened_file(path: Path, max_row_bytes: int, split: str | None) -> FileSource:
@@ -148,7 +150,7 @@ def _opened_file(path: Path, max_row_bytes: int, split: str | None) -> FileSourc
     if suffix in COLUMNAR and is_compressed(path):
         raise DataError(
             f"{path}: a compressed {suffix} file",
-            f"the {suffix} file itself; its format compresses already",
+            f"an uncompressed {suffix} file; the format has its own compression",
             "decompress it",
         )
     if suffix in (*JSON, *DELIMITERS):
@@ -165,9 +167,9 @@ def _opened_file(path: Path, max_row_bytes: int, split: str | None) -> FileSourc
     if suffix in COLUMNAR:
         return COLUMNAR[suffix](path, max_row_bytes)
     raise DataError(
-        f"{path}: unknown kind of file {suffix or '(no suffix)'}",
+        f"{path}: unknown file type {suffix or '(no suffix)'}",
         KNOWN,
-        "convert it, or rename it if only its name is unusual",
+        "convert it, or rename it if it has one of these formats",
     )
 
 
@@ -180,7 +182,7 @@ def _open_folder(path: Path, split: str | None, reading: ReadingSettings) -> Row
         return SavedDataset(path / chosen_split(str(path), split, saved_splits(path)))
     if (path / "state.json").exists():
         if split not in (None, "train"):
-            raise DataError(f"{path}: --split {split}, but it has no splits", "a folder with splits", "leave it out")
+            raise DataError(f"{path}: --split {split}, but it has no splits", "a folder with splits", "omit --split")
         return SavedDataset(path)
     files = _files_by_split(path, config_name)
     chosen = files[chosen_split(str(path), split, list(files))]
@@ -188,63 +190,68 @@ def _open_folder(path: Path, split: str | None, reading: ReadingSettings) -> Row
 
 
 def _files_by_split(path: Path, config_name: str | None) -> dict[str, list[Path]]:
-    """The files of a plain folder by split, as `datasets` finds them by their names or in its README."""
+    """The files of a plain folder by split. `datasets` assigns them by file name or by the folder's README."""
     import datasets
 
     refuse_leading_out(path)
     try:
         builder = datasets.load_dataset_builder(str(path), config_name)
-        found = builder.config.data_files or {}
-    except Exception as error:  # an empty folder, an unknown config, a README that cannot be read
+        data_files = builder.config.data_files or {}
+    except Exception as error:  # an empty folder, an unknown config, an unreadable README
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path}: a folder without a data set: {reason}", KNOWN, "name one of its files instead"
+            f"{path}: a folder without a data set: {reason}", KNOWN, "give one of its files instead"
         ) from error
-    by_split = {str(split): [_file_inside(path, str(file)) for file in files] for split, files in found.items()}
+    by_split = {str(split): [_file_inside(path, str(file)) for file in files] for split, files in data_files.items()}
     _refuse_left_out(path, {file.resolve() for files in by_split.values() for file in files}, config_name)
     return by_split
 
 
 def _file_inside(folder: Path, file: str) -> Path:
-    """A file that a library found for a folder."""
+    """Check that a file from `datasets` is inside the folder.
+
+    Raises:
+        DataError: the file is outside the folder.
+    """
     if "://" in file or not Path(file).is_relative_to(folder.resolve()):
         raise DataError(
-            f"{folder}: its description leads to {file}",
+            f"{folder}: its description refers to {file}",
             "data inside the folder, which is hashed",
-            "copy the data into the folder, or name the files themselves",
+            "copy the data into the folder, or give the files themselves",
         )
     return Path(file)
 
 
-def _refuse_left_out(path: Path, taken: set[Path], config_name: str | None) -> None:
-    """Refuse a folder of which `datasets` would read only the files of the commonest kind, and say nothing."""
-    left = [
+def _refuse_left_out(path: Path, used: set[Path], config_name: str | None) -> None:
+    """Refuse a folder with files that `datasets` would silently ignore. It reads only the most common file type."""
+    ignored = [
         file
         for file in sorted(path.rglob("*"))
         if kind_suffix(file) in SUFFIXES
         and file.name not in DESCRIPTIONS
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and file.resolve() not in taken
+        and file.resolve() not in used
     ]
-    if left and config_name is None and not (path / "README.md").exists():
+    if ignored and config_name is None and not (path / "README.md").exists():
         raise DataError(
-            f"{path}: {len(left)} files would be left out, such as {left[0].relative_to(path)}",
-            "files of one kind, or a README that says which belong together",
-            "name the files that are meant with a pattern, such as 'folder/*.jsonl'",
+            f"{path}: {len(ignored)} file{'s' * (len(ignored) > 1)} would be ignored, "
+            f"such as {ignored[0].relative_to(path)}",
+            "files of one type, or a README that assigns files to configurations",
+            "give the files with a pattern, such as 'folder/*.jsonl'",
         )
 
 
 DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "state.json"}
-"""Files beside the data that are none."""
+"""Descriptive files that hold no rows."""
 
 
 class SeveralFiles(RowSource):
-    """Files that are one data set, one after the other.
+    """Several files as one data set, in order.
 
     Args:
-        location: the folder or the pattern that found them.
+        location: the folder or pattern of the files.
     """
 
     def __init__(self, location: str, name: str, paths: Sequence[Path], max_row_bytes: int) -> None:
@@ -259,18 +266,18 @@ class SeveralFiles(RowSource):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Name, hash of the files' hashes in order, and number of rows."""
+        """Name, hash of the file hashes in order, and number of rows."""
         digest = hashlib.sha256("".join(source.sha256 for source in self._sources).encode())
         return {"name": self.name, "sha256": digest.hexdigest(), "rows": self.num_rows}
 
     @property
     def fingerprints(self) -> Sequence[Fingerprint]:
-        """Of the files, in order."""
+        """Fingerprints of the files, in order."""
         return [file for source in self._sources for file in source.fingerprints]
 
     @property
     def parts(self) -> list[tuple[FileSource, Path]]:
-        """The files in order, each with its path below the folder that holds them all."""
+        """The files in order, each with its path relative to their common folder."""
         folder = Path(self.location).absolute()
         base = folder if folder.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in self.files]))
         return [
@@ -278,7 +285,7 @@ class SeveralFiles(RowSource):
         ]
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows, counted through."""
+        """All rows, numbered consecutively."""
         start = 0
         for source in self._sources:
             for row in source.rows():
@@ -287,10 +294,10 @@ class SeveralFiles(RowSource):
 
 
 class JoinedSources(RowSource):
-    """Several data sets, one after the other.
+    """Several data sets, in order.
 
     Attributes:
-        sources: in order.
+        sources: the data sets.
     """
 
     kind = "several data sets"
@@ -304,18 +311,18 @@ class JoinedSources(RowSource):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Those of the data sets, in order."""
+        """Name, identities of the data sets in order, and number of rows."""
         return {"name": self.name, "sources": [dict(source.identity) for source in self.sources], "rows": self.num_rows}
 
     @property
     def fingerprints(self) -> Sequence[Fingerprint]:
-        """Of all data sets."""
+        """Fingerprints of all data sets."""
         return [file for source in self.sources for file in source.fingerprints]
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows, counted through; each says which data set it is of."""
+        """All rows, numbered consecutively. `file` gives the row's data set."""
         start = 0
         for source in self.sources:
-            for place, row in enumerate(source.rows()):
-                yield replace(row, index=start + place, file=row.file or source.location)
+            for position, row in enumerate(source.rows()):
+                yield replace(row, index=start + position, file=row.file or source.location)
             start += source.num_rows

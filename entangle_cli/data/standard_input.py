@@ -1,4 +1,4 @@
-"""Data from a pipe: kept in a file while they are read, under the suffix of what they hold."""
+"""Data from standard input, kept in a temporary file with a suffix that matches the content."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from entangle_cli.errors import DataError
 STANDARD_INPUT = "-"
 MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow"}
 COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz"}
-"""How files that are no text begin."""
+"""First bytes of non-text files."""
 LOOKED_AT_BYTES = 4096
 
 
 def read_standard_input() -> Path:
-    """A temporary file of all that standard input holds, deleted at the end of the process.
+    """Copy standard input to a temporary file, which is deleted when the process ends.
 
     Raises:
-        DataError: standard input is a terminal, closed, or empty.
+        DataError: standard input is a terminal, closed or empty, or holds damaged compressed data.
     """
     stream = sys.stdin
     if stream is None or stream.closed or stream.isatty():
         raise DataError(
             "-: standard input is not a pipe or a file",
             "data from a pipe",
-            "write for example: cat pairs.jsonl | entangle inspect -",
+            "run for example: cat pairs.jsonl | entangle inspect -",
         )
     folder = Path(tempfile.mkdtemp(prefix="entangle-stdin-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -54,13 +54,13 @@ def _decompressed_start(path: Path) -> bytes:
     except DECOMPRESSION_ERRORS as error:
         raise DataError(
             f"-: compressed data that cannot be read: {error}",
-            "a whole compressed file",
+            "a complete compressed file",
             "check the command before the pipe",
         ) from error
 
 
 def _suffix(start: bytes) -> str:
-    """The suffix of what begins so."""
+    """The suffix for content that begins with `start`."""
     for magic, suffix in MAGIC.items():
         if start.startswith(magic):
             return suffix

@@ -1,4 +1,4 @@
-"""Some rows of a data set, written in its own format: lines and columns as they were, perhaps with columns added."""
+"""Writing a subset of a data set in its own format, with lines and columns unchanged and optional new columns."""
 
 from __future__ import annotations
 
@@ -28,53 +28,58 @@ from entangle_cli.errors import UnfinishedError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Which rows are written, and what is added to them."""
+    """The rows to write, and the columns to add."""
 
     keeps: Callable[[int], bool]
-    """Of a row's index."""
+    """Row index to whether the row is kept."""
     added: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
-    """Name of a column to its value for a row's index; numbers, text and flags, or None."""
+    """Name of a new column to a function from row index to value: number, text, flag or None."""
     types: Mapping[str, type] = field(default_factory=dict)
-    """Name of an added column to `float`, `str` or `bool`."""
+    """Name of a new column to `float`, `str` or `bool`."""
 
-    def of_row(self, index: int) -> dict[str, Any]:
-        """What is added to a row."""
+    def added_values(self, index: int) -> dict[str, Any]:
+        """The new columns' values for a row."""
         return {name: value(index) for name, value in self.added.items()}
 
-    def behind(self, start: int) -> Subset:
-        """The same for a file whose first row has the index `start`."""
+    def from_row(self, start: int) -> Subset:
+        """The same subset for a file whose first row has the index `start`."""
         added = {name: (lambda index, value=value: value(start + index)) for name, value in self.added.items()}
         return replace(self, keeps=lambda index: self.keeps(start + index), added=added)
 
 
 def check_target(source: RowSource, target: Path) -> None:
-    """Refuse a target before anything is computed.
+    """Refuse an unusable target before any computation.
 
     Raises:
-        UsageError: it exists, its folder does not, or its name says another format than the data have.
+        UsageError: the target exists, its folder does not exist, its suffix does not match the data's format, or the
+            data have pairs of two rows.
     """
     while isinstance(source, Slice):
         source = source.whole
     if isinstance(source, AdjacentRows):
         raise UsageError(
-            f"{source.location}: pairs of two rows each",
-            "data with one pair a row",
-            "write pairs first, or filter them by the indices in entangle report --format csv",
+            f"{source.location}: every pair spans two rows",
+            "data with one pair per row",
+            "save the data as pairs first, or filter by the indices in entangle report --format csv",
         )
     if target.exists():
-        raise UsageError(f"-o {target}: it exists", "a new name; data are never replaced", "name another one")
+        raise UsageError(
+            f"-o {target} already exists", "a new name; entangle does not overwrite data", "choose another name"
+        )
     if not target.absolute().parent.is_dir():
-        raise UsageError(f"-o {target}: no such folder", "a folder that exists", "make its folder first")
+        raise UsageError(f"-o {target}: its folder does not exist", "an existing folder", f"mkdir -p {target.parent}")
     if not isinstance(source, FileSource):
         if kind_suffix(target):
             raise UsageError(
-                f"-o {target}: the data are a {source.kind}", "a name without a suffix, for a folder", "name a folder"
+                f"-o {target}: the data are a {source.kind}",
+                "a folder name without a suffix",
+                "use a folder name, for example -o kept",
             )
     elif _kind(target) != _kind(source.path):
         raise UsageError(
             f"-o {target}: the data are {source.path.name}",
-            f"a name that ends in {kind_suffix(source.path)}",
-            "rows are written in the data's own format; name the file so",
+            f"a name that ends in {kind_suffix(source.path)}, the data's own format",
+            f"use for example -o kept{kind_suffix(source.path)}",
         )
 
 
@@ -84,10 +89,10 @@ def _kind(path: Path) -> str:
 
 
 def write_subset(source: RowSource, target: Path, subset: Subset) -> None:
-    """Write the kept rows, in order; the target appears under its name when it is whole.
+    """Write the kept rows in order. The target appears under its name only once it is complete.
 
     Raises:
-        UnfinishedError: it cannot be written, as on a full disk.
+        UnfinishedError: the target cannot be written, for example on a full disk.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -100,12 +105,14 @@ def write_subset(source: RowSource, target: Path, subset: Subset) -> None:
         if not isinstance(error, OSError):
             raise
         raise UnfinishedError(
-            f"-o {target}: {error.strerror or error}", "room and permission to write it", "make room, then try again"
+            f"-o {target}: {error.strerror or error}",
+            "space and permission to write it",
+            "free some space or check the permissions, then rerun the command",
         ) from error
 
 
 def _write(source: RowSource, path: Path, name: Path, subset: Subset) -> None:
-    """Write to `path` what will be called `name`."""
+    """Write to `path`. The file gets the compression of `name`, its final name."""
     match source:
         case Slice():
             wanted = frozenset(source.indices)
@@ -122,15 +129,15 @@ def _write(source: RowSource, path: Path, name: Path, subset: Subset) -> None:
 
 
 def _write_several(source: SeveralFiles, folder: Path, subset: Subset) -> None:
-    """Each file under its own name; one of which no row is left is written all the same."""
+    """Write every file under its own name, even if it has no rows left."""
     folder.mkdir()
     if (readme := Path(source.location) / "README.md").is_file():
-        shutil.copyfile(readme, folder / "README.md")  # it may say which files are which split
+        shutil.copyfile(readme, folder / "README.md")  # it may assign files to splits
     start = 0
     for part, name in source.parts:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(part, target, target, subset.behind(start))
+        _write(part, target, target, subset.from_row(start))
         start += part.num_rows
 
 
@@ -149,7 +156,7 @@ def _write_text(source: RowSource, file: IO[bytes], subset: Subset) -> None:
             kept = [row for row in source.rows() if subset.keeps(row.index)]
             rows = [(row.index, _with_columns(row.value, row.index, subset)) for row in kept]
             file.write(
-                json.dumps(source.layout.of(rows), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+                json.dumps(source.layout.with_rows(rows), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
             )
         case Delimited():
             _write_table(source, file, subset)
@@ -158,7 +165,7 @@ def _write_text(source: RowSource, file: IO[bytes], subset: Subset) -> None:
 
 
 def _write_lines(source: JsonLines, file: IO[bytes], subset: Subset) -> None:
-    """Kept lines byte by byte; where columns are added a line is written anew. Mark and line ends stay."""
+    """Copy kept lines byte for byte, or rewrite them if columns are added. The BOM and line ends stay."""
     index = 0
     with opened_bytes(source.path) as lines:
         for number, line in enumerate(lines):
@@ -183,12 +190,12 @@ def _annotated_line(line: bytes, end: bytes, index: int, subset: Subset) -> byte
     try:
         row = Parser().loads(line.decode())
     except (ValueError, RecursionError):
-        return line  # a broken row stays as it is
+        return line  # a broken row stays unchanged
     return _as_json(_with_columns(row, index, subset)) + end
 
 
 def _with_columns(row: Any, index: int, subset: Subset) -> Any:
-    return {**row, **subset.of_row(index)} if subset.added and isinstance(row, dict) else row
+    return {**row, **subset.added_values(index)} if subset.added and isinstance(row, dict) else row
 
 
 def _as_json(value: Any) -> bytes:
@@ -205,27 +212,27 @@ def _write_array(source: JsonArray, file: IO[bytes], subset: Subset) -> None:
 
 
 def _write_table(source: Delimited, file: IO[bytes], subset: Subset) -> None:
-    """Kept records byte by byte; where columns are added a record is written anew. Mark and line ends stay."""
+    """Copy kept records byte for byte, or rewrite them if columns are added. The BOM and line ends stay."""
     with opened_bytes(source.path) as original:
         if original.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
             file.write(BYTE_ORDER_MARK)
     records = source.records()
     header = next(records)
     end = "\r\n" if header.text.endswith("\r\n") else "\n"
-    own = [place for place, name in enumerate(header.cells) if name not in subset.added]
+    own = [column for column, name in enumerate(header.cells) if name not in subset.added]
 
     def write(cells: list[str], text: str, added: list[Any]) -> None:
-        # A row of more or fewer cells than the header stays as it is: in no other place would they be right.
+        # A row with more or fewer cells than the header stays unchanged: its cells match no column.
         if not subset.added or len(cells) != len(header.cells):
             line = text if text.endswith(("\n", "\r")) else text + end
         else:
-            line = _csv_line([*(cells[place] for place in own), *added], source.delimiter, end)
+            line = _csv_line([*(cells[column] for column in own), *added], source.delimiter, end)
         file.write(line.encode("utf-8", "surrogatepass"))
 
     write(header.cells, header.text, list(subset.added))
     for index, record in enumerate(records):
         if subset.keeps(index):
-            write(record.cells, record.text, list(subset.of_row(index).values()))
+            write(record.cells, record.text, list(subset.added_values(index).values()))
 
 
 def _csv_line(cells: list[Any], delimiter: str, end: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows that some trainer has tokenised already: exact parity with any of them, since nothing is tokenised again."""
+"""Rows with token ids from a trainer. Nothing is tokenised again, so the tokens match that trainer's exactly."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ BY_PROMPT = (
     ("prompt_ids", "chosen_ids", "rejected_ids"),
     ("prompt_input_ids", "chosen_input_ids", "rejected_input_ids"),
 )
-"""The answers' ids alone, behind one prompt: TRL's collator since 1.10, and before."""
+"""Ids of the prompt and of both answers: the columns of TRL's collator since 1.10, and before."""
 
 BY_LABELS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
-"""Whole sequences, and labels that say which tokens are scored."""
+"""Whole sequences, with labels that mark the scored tokens."""
 
 TITLE = "token ids"
 
 
 def holds_token_ids(row: Row) -> bool:
-    """Whether a row has the columns of one of the two shapes."""
+    """Whether a row has the columns of one of these layouts."""
     return any(all(row.get(name) is not None for name in names) for names in (BY_LABELS, *BY_PROMPT))
 
 
 def tokenized_pair(row: Row) -> TokenizedPair:
-    """The pair's tokens as they stand in a row, not truncated.
+    """Read the pair's tokens from a row, without truncation.
 
     Raises:
-        NotAPair: a column that holds no token ids, or labels that score anything but one stretch of their own ids.
+        NotAPair: a column holds no token ids, or the labels do not mark one contiguous range of the ids.
     """
     if all(row.get(name) is not None for name in BY_LABELS):
         return TokenizedPair(*(_by_labels(row, side) for side in ("chosen", "rejected")))
@@ -53,26 +53,28 @@ def _by_labels(row: Row, side: str) -> TokenizedResponse:
     ids, labels = _ids(row, f"{side}_input_ids"), _ids(row, f"{side}_labels", IGNORED)
     if len(ids) != len(labels):
         raise NotAPair("malformed", f"{len(ids)} {side}_input_ids and {len(labels)} {side}_labels")
-    scored = [place for place, label in enumerate(labels) if label != IGNORED]
+    scored = [position for position, label in enumerate(labels) if label != IGNORED]
     if not scored:
         raise NotAPair("empty", f"{side}_labels score no token")
     first, end = scored[0], scored[-1] + 1
     if len(scored) != end - first:
-        raise NotAPair("malformed", f"{side}_labels are {IGNORED} between scored tokens; only one stretch is measured")
+        raise NotAPair(
+            "malformed", f"{side}_labels are {IGNORED} between scored tokens; only one contiguous range is supported"
+        )
     if labels[first:end] != ids[first:end]:
         raise NotAPair("malformed", f"{side}_labels differ from {side}_input_ids where they are not {IGNORED}")
-    # What stands behind the scored tokens, such as padding, changes nothing in a causal model.
+    # Tokens after the scored ones, such as padding, have no effect in a causal model.
     return TokenizedResponse(tuple(ids[:end]), max(1, first))
 
 
 def _ids(row: Row, name: str, smallest: int = 0) -> list[int]:
-    found = row[name]
-    if isinstance(found, str):  # as CSV has it
+    ids = row[name]
+    if isinstance(ids, str):  # as in CSV
         try:
-            found = json.loads(found)
+            ids = json.loads(ids)
         except ValueError as error:
             raise NotAPair("malformed", f'"{name}" is not JSON: {error}') from error
-    is_list = isinstance(found, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in found)
-    if not is_list or min(found, default=0) < smallest:
-        raise NotAPair("malformed", f'"{name}" is no list of token ids')
-    return list(found)
+    is_list = isinstance(ids, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in ids)
+    if not is_list or min(ids, default=0) < smallest:
+        raise NotAPair("malformed", f'"{name}" is not a list of token ids')
+    return list(ids)

@@ -1,4 +1,4 @@
-"""Pairs to token ids, boundary and truncation, equal to TRL 1.16's DPOTrainer and its collator."""
+"""Tokenises pairs, with prompt boundary and truncation as in TRL 1.16's DPOTrainer and its collator."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZATION = "trl-1.16"
-"""Whose rules these are; stands in every manifest."""
+"""Version of the rules, stored in every manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """What decides which tokens of a pair are seen and scored."""
+    """Settings that determine which tokens of a pair are kept and scored."""
 
     max_length: int | None = 1024
-    """Tokens of prompt and response together; None for no limit."""
+    """Limit on tokens of prompt and response together; None for no limit."""
     truncation: Truncation = Truncation.KEEP_START
     position_limit: int | None = None
-    """Positions that the model has embeddings for; None where positions are computed."""
+    """Number of learned position embeddings; None if positions are computed."""
     context: int | None = None
-    """Positions that the model was made for; None where its config does not say."""
+    """The model's context length in tokens; None if its config does not state one."""
     num_embeddings: int | None = None
-    """Tokens that the model has embeddings for; None for as many as the tokenizer has."""
+    """Number of token embeddings of the model; None for the tokenizer's number of tokens."""
     max_characters: int = LARGEST_ROW
-    """Of the longest text that is tokenised, which a chat template may have made."""
+    """Limit on the characters of a text to tokenise, including the output of a chat template."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedRow:
-    """A pair's tokens, with what the run document says of them."""
+    """A pair's tokens, with their fields of the run document."""
 
     pair: TokenizedPair
     prompt_tokens: int
-    """Tokens before the scored ones that both sequences keep."""
+    """Tokens kept before the scored ones, in both sequences."""
     boundary_moved: bool
-    """The tokenised prompt is no prefix of prompt and answer, so that scoring starts before the prompt's end."""
+    """The prompt's tokens are not a prefix of those of prompt and answer, so scoring starts before the prompt's end."""
     warnings: tuple[str, ...] = ()
     """Codes of `traps`."""
 
@@ -58,11 +58,11 @@ def tokenize_pair(
 ) -> TokenizedRow | SkippedRow:
     """The token ids of both responses, or the reason why the pair cannot be scored.
 
-    Prompt, prompt + chosen and prompt + rejected are tokenised on their own; the responses start where the first
-    of them departs from the prompt's tokens. Plain answers get the EOS text unless they end with it.
+    Prompt, prompt + chosen and prompt + rejected are tokenised separately. Both responses start at the first position
+    where one of them differs from the prompt's tokens. Plain answers get the EOS text unless they already end with it.
 
     Raises:
-        ModelError: a conversation, and the tokenizer has no chat template, or one that does not end in time.
+        ModelError: the pair is a conversation and the tokenizer has no chat template, or the template takes too long.
     """
     if pair.tokens is not None:
         return _limited(pair, pair.tokens, boundary_moved=False, warnings=(), settings=settings)
@@ -79,7 +79,7 @@ def tokenize_pair(
 def _traps_of_tokens(
     pair: PreferencePair, whole: TokenizedPair, tokenizer: PreTrainedTokenizerBase, *, moved: bool
 ) -> Iterator[str]:
-    """The codes of what goes wrong between text and tokens."""
+    """Warning codes for problems between text and tokens."""
     sides = (whole.chosen, whole.rejected)
     if isinstance(pair.prompt, str):
         if moved:
@@ -96,11 +96,11 @@ def _traps_of_tokens(
 
 
 EXPLAINED_STARTS = {"W-ANSWER-ROLE", "W-PROMPT-REPEATED"}
-"""Codes of answers that begin with somebody else's message, which explains what the template puts before it."""
+"""Codes for answers that start with a non-assistant message. For these, other text before the answer is expected."""
 
 
 def _ends_twice(ids: tuple[int, ...], eos: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a sequence ends with two end-of-sequence tokens, perhaps with white space between them."""
+    """Whether a sequence ends with two end-of-sequence tokens, possibly with white space between them."""
     if len(ids) < 2 or ids[-1] != eos:
         return False
     if ids[-2] == eos:
@@ -111,15 +111,15 @@ def _ends_twice(ids: tuple[int, ...], eos: int, tokenizer: PreTrainedTokenizerBa
 def _limited(
     pair: PreferencePair, whole: TokenizedPair, boundary_moved: bool, warnings: tuple[str, ...], settings: TokenSettings
 ) -> TokenizedRow | SkippedRow:
-    """A tokenised pair cut to `max_length`, or the reason why nothing can be scored of it."""
+    """A tokenised pair cut to `max_length`, or the reason why it cannot be scored."""
     sides = (whole.chosen, whole.rejected)
     largest = max(max(side.ids, default=0) for side in sides)
     if settings.num_embeddings is not None and largest >= settings.num_embeddings:
-        detail = f"token {largest} of the tokenizer, the model has embeddings for {settings.num_embeddings}"
+        detail = f"token id {largest}, but the model has only {settings.num_embeddings} embeddings"
         return pair.skipped("malformed", detail)
     limit, shared = settings.max_length, min(side.first_scored for side in sides)
     if limit is not None and settings.truncation is Truncation.KEEP_START and shared >= limit:
-        return pair.skipped("prompt_too_long", f"the prompt has {shared} tokens, --max-length is {limit}")
+        return pair.skipped("prompt_too_long", f"the prompt has {shared} tokens, and --max-length is {limit}")
     cuts = [0 if limit is None else max(0, len(side.ids) - limit) for side in sides]
     responses = [_truncated(side, cut, settings.truncation) for side, cut in zip(sides, cuts, strict=True)]
     num_truncated = sum(response.truncated for response in responses)
@@ -142,19 +142,19 @@ LOOKED_AT_CHARACTERS = 6
 
 
 def _starts_with_other_text(answer: Text, scored: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the scored tokens of a conversation begin with words of the template rather than of the answer.
+    """Whether the scored tokens of a conversation start with text from the template instead of the answer.
 
-    Templates of reasoning models put `<think>` before an answer that the generation prompt does not have.
+    Templates of reasoning models insert `<think>` before an answer, although their generation prompt has none.
     """
     content = content_text(answer[0].get("content")) if isinstance(answer, list) and answer else ""
     if not content.strip():
         return False
-    begins = str(tokenizer.decode(scored[:LOOKED_AT_TOKENS])).lstrip()[:LOOKED_AT_CHARACTERS]
-    return not begins.startswith(content.lstrip()[: len(begins)])
+    start = str(tokenizer.decode(scored[:LOOKED_AT_TOKENS])).lstrip()[:LOOKED_AT_CHARACTERS]
+    return not start.startswith(content.lstrip()[: len(start)])
 
 
 class _TemplateError(Exception):
-    """The tokenizer or the chat template refuses the text."""
+    """The tokenizer or the chat template rejects the text."""
 
 
 def _three_tokenisations(
@@ -162,9 +162,9 @@ def _three_tokenisations(
 ) -> tuple[list[int], list[int], list[int]]:
     prompt, chosen, rejected = pair.prompt, pair.chosen, pair.rejected
     if isinstance(prompt, str):
-        ends = str(tokenizer.eos_token or "")
+        eos = str(tokenizer.eos_token or "")
         chosen, rejected = (
-            str(answer) if str(answer).endswith(ends) else str(answer) + ends for answer in (chosen, rejected)
+            str(answer) if str(answer).endswith(eos) else str(answer) + eos for answer in (chosen, rejected)
         )
         return (
             _text_ids(tokenizer, prompt, max_characters),
@@ -174,8 +174,8 @@ def _three_tokenisations(
     if tokenizer.chat_template is None:
         raise ModelError(
             f"row {pair.index} is a conversation, and the tokenizer has no chat template",
-            "a tokenizer with a chat template, as instruction-tuned checkpoints have",
-            "give the template that training will use: --chat-template FILE",
+            "a tokenizer with a chat template, such as that of an instruction-tuned checkpoint",
+            "give the template used in training with --chat-template FILE",
         )
     assert isinstance(chosen, list)
     assert isinstance(rejected, list)
@@ -192,15 +192,15 @@ def _three_tokenisations(
         raise ModelError(
             f"row {pair.index}: {error}",
             "a chat template that renders a conversation in milliseconds",
-            "give another template: --chat-template FILE",
+            "use another template with --chat-template FILE",
         ) from error
 
 
 @contextmanager
 def _refusing(sentence: str, text: Callable[[], str]) -> Iterator[None]:
-    """What tokenizers and templates raise as the reason why a row is skipped.
+    """Convert any error of a tokenizer or template to `_TemplateError`, a reason to skip the row.
 
-    Templates are programs and raise whatever they like. A panic in the tokenizers library's Rust is no Exception.
+    Templates are programs and can raise any error. A Rust panic in the tokenizers library is not an `Exception`.
     """
     try:
         yield
@@ -221,7 +221,7 @@ def _refusing(sentence: str, text: Callable[[], str]) -> Iterator[None]:
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str, max_characters: int) -> list[int]:
     if len(text) > max_characters:
         raise _TemplateError(f"a text of {len(text):,} characters; --max-row-bytes raises the limit")
-    with _refusing("the tokenizer refuses the text", lambda: text):
+    with _refusing("the tokenizer rejects the text", lambda: text):
         return list(tokenizer(text=text)["input_ids"])
 
 
@@ -229,15 +229,18 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _half_an_emoji(text: str) -> str | None:
-    """What is wrong with a text that UTF-8 cannot hold; None for any other."""
-    found = SURROGATE.search(text)
-    if found is None:
+    """The problem of a text that UTF-8 cannot encode; None for any other text."""
+    surrogate = SURROGATE.search(text)
+    if surrogate is None:
         return None
-    return f"half an emoji at character {found.start()}: \\u{ord(found[0]):x} alone is no text; repair the row's source"
+    return (
+        f"half an emoji at character {surrogate.start()}: \\u{ord(surrogate[0]):x} alone is not a valid character; fix "
+        "the row in the data"
+    )
 
 
 PADDING = {"padding", "tokenizer_kwargs"}
-"""Arguments of `apply_chat_template` that reach the tokenizer and can make a row of any length."""
+"""Arguments that `apply_chat_template` passes to the tokenizer. They could pad a row to any length."""
 
 
 def _conversation_ids(
@@ -252,21 +255,21 @@ def _conversation_ids(
     settings: dict[str, Any] = {"tools": pair.tools, **pair.chat_template_kwargs}
     if add_generation_prompt:
         settings["add_generation_prompt"] = True
-    with _refusing("the chat template refuses the conversation", lambda: text_of(messages)):
+    with _refusing("the chat template rejects the conversation", lambda: text_of(messages)):
         encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **settings)
     ids = list(encoded["input_ids"])
     if not all(isinstance(token, int) for token in ids):
-        raise _TemplateError("the chat template arguments change the form of the token ids")
+        raise _TemplateError("chat_template_kwargs change the type of the token ids")
     return ids
 
 
 def _truncated(whole: TokenizedResponse, cut: int, truncation: Truncation) -> TokenizedResponse:
-    """A response without `cut` tokens of its sequence; truncated where a scored one is among them."""
+    """Cut `cut` tokens from a response. `truncated` is True if a scored token was cut."""
     if truncation is Truncation.KEEP_START:
         kept = TokenizedResponse(whole.ids[: len(whole.ids) - cut], max(1, whole.first_scored))
     else:
         kept = TokenizedResponse(whole.ids[cut:], max(1, whole.first_scored - cut))
-    # A sequence without a prompt never has its first token scored, cut or not.
+    # Without a prompt, the first token is never scored, even without truncation.
     num_scored = len(whole.ids) - max(1, whole.first_scored)
     return replace(kept, truncated=kept.num_scored < num_scored)
 
@@ -279,10 +282,11 @@ def _why_not(responses: list[TokenizedResponse], settings: TokenSettings) -> tup
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if response.num_scored == 0:
             return "empty", f"no token of the {name} response is scored"
-        # The last token is scored but never read, so a model of n positions takes n + 1 tokens.
+        # The last token is scored but not an input, so a model with n positions accepts n + 1 tokens.
         if settings.position_limit is not None and len(response.ids) - 1 > settings.position_limit:
             detail = (
-                f"the {name} sequence has {len(response.ids)} tokens, the model {settings.position_limit} positions"
+                f"the {name} sequence has {len(response.ids)} tokens, but the model has only "
+                f"{settings.position_limit} positions"
             )
             return "too_long_for_model", detail
     return None

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, with the chat template and the date that the settings ask for."""
+"""Loads the tokenizer of a checkpoint, with the chat template and date from the settings."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from entangle_cli.records.settings import LoadingSettings
 
 @dataclass(frozen=True, slots=True)
 class LoadedTokenizer:
-    """A tokenizer, and what decides how it reads."""
+    """A tokenizer with its identity."""
 
     tokenizer: PreTrainedTokenizerBase
     identity: Mapping[str, Any]
-    """What tells it from the checkpoint's own, JSON-able; empty for that one."""
+    """Differences from the checkpoint's own tokenizer and template, JSON-able; empty if there are none."""
     template_date: str | None
-    """The day that the chat template takes for today, as YYYY-MM-DD; None where it asks for none."""
+    """Date used by the chat template, as YYYY-MM-DD; None if it uses no date."""
     warnings: Mapping[str, str]
-    """Code to sentence."""
+    """Warning code to message."""
 
 
 def load_tokenizer(origin: Origin, loading: LoadingSettings) -> LoadedTokenizer:
-    """The tokenizer of a checkpoint, or the one that the settings name.
+    """Load the tokenizer of a checkpoint, or the one named in the settings.
 
     Raises:
-        ModelError: no tokenizer, or one that cannot be loaded.
-        UsageError: a chat template or a date that cannot be used.
+        ModelError: there is no tokenizer, or it cannot be loaded.
+        UsageError: the chat template or the date is invalid.
     """
     identity: dict[str, Any] = {}
     warnings: dict[str, str] = {}
@@ -58,8 +58,8 @@ def load_tokenizer(origin: Origin, loading: LoadingSettings) -> LoadedTokenizer:
     today = given or date.today()
     set_date(tokenizer, today)
     warnings["W-TEMPLATE-DATE"] = (
-        f"the chat template writes the date into conversations: {today.isoformat()} was used, training will use its "
-        "own day; --template-date sets it"
+        f"the chat template writes the date into conversations: {today.isoformat()} was used, but training will use "
+        "its own date; --template-date sets it"
     )
     return LoadedTokenizer(tokenizer, identity, today.isoformat(), warnings)
 
@@ -77,19 +77,19 @@ def _loaded(origin: Origin, loading: LoadingSettings) -> PreTrainedTokenizerBase
 
 
 def _other_tokens(tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> dict[str, str]:
-    """A warning where a tokenizer gives other numbers to the checkpoint's tokens; a few added ones may differ."""
-    known, its = own.get_vocab(), tokenizer.get_vocab()
-    other = sum(its.get(token) != number for token, number in known.items())
-    if other <= OTHER_TOKENS * len(known):
+    """A warning if a tokenizer assigns different ids to more than `OTHER_TOKENS` of the checkpoint's tokens."""
+    own_ids, ids = own.get_vocab(), tokenizer.get_vocab()
+    num_different = sum(ids.get(token) != number for token, number in own_ids.items())
+    if num_different <= OTHER_TOKENS * len(own_ids):
         return {}
     return {
-        "W-OTHER-TOKENIZER": f"--tokenizer: {other:,} of the checkpoint's {len(known):,} tokens are others there; the "
-        "model was trained on its own"
+        "W-OTHER-TOKENIZER": f"--tokenizer: {num_different:,} of the checkpoint's {len(own_ids):,} tokens have other "
+        "ids; the model was trained with its own tokenizer"
     }
 
 
 OTHER_TOKENS = 0.01
-"""Share of the vocabulary in which two tokenizers of one model may differ, as by special tokens that were added."""
+"""Share of the vocabulary in which two tokenizers of one model may differ, for example by added special tokens."""
 
 
 def _refuse_absent(origin: Origin) -> None:
@@ -97,7 +97,7 @@ def _refuse_absent(origin: Origin) -> None:
         raise ModelError(
             f"{origin.name}: no tokenizer files (tokenizer.json or tokenizer_config.json)",
             "a checkpoint with its tokenizer",
-            "copy the tokenizer's files into the folder, or name another: --tokenizer NAME",
+            "copy the tokenizer's files into the folder, or use another one with --tokenizer NAME",
         )
 
 
@@ -107,20 +107,20 @@ class TokenizerOfModel:
 
     tokenizer: PreTrainedTokenizerBase
     warnings: Mapping[str, str]
-    """Code to sentence: what a user should know about how it was loaded."""
+    """Warning code to message, about loading the tokenizer."""
     position_limit: int | None
-    """Positions that have learned embeddings; None where positions are computed."""
+    """Number of learned position embeddings; None if positions are computed."""
     context: int | None
-    """Tokens of the longest sequence that the model was made for."""
+    """The model's context length in tokens; None if its config does not state one."""
     num_embeddings: int | None
-    """Tokens that the model has embeddings for, as its config says."""
+    """Number of token embeddings, from the model's config; None if unknown."""
 
 
 def tokenizer_of_model(name: str, loading: LoadingSettings | None = None) -> TokenizerOfModel:
-    """The tokenizer of a checkpoint or an adapter, and what its model can read; no weights are loaded.
+    """Load the tokenizer of a checkpoint or adapter, and the limits of its model. No weights are loaded.
 
     Raises:
-        ModelError: not there, not a causal LM, or without a usable tokenizer.
+        ModelError: the checkpoint is missing, is not a causal LM, or has no usable tokenizer.
     """
     loading = loading or LoadingSettings()
     origin = find_origin(name, loading)
@@ -132,7 +132,7 @@ def tokenizer_of_model(name: str, loading: LoadingSettings | None = None) -> Tok
     loaded = load_tokenizer(origin, loading)
     num_embeddings = getattr(config.get_text_config(), "vocab_size", None)
     if origin is not whole and num_embeddings is not None:
-        num_embeddings = max(num_embeddings, len(loaded.tokenizer))  # an adapter's base is resized to it
+        num_embeddings = max(num_embeddings, len(loaded.tokenizer))  # loading resizes an adapter's base to this
     return TokenizerOfModel(
         loaded.tokenizer, loaded.warnings, position_limit(config), context_of(config), num_embeddings
     )

@@ -1,4 +1,4 @@
-"""What a tokenizer's files can make it do with a text that no honest tokenizer does."""
+"""Checks against malicious tokenizer files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from transformers import PreTrainedTokenizerBase
 from entangle_cli.errors import ModelError
 
 LARGEST_GROWTH = 20
-"""Characters into which a normalizer or a decoder may turn one. Those in use make one or two."""
+"""Largest number of output characters per input character of a normalizer or decoder. Common ones make one or two."""
 
 MOST_ADDED_TOKENS = 1000
-"""That a tokenizer may put around a text. Those in use put a handful."""
+"""Largest number of tokens that a tokenizer may add to a text. Common ones add a few."""
 
 
 def refuse_growing(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that makes a long text of a short one: the tokenizers library would take all memory.
+    """Refuse a tokenizer that expands a short text so much that the tokenizers library could exhaust the memory.
 
     Raises:
-        ModelError: it makes more than LARGEST_GROWTH characters of one, or adds more than MOST_ADDED_TOKENS.
+        ModelError: it makes more than LARGEST_GROWTH characters from one, or adds more than MOST_ADDED_TOKENS.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -32,14 +32,14 @@ def refuse_growing(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     added = backend.num_special_tokens_to_add(False)
     if growth > LARGEST_GROWTH or added > MOST_ADDED_TOKENS:
         raise ModelError(
-            f"{name}: the tokenizer makes {growth:,} characters of one, and adds {added:,} tokens to a text",
-            f"at most {LARGEST_GROWTH:,} characters for one, and {MOST_ADDED_TOKENS:,} tokens added",
-            "restore tokenizer.json",
+            f"{name}: the tokenizer makes {growth:,} characters from one, and adds {added:,} tokens to a text",
+            f"at most {LARGEST_GROWTH:,} characters per character, and {MOST_ADDED_TOKENS:,} added tokens",
+            "restore the original tokenizer.json",
         )
 
 
 def _growth(normalizer: dict[str, Any]) -> int:
-    """The most characters that a normalizer or a decoder makes of one."""
+    """Largest number of output characters per input character of a normalizer or decoder."""
     kind = normalizer.get("type")
     if kind == "Sequence":
         growth = 1
@@ -52,12 +52,12 @@ def _growth(normalizer: dict[str, Any]) -> int:
         return 1
     replaced = (normalizer.get("pattern") or {}).get("String")
     added = len(normalizer.get("content") or "")
-    # An expression may find the nothing between two characters.
+    # A regular expression may match the empty string between two characters.
     return max(1, -(-added // len(replaced))) if replaced else 1 + added
 
 
 def _repeats(processor: Any) -> int:
-    """How often a text stands in what a post-processor makes of it."""
+    """How many times the output of a post-processor contains the input text."""
     if isinstance(processor, list):
         return sum(map(_repeats, processor))
     if not isinstance(processor, dict):

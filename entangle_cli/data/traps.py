@@ -1,4 +1,4 @@
-"""What goes wrong without an error in preference data: one code and one sentence each."""
+"""Silent problems in preference data, each with a warning code and a message."""
 
 from __future__ import annotations
 
@@ -19,46 +19,48 @@ PROMPT_COLUMNS = {
     "messages": "turns",
     "trajectory": "turns",
 }
-"""Columns that hold a prompt under another name, which TRL does not see, and the `--data-format` that reads each."""
+"""Columns with a prompt under another name, which TRL does not read, and the `--data-format` that reads each."""
 
 PREFILL_COLUMNS = {"initial_reason_steps": "step-dpo"}
-"""Columns that hold the end of the prompt beside `prompt`, likewise."""
+"""Columns with the end of the prompt, in addition to `prompt`, and the `--data-format` that reads each."""
 
 MESSAGES = {
-    "W-QUESTION-UNUSED": "the prompt, or a part of it, stands in a column that TRL does not read: it would train on "
-    "the answers without it",
+    "W-QUESTION-UNUSED": "all or part of the prompt is in a column that TRL does not read; TRL would train on the "
+    "answers without it",
     "W-PROMPT-EMPTY": "the prompt is empty",
-    "W-PROMPT-REPEATED": "both answers repeat the prompt: it is scored as if it were the answer, as in TRL",
-    "W-EMPTY-ANSWER": "an answer is empty: its end-of-sequence token alone is scored, as in TRL",
-    "W-BLANK-ANSWER": "an answer holds nothing but white space",
-    "W-ANSWER-ROLE": "an answer begins with a message that is not the assistant's",
-    "W-SYSTEM-UNUSED": "a system column that TRL does not read; --map takes it, with system=COLUMN beside the "
-    "other three",
-    "W-MESSAGES-AS-TEXT": "a text is a list of messages in Python's or JSON's notation, and is scored as it stands; "
-    "write a list of messages instead (in CSV: as json.dumps does)",
+    "W-PROMPT-REPEATED": "both answers repeat the prompt: it is scored as part of the answer, as in TRL",
+    "W-EMPTY-ANSWER": "an answer is empty: only its end-of-sequence token is scored, as in TRL",
+    "W-BLANK-ANSWER": "an answer contains only white space",
+    "W-ANSWER-ROLE": "an answer starts with a message that is not the assistant's",
+    "W-SYSTEM-UNUSED": "TRL does not read the system column; to use it, read the rows with --map and add "
+    "--map system=COLUMN",
+    "W-MESSAGES-AS-TEXT": "a text looks like a list of messages in Python or JSON notation and is scored as plain "
+    "text; store a list of messages instead (in CSV: written by json.dumps)",
     "W-DUPLICATE-KEY": "a JSON object has the same key twice; the last value counts",
-    "W-TRANSCRIPT": "transcripts: the prompt is all that the two texts share, character by character, as TRL takes it; "
-    "--data-format hh splits them at their turns",
-    "W-SHARED-WORDS": "words that both answers start with went into the implicit prompt and are not scored, as in TRL",
-    "W-REF-MISSING": "no reference log-probs in the row where others have them: its reference is this checkpoint",
-    "W-BOUNDARY": "the tokenised prompt is no prefix of prompt and answer; as in TRL, scoring starts where they part",
-    "W-GENERATION-PROMPT": "the chat template puts other text before an answer than its generation prompt has: "
-    "that part is scored as if it were the answer, as in TRL",
-    "W-BOS-DOUBLED": "two beginning-of-sequence tokens: the text holds one, and the tokenizer adds another, as in TRL",
-    "W-EOS-DOUBLED": "two end-of-sequence tokens after an answer: one in the text or from the tokenizer, and TRL's",
+    "W-TRANSCRIPT": "transcripts: the prompt is the common start of the two texts, by character, as in TRL; "
+    "--data-format hh splits them by turn",
+    "W-SHARED-WORDS": "words at the start of both answers became part of the implicit prompt and are not scored, as in "
+    "TRL",
+    "W-REF-MISSING": "the row has no reference log-probs, but other rows do: its reference is this checkpoint",
+    "W-BOUNDARY": "the prompt's tokens are not a prefix of the tokens of prompt and answer; as in TRL, scoring starts "
+    "where they differ",
+    "W-GENERATION-PROMPT": "before an answer, the chat template inserts text that is not in its generation prompt: "
+    "that text is scored as part of the answer, as in TRL",
+    "W-BOS-DOUBLED": "two beginning-of-sequence tokens: one is in the text, and the tokenizer adds another, as in TRL",
+    "W-EOS-DOUBLED": "two end-of-sequence tokens after an answer: one from the text or the tokenizer, one added by TRL",
     "W-TRUNCATED": "scored tokens of a response were cut at --max-length",
     "W-BOTH-TRUNCATED": "scored tokens of both responses were cut at --max-length: only parts are compared",
     "W-PROMPT-TRUNCATED": "the start of the prompt was cut at --max-length (keep_end)",
-    "W-IDENTICAL-TRUNCATED": "the two responses are the same once cut at --max-length, and were skipped",
-    "W-CONTEXT": "longer than the context that the model was made for: its log-probs mean little there",
-    "W-SCORE-ORDER": "the chosen answer has a lower score than the rejected one: the two may be exchanged",
-    "W-CONTRADICTION": "the same two answers to the same prompt, preferred both ways",
+    "W-IDENTICAL-TRUNCATED": "the two responses are identical after truncation to --max-length, and were skipped",
+    "W-CONTEXT": "longer than the model's context: log-probs are unreliable there",
+    "W-SCORE-ORDER": "the chosen answer has a lower score than the rejected one: the two may be swapped",
+    "W-CONTRADICTION": "the same prompt and the same two answers, with opposite preferences",
     "W-DUPLICATE": "rows that repeat an earlier pair",
 }
-"""In the order in which they are shown."""
+"""Warning code to message, in display order."""
 
 SHORT_PROMPT = 12
-"""Characters up to which an answer may begin with the prompt's words by chance, as with 'Hi'."""
+"""Longest prompt, in characters, that an answer may repeat by chance, such as 'Hi'."""
 
 WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from|value)\1\s*:""")
 
@@ -66,7 +68,7 @@ Text = str | list[dict[str, Any]]
 
 
 def unread_columns(row: Mapping[str, Any], *, read_by_trl: bool) -> tuple[str, ...]:
-    """The columns of a row that hold a prompt, or a part of one, that is not read."""
+    """The columns of a row that hold all or part of a prompt and are not read."""
     if not read_by_trl:
         return ("prompt",) if _has_prompt_of_its_own(row) else ()
     columns = PREFILL_COLUMNS if row.get("prompt") is not None else PROMPT_COLUMNS
@@ -74,7 +76,7 @@ def unread_columns(row: Mapping[str, Any], *, read_by_trl: bool) -> tuple[str, .
 
 
 def _has_prompt_of_its_own(row: Mapping[str, Any]) -> bool:
-    """Whether a text prompt stands beside conversations of which none of the user's turns repeats it."""
+    """Whether a row has a text prompt that no turn of its conversations repeats."""
     prompt, chosen = row.get("prompt"), row.get("chosen")
     if not isinstance(prompt, str) or not prompt.strip() or not isinstance(chosen, list):
         return False
@@ -86,16 +88,16 @@ def _has_prompt_of_its_own(row: Mapping[str, Any]) -> bool:
 
 
 def question_message(columns: Iterable[str]) -> str:
-    """The sentence on columns that hold a prompt and are not read, with what reads them."""
+    """The message about unread prompt columns, with the options that read them."""
     formats = {**PROMPT_COLUMNS, **PREFILL_COLUMNS}
     names = sorted(columns)
     if names == ["prompt"]:
         return f"{MESSAGES['W-QUESTION-UNUSED']}: prompt, which no turn of the conversations repeats"
-    found = dict.fromkeys(filter(None, map(formats.get, names)))
-    if "alpaca" in found:
-        found.pop("orca", None)  # its `input` goes with the instruction
-    readings = [f"--data-format {name}" for name in found]
-    remedy = " or ".join(readings) if readings else "--map prompt=COLUMN with the other two"
+    fitting = dict.fromkeys(filter(None, map(formats.get, names)))
+    if "alpaca" in fitting:
+        fitting.pop("orca", None)  # in alpaca, `input` belongs to the instruction
+    options = [f"--data-format {name}" for name in fitting]
+    remedy = " or ".join(options) if options else "--map prompt=COLUMN with the other two"
     return f"{MESSAGES['W-QUESTION-UNUSED']}: {', '.join(names)}; {remedy} reads it"
 
 
@@ -109,13 +111,14 @@ def traps_of_row(
     is_transcript: bool,
     is_implicit: bool,
 ) -> Iterator[str]:
-    """The codes of what can be seen in a row's text.
+    """Warning codes for problems in a row's text.
 
     Args:
-        prompt, answers: as they were read.
-        scores: what the data set says of the two answers; higher is better.
-        read_by_trl: the row is read as TRL reads it, and no other way.
-        is_implicit: TRL found the prompt by comparing the answers, character by character.
+        prompt, answers: prompt and answers after reading.
+        scores: the data set's scores of the two answers; higher is better.
+        read_by_trl: the row was not rewritten but read as TRL reads it.
+        is_transcript: the answers are hh-rlhf transcripts.
+        is_implicit: the prompt is the common start of the answers.
     """
     if scores[0] is not None and scores[1] is not None and scores[0] < scores[1]:
         yield "W-SCORE-ORDER"
@@ -127,10 +130,10 @@ def traps_of_row(
         yield "W-PROMPT-REPEATED"
     elif any(isinstance(answer, list) and answer and answer[0].get("role") != "assistant" for answer in answers):
         yield "W-ANSWER-ROLE"
-    says = [_says(answer) for answer in answers]
-    if "" in says:
+    texts = [_last_text(answer) for answer in answers]
+    if "" in texts:
         yield "W-EMPTY-ANSWER"
-    if any(text and not text.strip() for text in says):
+    if any(text and not text.strip() for text in texts):
         yield "W-BLANK-ANSWER"
     if read_by_trl and row.get("system"):
         yield "W-SYSTEM-UNUSED"
@@ -143,7 +146,7 @@ def traps_of_row(
 
 
 def _repeats(prompt: Text, answer: Text) -> bool:
-    """Whether an answer begins with the prompt."""
+    """Whether an answer starts with the prompt."""
     if isinstance(prompt, list) and isinstance(answer, list):
         return answer[: len(prompt)] == prompt
     if isinstance(prompt, str) and isinstance(answer, str):
@@ -152,8 +155,8 @@ def _repeats(prompt: Text, answer: Text) -> bool:
     return False
 
 
-def _says(answer: Text) -> str:
-    """The words of an answer; those of its last message where it is a conversation, with its tool calls."""
+def _last_text(answer: Text) -> str:
+    """The text of an answer. For a conversation, the text of its last message, or a placeholder for a tool call."""
     if isinstance(answer, str):
         return answer
     last = answer[-1] if answer else {}
@@ -161,7 +164,7 @@ def _says(answer: Text) -> str:
 
 
 def _ends_in_an_answer(prompt: Text, answers: tuple[Text, Text], is_transcript: bool) -> bool:
-    """Whether an implicit prompt goes on into the answers: behind its last turn, or to the middle of a word."""
+    """Whether an implicit prompt includes the start of the answers: text after its last turn, or part of a word."""
     if not isinstance(prompt, str):
         return False
     if is_transcript:
@@ -170,14 +173,14 @@ def _ends_in_an_answer(prompt: Text, answers: tuple[Text, Text], is_transcript: 
 
 
 def text_of(part: Text) -> str:
-    """All the words of a text or of messages."""
+    """The full text of a string or of messages."""
     if isinstance(part, str):
         return part
     return "\n".join(content_text(message.get("content")) for message in part)
 
 
 def content_text(content: Any) -> str:
-    """The words of one message's content."""
+    """The text of one message's content."""
     if isinstance(content, list):
         return "\n".join(str(block.get("text", "")) for block in content)
     return "" if content is None else str(content)

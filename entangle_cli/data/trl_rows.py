@@ -1,4 +1,4 @@
-"""Rows in the shapes that TRL's DPOTrainer takes, looked at as it does, with a reason for those that are no pair."""
+"""Rows in the shapes accepted by TRL's DPOTrainer, read with its rules. Unusable rows get a reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Text = str | Messages
 
 
 class PairFormat(StrEnum):
-    """The shapes that TRL takes; see `formats` for those that are rewritten."""
+    """The shapes that TRL accepts. See `formats` for rewritten ones."""
 
     STANDARD = "TRL standard"
     STANDARD_IMPLICIT = "TRL standard, prompt implicit"
@@ -26,9 +26,9 @@ class Unusable(Exception):
     """A row holds no usable pair.
 
     Args:
-        reason: as in the run document.
-        detail: what was found.
-        holds_pair: whether it has both answers all the same.
+        reason: reason code of the run document.
+        detail: the values found.
+        holds_pair: whether the row still has both answers.
     """
 
     def __init__(self, reason: str, detail: str, holds_pair: bool = False) -> None:
@@ -39,7 +39,11 @@ class Unusable(Exception):
 
 
 def template_arguments(value: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
-    """Tools and further arguments for the chat template."""
+    """Tools and other arguments for the chat template.
+
+    Raises:
+        Unusable: a column has the wrong type, or invalid JSON.
+    """
     tools = _parsed("tools", value.get("tools"))
     kwargs = _parsed("chat_template_kwargs", value.get("chat_template_kwargs"))
     if not isinstance(tools, list | None):
@@ -51,20 +55,23 @@ def template_arguments(value: Mapping[str, Any]) -> tuple[list[Any] | None, dict
 
 
 REF_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("reference_chosen_logps", "reference_rejected_logps"))
-"""As TRL's DPOTrainer writes precomputed reference log-probs, now and before version 0.12."""
+"""Columns of precomputed reference log-probs from TRL's DPOTrainer, now and before version 0.12."""
 
 
 def ref_log_probs(value: dict[str, Any]) -> tuple[float, float] | None:
-    """Reference log-probs of chosen and rejected that a row brings, nats; None where it brings none.
+    """Reference log-probs of chosen and rejected from a row, nats; None if it has none.
 
-    NaN counts as null: pandas and Parquet have no other null in a column of numbers.
+    NaN counts as null, because pandas has no other null in a numeric column.
+
+    Raises:
+        Unusable: a log-prob is not a finite number.
     """
     for names in REF_COLUMNS:
-        found = [None if _is_nothing(value.get(name)) else value[name] for name in names]
-        if found == [None, None]:
+        log_probs = [None if _is_nothing(value.get(name)) else value[name] for name in names]
+        if log_probs == [None, None]:
             continue
         try:
-            chosen, rejected = (float(str(number)) for number in found)
+            chosen, rejected = (float(str(number)) for number in log_probs)
         except ValueError as error:
             raise Unusable(
                 "malformed", f'"{names[0]}" and "{names[1]}" are not both numbers', holds_pair=True
@@ -80,7 +87,11 @@ def _is_nothing(number: Any) -> bool:
 
 
 def refuse_other_tasks(value: dict[str, Any]) -> None:
-    """Refuse rows of other tasks by what they are."""
+    """Refuse rows of other tasks, with a specific reason.
+
+    Raises:
+        Unusable: the row has images, video or audio, or lacks an answer.
+    """
     for name in ("image", "images", "videos", "audios"):
         if value.get(name):
             raise Unusable("malformed", f'"{name}": vision and audio pairs cannot be measured')
@@ -92,13 +103,17 @@ def refuse_other_tasks(value: dict[str, Any]) -> None:
     if "completions" in value and "labels" in value:
         raise Unusable("malformed", 'stepwise data ("completions" and "labels"): not preference pairs')
     if not {"chosen", "rejected"} & value.keys() and {"messages", "conversations"} & value.keys():
-        raise Unusable("malformed", "one conversation and no rejected answer: supervised training data, not pairs")
+        raise Unusable("malformed", "one conversation without a rejected answer: supervised training data, not pairs")
     columns = ", ".join(map(str, value)) or "none"
     raise Unusable("malformed", f"no column {' and no column '.join(map(repr, missing))}; columns: {columns}")
 
 
 def shape_of(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
-    """Which of TRL's shapes three columns have."""
+    """The TRL shape of three columns.
+
+    Raises:
+        Unusable: they have none of the shapes.
+    """
     if isinstance(chosen, str) and isinstance(rejected, str) and isinstance(prompt, str | None):
         if prompt is not None:
             return PairFormat.STANDARD
@@ -120,11 +135,11 @@ def shape_of(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
 def _check_messages(name: str, messages: Messages) -> None:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise Unusable("malformed", f'"{name}" holds something that is no message with a role', holds_pair=True)
+            raise Unusable("malformed", f'"{name}" has an item that is not a message with a role', holds_pair=True)
         content = message.get("content")
         blocks = content if isinstance(content, list) else []
         if not isinstance(content, str | list | None) or any(map(_is_not_text, blocks)):
-            raise Unusable("malformed", f'"{name}" holds content that is not text', holds_pair=True)
+            raise Unusable("malformed", f'"{name}" has content that is not text', holds_pair=True)
 
 
 def _is_not_text(block: Any) -> bool:
@@ -132,7 +147,7 @@ def _is_not_text(block: Any) -> bool:
 
 
 def _parsed(name: str, value: Any) -> Any:
-    """A column of structure; text, as CSV has it, is its JSON, and no text nothing."""
+    """A structured column. Text, as in CSV, is parsed as JSON; an empty text becomes None."""
     if not isinstance(value, str):
         return value
     try:
@@ -142,22 +157,22 @@ def _parsed(name: str, value: Any) -> Any:
 
 
 def extract_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
-    """Prompt, chosen and rejected of two texts that hold the prompt implicitly, exactly as TRL 1.16 splits them.
+    """Split two texts with an implicit prompt into prompt, chosen and rejected, exactly as TRL 1.16 does.
 
-    TRL's ways are kept, odd as they are. A space before the first difference goes to the answers, and that look at the
-    character before wraps around to the end of `chosen` where the first characters differ. Where one text
-    starts with the other, its last shared character or message goes to the answers too.
+    This reproduces TRL's quirks. A space before the first difference goes to the answers. If the first characters
+    differ, this check wraps around to the end of `chosen`. If one text starts with the other, the last shared character
+    or message also goes to the answers.
     """
     length = min(len(chosen), len(rejected))
     shared = length - 1
-    for place in range(length):
-        if chosen[place] != rejected[place]:
-            shared = place - 1 if chosen[place - 1] == " " else place
+    for position in range(length):
+        if chosen[position] != rejected[position]:
+            shared = position - 1 if chosen[position - 1] == " " else position
             break
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
 def kind(value: Any) -> str:
-    """What JSON calls a value."""
+    """The JSON type name of a value."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

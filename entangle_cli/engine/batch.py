@@ -1,4 +1,4 @@
-"""From token ids to tensors: which pairs run together, and how their rows are laid out."""
+"""Batches: grouping pairs, and laying out their rows as tensors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from entangle_cli.records.measurement import TokenizedPair
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded rows of several pairs and the positions that count.
+    """Right-padded rows of several pairs, and their scored positions.
 
-    A row holds its sequence without the last token: no scored token follows it, so it takes no part in
-    any log-prob or gradient. Right padding needs no attention mask in a causal model, since no real
-    position looks at it and no gradient reaches it.
+    A row omits the last token of its sequence. No scored token follows it, so it affects no log-prob or gradient.
+    Right padding needs no attention mask in a causal model: real positions never attend to it, and no gradient
+    reaches it.
     """
 
     ids_BT: Tensor
@@ -30,11 +30,11 @@ class Batch:
     targets_N: Tensor
     """int64: id of the scored token."""
     slices: tuple[slice, ...]
-    """Per row, its stretch of the N scored positions."""
+    """Per row, its range within the N scored positions."""
     layout: TokenLayout
-    """Which positions a linear layer must compute."""
+    """The positions that a linear layer must compute."""
     num_shared: int
-    """S: leading positions at which the two rows of every pair hold the same tokens."""
+    """S: leading positions where the two rows of every pair hold the same tokens."""
 
     @property
     def num_pairs(self) -> int:
@@ -43,11 +43,11 @@ class Batch:
 
 
 def plan_batches(pairs: Sequence[TokenizedPair], max_tokens: int) -> list[list[int]]:
-    """Positions in `pairs` that run together, longest first, each batch within the token budget.
+    """Indices into `pairs` for every batch, longest pairs first, within the token budget.
 
-    A batch of P pairs costs 2 P T tokens with T its longest row, padding included. A pair that alone
-    exceeds the budget is a batch of its own. Sorting by length keeps padding small; the longest come first so
-    that running out of memory shows at once. The plan depends on nothing but its arguments.
+    A batch of P pairs costs 2 P T tokens, where T is its longest row, padding included. A pair that alone exceeds the
+    budget forms its own batch. Sorting by length reduces padding. With the longest pairs first, running out of memory
+    shows at once. The plan depends only on its arguments.
     """
     lengths = [max(len(pair.chosen.ids), len(pair.rejected.ids)) - 1 for pair in pairs]
     order = sorted(range(len(pairs)), key=lambda position: (-lengths[position], position))
@@ -93,7 +93,7 @@ def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
 
 
 def num_shared_tokens(pair: TokenizedPair) -> int:
-    """Leading positions at which both rows of the pair hold the same token, the dropped last token aside."""
+    """Number of leading positions where both rows hold the same token. The dropped last token does not count."""
     shared = 0
     for chosen, rejected in zip(pair.chosen.ids[:-1], pair.rejected.ids[:-1], strict=False):
         if chosen != rejected:

@@ -1,4 +1,4 @@
-"""A call of a torch function, and the shapes that tensors of a batch have in it."""
+"""A call of a torch function, and the shapes of batch tensors in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Unrecognised(Exception):
-    """A call does not have the form that its rule needs."""
+    """A call does not have the form required by its rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def run(self) -> Any:
-        """What torch returns."""
+        """Make the call and return its result."""
         return self.func(*self.args, **self.kwargs)
 
     def argument(self, position: int, name: str) -> Any:
-        """An argument by position or by name; None if it was not given."""
+        """An argument by position or name; None if it was not given."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name)
 
 

@@ -1,4 +1,4 @@
-"""Gathers the uses of each parameter as their gradients arrive, until its whole gradient is there."""
+"""Collects the uses of each parameter as their gradients arrive, until its gradient is complete."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.engine.uses import LinearInput, Use, UseKind
 
 UsesWithGradients = list[tuple[Use, Tensor]]
-"""Uses of one parameter, or slice of it, each with the gradient at its output."""
+"""Uses of one parameter or slice, each with the gradient at its output."""
 
 
 class Collector(ABC):
-    """What a pass over a batch forms from the gradients of each parameter, at the moment its last use has its gradient.
+    """Forms a result for each parameter once all its uses have gradients.
 
     Args:
         batch: the batch of the pass.
         head: the model's unembedding.
         names: id of each watched parameter to its name.
-        repeated: how often each parameter (or slice) is used that is used more than once, where layers are recomputed.
+        repeated: number of uses of each parameter or slice that is used more than once; only needed when layers are
+            recomputed.
 
     Attributes:
-        totals: what was formed, by parameter name, summed over its slices.
+        totals: the results by parameter name, summed over slices.
         head_weight_name: name of the unembedding's weight; None if it is not watched.
-        head_bias_name: name of its bias, likewise.
+        head_bias_name: name of the unembedding's bias; None if it is not watched.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Collector(ABC):
         self.num_rows = batch.ids_BT.shape[0]
         self.head_weight_name = names.get(id(head.weight_VD))
         self.head_bias_name = None if head.bias_V is None else names.get(id(head.bias_V))
-        # Results meet there; a model may be spread over several devices.
+        # Results are summed there. The model may be spread over several devices.
         self._device = head.weight_VD.device
         self._repeated = repeated or {}
         self._num_uses: Mapping[tuple[str, int | None], int] = {}
@@ -58,23 +59,23 @@ class Collector(ABC):
         return False
 
     def expect(self, num_uses: Mapping[tuple[str, int | None], int]) -> None:
-        """Take note of how often the forward pass used each parameter."""
+        """Store how often the forward pass used each parameter."""
         self._num_uses = num_uses
 
     def consume(self, use: Use, gradient: Tensor) -> None:
-        """Called by the recorder's hooks, in backward order."""
+        """Add the gradient of one use. The recorder's hooks call this in backward order."""
         uses = self._waiting.setdefault(use.key, [])
         uses.append((use, gradient))
         if len(uses) == max(self._num_uses[use.key], self._repeated.get(use.key, 0)):
             self._form(self._waiting.pop(use.key))
 
     def finish(self) -> None:
-        """Form what still waits. The backward pass never reached some uses: those have no gradient."""
+        """Form the remaining results. Some uses have no gradient because the backward pass never reached them."""
         while self._waiting:
             self._form(self._waiting.popitem()[1])
 
     def add(self, name: str, formed: Tensor) -> None:
-        """Add to a parameter's total: of another slice, or of the head, whose weight may be an embedding too."""
+        """Add to a parameter's total. It may have several slices, or be both embedding and unembedding."""
         formed = formed.to(self._device)
         known = self.totals.get(name)
         self.totals[name] = formed if known is None else known + formed
@@ -93,23 +94,23 @@ class Collector(ABC):
 
     @abstractmethod
     def take_head(self, head_pass: HeadPass, grams: Sequence[PairGrams]) -> None:
-        """Form what belongs to the head's weight and bias. Called before the backward pass."""
+        """Form the results of the head's weight and bias. Called before the backward pass."""
 
     @abstractmethod
     def linear(self, uses: UsesWithGradients) -> Tensor:
-        """Of a weight used as y = x W."""
+        """The result for a weight used as y = x W."""
 
     @abstractmethod
     def routed(self, inputs_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor) -> Tensor:
-        """Of an expert's weight, whose tokens come from anywhere in the batch."""
+        """The result for an expert's weight. Its tokens come from anywhere in the batch."""
 
     @abstractmethod
     def lookup(self, uses: UsesWithGradients) -> Tensor:
-        """Of an embedding."""
+        """The result for an embedding."""
 
     @abstractmethod
     def vector(self, gradient_BI: Tensor) -> Tensor:
-        """Of a scale or bias, whose gradients are small enough to be held."""
+        """The result for a scale or bias. Its per-row gradients fit in memory."""
 
 
 def linear_input(use: Use) -> LinearInput:
@@ -125,14 +126,14 @@ def left_tensor(use: Use) -> Tensor:
 
 
 def as_matrix_rows(gradient: Tensor) -> Tensor:
-    """A gradient [B, ..., O] as [B, T, O], all positions in one dimension."""
+    """Reshape a gradient [B, ..., O] to [B, T, O], with all positions in one dimension."""
     return gradient.reshape(gradient.shape[0], -1, gradient.shape[-1])
 
 
 def all_lookups(uses: UsesWithGradients) -> tuple[Tensor, Tensor]:
-    """Ids [B, T] and gradients [B, T, D] of all lookups in one table, side by side.
+    """Ids [B, T] and gradients [B, T, D] of all lookups in one table, concatenated along T.
 
-    The gradient is zero where autograd stops it because the id is the table's `padding_idx`.
+    The gradient is zero at the table's `padding_idx`, as in autograd.
     """
     ids_BT = torch.cat([left_tensor(use) for use, _ in uses], dim=1)
     gradient_BTD = torch.cat([_without_constant_id(use, gradient) for use, gradient in uses], dim=1)
@@ -146,14 +147,14 @@ def _without_constant_id(use: Use, gradient_BTD: Tensor) -> Tensor:
 
 
 def joined(uses: Collection[tuple[Use, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, gradients and batch rows of routed uses, all their tokens one after the other."""
+    """Inputs [G, I], gradients [G, O] and batch rows [G] of routed uses, concatenated."""
     inputs_GI = torch.cat([left_tensor(use) for use, _ in uses])
     gradient_GO = torch.cat([gradient for _, gradient in uses])
     return inputs_GI, gradient_GO, torch.cat([use.rows for use, _ in uses if use.rows is not None])
 
 
 def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tensor:
-    """Gradient of a scale or bias, row by row, summed over its uses, [B, K]."""
+    """Per-row gradient of a scale or bias, summed over its uses, [B, K]."""
     return torch.stack([_vector(use, gradient, num_rows) for use, gradient in uses]).sum(0)
 
 

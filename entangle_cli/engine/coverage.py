@@ -1,4 +1,4 @@
-"""Which rule accounts for each parameter: found by a probe, and checked there against ordinary autograd."""
+"""Finds the rule for each parameter with a probe, and checks the result against autograd."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 
 class Rule(StrEnum):
-    """How a parameter's products are formed."""
+    """How a parameter's products are computed."""
 
     LINEAR = "linear"
     ROUTED = "expert"
@@ -35,52 +35,56 @@ class Rule(StrEnum):
     UNEMBEDDING = "unembedding"
     TIED = "tied embedding and unembedding"
     UNUSED = "not used by the probe"
-    SLOW = "slow: one backward a response"
+    SLOW = "slow: one backward pass per response"
 
 
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 1e-1}
-"""How far a parameter's products on the probe may be from autograd's, relative to its own norms.
+"""Largest difference between a parameter's products on the probe and autograd's, relative to its own norms.
 
-Wide enough for rounding, far below what a missed or doubled use makes.
+It exceeds rounding errors and is far below the effect of a missed or doubled use.
 """
 
 
 CAUSAL_AGREEMENT = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""How far a causal model's log-probs in parts may be from the whole, relative to it: only their rounding differs.
+"""Largest relative difference between a causal model's log-prob in two parts and in one. Only rounding may differ.
 
 Float64 models compute norms, rotations and scans in float32. In bfloat16 a log-prob near 10 nats has steps of 0.06
-nats, and kernels of other lengths round otherwise: 1.3e-3 was seen. An encoder is off by several nats.
+nats, and rounding depends on the sequence length: 1.3e-3 was seen. An encoder is off by several nats.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every parameter asked for, under exactly one rule."""
+    """Exactly one rule for every requested parameter."""
 
     rules: Mapping[str, Rule]
     numel: Mapping[str, int]
     reasons: Mapping[str, str]
-    """Why a parameter takes the slow way."""
+    """Why a parameter needs the slow method."""
     bytes_per_token: int = 0
-    """What a batch keeps for its backward pass, for each of its tokens; 0 if unknown."""
+    """Bytes per token that a batch keeps for its backward pass; 0 if unknown."""
     repeated: Mapping[tuple[str, int | None], int] = field(default_factory=dict)
-    """Number of uses of each parameter, or slice of one, that the probe saw used more than once."""
+    """Number of uses of each parameter or slice that the probe used more than once."""
     whole_model_slow: bool = False
-    """The model's logits are not its unembedding of hidden states: everything goes through its own logits."""
+    """The model's logits are not the unembedding of its hidden states, so all log-probs use the model's own logits."""
 
     @property
     def slow(self) -> frozenset[str]:
-        """Names of the parameters that take the slow way."""
+        """Names of the parameters that need the slow method."""
         return frozenset(name for name, rule in self.rules.items() if rule is Rule.SLOW)
 
     def with_slow(self, functions: Mapping[str, str]) -> Plan:
-        """The plan with more parameters on the slow way, because of the functions that use them."""
+        """The plan with more slow parameters.
+
+        Args:
+            functions: parameter name to the function that uses it without a rule.
+        """
         rules = {name: Rule.SLOW if name in functions else rule for name, rule in self.rules.items()}
         reasons = {name: f"used by {function}, which no rule covers" for name, function in functions.items()}
         return replace(self, rules=rules, reasons={**self.reasons, **reasons})
 
     def numel_by_rule(self) -> dict[Rule, int]:
-        """Number of parameter elements under each rule in use."""
+        """Number of parameter elements per rule."""
         counts: Counter[Rule] = Counter()
         for name, rule in self.rules.items():
             counts[rule] += self.numel[name]
@@ -88,14 +92,14 @@ class Plan:
 
 
 def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.Parameter], dtype: torch.dtype) -> Plan:
-    """Find the rule of every parameter on a short made-up pair, and move what disagrees with autograd to the slow way.
+    """Find the rule of every parameter on a short random pair. Parameters that disagree with autograd become slow.
 
     Args:
         model: prepared (see `model.prepared`).
-        dtype: what the model computes in; sets the agreement demanded.
+        dtype: dtype of the model's computation; sets the tolerance.
     Raises:
         ModelError: the model's log-probs on the probe are not finite, depend on later tokens, or have no gradient.
-    Cost: a few forwards and two backwards of a few tokens, memory of the largest single parameter's gradient.
+    Cost: a few forward and two backward passes on a few tokens; memory of the largest single parameter's gradient.
     """
     device = head.weight_VD.device
     probe = probe_pair(head.weight_VD.shape[0])
@@ -126,7 +130,7 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
 
 @contextmanager
 def _refused_without_gradient(model: nn.Module) -> Iterator[None]:
-    """Refuse a model whose backward passes through a kernel that has none: autograd only warns, and goes on wrongly."""
+    """Refuse a model with a kernel that has no backward. Autograd only warns and gives wrong gradients."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -134,14 +138,14 @@ def _refused_without_gradient(model: nn.Module) -> Iterator[None]:
         message = str(warning.message)
         if "autograd kernel was not registered" in message:
             raise ModelError(
-                f"{type(model).__name__} computes through {message.split(': ')[0]}, which has no gradient",
+                f"{type(model).__name__} uses {message.split(': ')[0]}, which has no gradient",
                 "layers that autograd can differentiate",
-                "load the weights without quantisation or special kernels, or on another device",
+                "load the weights without quantisation or special kernels, or use another device",
             )
 
 
 def probe_pair(vocabulary: int) -> TokenizedPair:
-    """Three shared tokens, then different ones: short, and rows of different length so that padding takes part."""
+    """A short pair: three shared tokens, then different ones. The rows differ in length to cover padding."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (14,), generator=generator).tolist()
     chosen = TokenizedResponse((*ids[:3], *ids[3:9]), first_scored=3)
@@ -154,7 +158,7 @@ def _all_slow(numel: Mapping[str, int], reason: str) -> Plan:
 
 
 def _ignore(use: Use, gradient: Tensor) -> None:
-    """The probe's first forward has no backward."""
+    """Do nothing: the probe's first forward pass has no backward pass."""
 
 
 def _rules(
@@ -173,7 +177,7 @@ def _rules(
             reasons[name] = (
                 f"used by {function}, which no rule covers"
                 if function
-                else "used in ways whose cross terms no rule covers: " + ", ".join(sorted(kinds))
+                else "used in several ways, and no rule covers their cross terms: " + ", ".join(sorted(kinds))
             )
     return rules, reasons
 
@@ -197,40 +201,40 @@ def _checked(
     parameters: Mapping[str, nn.Parameter],
     dtype: torch.dtype,
 ) -> Plan:
-    """The plan after comparing the probe's log-probs and products with autograd's."""
+    """Compare the probe's log-probs and products with autograd's, and return the corrected plan."""
     tolerance = AGREEMENT[dtype]
     reference_log_probs = [_log_prob(model, side) for side in (probe.chosen, probe.rejected)]
     if not all(map(math.isfinite, reference_log_probs)):
         raise ModelError(
-            f"the model's log-probs on a short probe are {reference_log_probs}",
+            f"the model's log-probs on a short test input are {reference_log_probs}",
             "finite numbers",
-            "check the checkpoint for NaN or infinite weights, or choose a wider --dtype",
+            "check the checkpoint for NaN or infinite weights, or use a wider --dtype",
         )
     _refuse_seeing_the_future(model, probe.chosen, reference_log_probs[0], CAUSAL_AGREEMENT[dtype])
     for ours, reference in zip(measured.log_probs_B.tolist(), reference_log_probs, strict=True):
         if abs(ours - reference) > tolerance * max(1.0, abs(reference)):
-            return _all_slow(plan.numel, "the model's logits are not its unembedding of the last hidden states")
+            return _all_slow(plan.numel, "the model's logits are not the unembedding of its last hidden states")
     by_autograd = _reference_norms(model, probe, parameters)
-    # A gradient that is zero in theory (a key's bias) is rounding noise, which is small against the whole.
+    # A gradient that is zero in theory (a key's bias) is rounding noise, small compared with the whole gradient.
     noise = ZERO_SHARE * tolerance**2 * sum(by_autograd.values())
     disagreeing = {}
     for name in parameters.keys() - plan.slow:
-        found = measured.products.get(name)
-        chosen, rejected, inner = (0.0, 0.0, 0.0) if found is None else tuple(found[:, 0].tolist())
+        products = measured.products.get(name)
+        chosen, rejected, inner = (0.0, 0.0, 0.0) if products is None else tuple(products[:, 0].tolist())
         ours = chosen + REJECTED_WEIGHT**2 * rejected + 2 * REJECTED_WEIGHT * inner
-        # The two sides may cancel in the sum, whose rounding is that of its parts.
+        # The two sides may cancel in the sum. Its rounding error is that of its terms.
         scale = max(by_autograd[name], chosen, rejected) + noise
         if abs(ours - by_autograd[name]) > tolerance * scale:
-            disagreeing[name] = "an unseen function: the probe disagrees with autograd"
+            disagreeing[name] = "an unknown function (the probe disagrees with autograd)"
     return plan.with_slow(disagreeing) if disagreeing else plan
 
 
 def _refuse_seeing_the_future(
     model: nn.Module, response: TokenizedResponse, whole_log_prob: float, tolerance: float
 ) -> None:
-    """Refuse a model whose predictions depend on later tokens, as heads on bidirectional encoders do.
+    """Refuse a model whose predictions depend on later tokens, such as a head on a bidirectional encoder.
 
-    In a causal model the log-prob of a response is that of its start, read without the rest, plus that of the rest.
+    In a causal model, the log-prob of a response equals the log-prob of its start alone plus that of the rest.
     """
     middle = (response.first_scored + len(response.ids)) // 2
     start = TokenizedResponse(response.ids[:middle], response.first_scored)
@@ -240,27 +244,27 @@ def _refuse_seeing_the_future(
         raise ModelError(
             f"{type(model).__name__}: the probability of a token depends on the tokens after it",
             "a causal language model",
-            "name the policy that will be trained, or set is_decoder in config.json if it is meant to be one",
+            "use the policy that you will train as MODEL; if this is it, set is_decoder in config.json",
         )
 
 
 def _log_prob(model: nn.Module, response: TokenizedResponse) -> float:
-    """A response's log-prob. Not under no_grad, where kernels for quantised weights turn to inference for good."""
+    """A response's log-prob. Under no_grad, kernels for quantised weights would switch to inference permanently."""
     with torch.enable_grad():
         return float(response_log_prob(model, response).detach())
 
 
 ZERO_SHARE = 16.0
-"""Of the square of the agreement: squared norms that are so small a share of the whole are taken for rounding."""
+"""Squared norms below this multiple of the squared tolerance, relative to the total, count as rounding errors."""
 
 REJECTED_WEIGHT = 1.5
-"""Weight of the rejected side in the probe's check: with 1 an error might hide in another of the three products."""
+"""Weight of the rejected side in the probe's check. With 1, errors in the three products could cancel."""
 
 
 def _reference_norms(
     model: nn.Module, probe: TokenizedPair, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, float]:
-    """Per parameter |g_c + w g_r|^2 = A + w^2 B + 2 w P by autograd: one backward, and no gradient is kept."""
+    """|g_c + w g_r|^2 = A + w^2 B + 2 w P per parameter, by autograd in one backward pass. No gradient is kept."""
     return squared_gradient_norms(
         lambda: response_log_prob(model, probe.chosen) + REJECTED_WEIGHT * response_log_prob(model, probe.rejected),
         parameters,

@@ -1,4 +1,4 @@
-"""How log-probs change when the weights move along a direction: to first and to second order, or for real."""
+"""Changes of log-probs when the weights move along a direction: first and second order, or measured."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from entangle_cli.engine.update import norm
 
 RELATIVE_STEPS = (5e-5, 1e-5, 5e-4, 5e-3)
-"""Spacings of a difference's points, relative to the length of the weights that move, the usual best first. Small ones
-are for sharp models; the long ones for fresh adapters, whose weights are small against the model's."""
+"""Step sizes of the finite differences, relative to the norm of the moved weights, usually best first. Small steps suit
+sharp models. Large steps suit fresh adapters, because their weights are small compared with the model's."""
 
 ROUNDING = torch.finfo(torch.float32).eps
-"""Relative rounding of a log-prob; of float64 models too, whose norms compute in float32."""
+"""Relative rounding error of a log-prob. It also holds for float64 models: their norms compute in float32."""
 
 ROUNDING_MARGIN = 16.0
-"""How much larger than one rounding the error of a log-prob's difference may be; measured with room to spare."""
+"""Bound on the error of a log-prob difference, in units of one rounding error. Measured errors are well below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +31,21 @@ class Derivatives:
     second: Tensor
     """direction' Hessian direction, nats."""
     bend: Tensor
-    """What the third order would put into a plain difference of the inner points; what is left in `first` is smaller by
-    about the same ratio."""
+    """Third-order error of the plain difference of the inner points. The remaining error of `first` is smaller by about
+    the same ratio."""
     first_error: Tensor
-    """Bound of the rounding in `first`."""
+    """Bound on the rounding error of `first`."""
     second_error: Tensor
-    """Bound of the rounding in `second`."""
+    """Bound on the rounding error of `second`."""
 
     @property
     def one_rounding(self) -> Tensor:
-        """What one rounding of each log-prob makes in `first`: the error to expect, where `first_error` bounds it."""
+        """Expected rounding error of `first`, from one rounding per log-prob. `first_error` is its bound."""
         return self.first_error / ROUNDING_MARGIN
 
 
 class Weights:
-    """Parameters that can be moved and come back exactly; holds a copy of them.
+    """Parameters that can be moved and restored exactly. Holds a copy of them.
 
     Args:
         parameters: name to parameter.
@@ -57,7 +57,7 @@ class Weights:
 
     @contextmanager
     def moved(self, direction: Mapping[str, Tensor], length: float = 1.0) -> Iterator[None]:
-        """Inside, the parameters are start + length * direction."""
+        """Set the parameters to start + length * direction inside the block."""
         try:
             for name, parameter in self.parameters.items():
                 parameter.data.copy_(self._start[name]).add_(direction[name], alpha=length)
@@ -66,7 +66,7 @@ class Weights:
             self.restore()
 
     def restore(self) -> None:
-        """Put every parameter back to the bit."""
+        """Restore every parameter bit for bit."""
         for name, parameter in self.parameters.items():
             parameter.data.copy_(self._start[name])
 
@@ -75,20 +75,20 @@ class Weights:
     ) -> Derivatives:
         """Central differences of log-probs along a direction, from four points at +-h and +-2h.
 
-        First order: (8 (z(h) - z(-h)) - (z(2h) - z(-2h))) / 12h, with an error of order h^4; second order:
-        (z(2h) - 2 z(0) + z(-2h)) / 4h^2. Both have rounding besides, over h and over 4h^2.
+        First order: (8 (z(h) - z(-h)) - (z(2h) - z(-2h))) / 12h, with an error of order h^4. Second order:
+        (z(2h) - 2 z(0) + z(-2h)) / 4h^2. Rounding errors are divided by h and by 4h^2.
 
         Args:
-            log_probs: computes them with the parameters as they are at the time.
-            before: what it gives now.
-            direction: a tensor a parameter; what 1 step of it changes.
-            relative_step: h relative to the length of the weights.
-        Cost: four forwards.
+            log_probs: computes log-probs with the current parameters.
+            before: log-probs at the start.
+            direction: change of every parameter in one step, by parameter name.
+            relative_step: h relative to the norm of the weights.
+        Cost: four forward passes.
         """
         length = norm(direction)
         if length == 0.0:
             return Derivatives(*(torch.zeros_like(before) for _ in range(5)))
-        # Weights that are all zero, as a fresh adapter's B, have no length of their own.
+        # The norm is 0 if all weights are zero, such as a fresh adapter's B.
         step = relative_step * (norm(self._start) or 1.0) / length
         odd, even = [], []
         for distance in (step, 2 * step):

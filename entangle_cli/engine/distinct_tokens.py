@@ -1,8 +1,8 @@
-"""Linear layers that compute each distinct token once: no shared prompt a second time, and no padding.
+"""Linear layers that compute each distinct token once. They skip padding and the second copy of a shared prompt.
 
-Both rows of a pair start with the same tokens, and in a causal model with the same activations at them. A linear
-layer therefore computes them for the chosen row and copies its outputs to the rejected row. Gradients differ between
-the rows, and the backward pass runs for every real token.
+Both rows of a pair start with the same tokens. In a causal model, their activations are equal there too. A linear
+layer therefore computes them for the chosen row and copies the outputs to the rejected row. Gradients differ between
+the rows, so the backward pass runs for every real token.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 COPY_FLOPS = 48
-"""Cost of copying one float, in flops of a matrix product. On one CPU core it is 10 to 20 where the copy stays in
-cache, and over 200 where it needs fresh memory (tests/benchmarks/routes.py)."""
+"""Cost of copying one float, in flops of a matrix product. On one CPU core it is 10 to 20 if the copy stays in cache,
+and over 200 if it needs fresh memory (tests/benchmarks/routes.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """Where the positions of a batch get a linear layer's outputs from; indices into its F positions."""
+    """Source of a linear layer's output for every position of a batch, as indices into its F positions."""
 
     computed_E: Tensor
-    """int64: positions that are computed."""
+    """int64: positions to compute."""
     source_F: Tensor
-    """int64: for each position its index in `computed_E`; any index for padding."""
+    """int64: index into `computed_E` for every position; arbitrary for padding."""
     real_L: Tensor
     """int64: positions that are not padding."""
 
@@ -35,8 +35,8 @@ class TokenLayout:
         """The layout of a batch.
 
         Args:
-            lengths: tokens of each row, chosen rows first.
-            shared: per pair, leading tokens that its two rows share.
+            lengths: tokens per row, chosen rows first.
+            shared: shared leading tokens per pair.
             num_tokens: T.
         """
         num_pairs = len(shared)
@@ -57,14 +57,14 @@ class TokenLayout:
         return TokenLayout(*(to_device(part, device) for part in (self.computed_E, self.source_F, self.real_L)))
 
     def saves_time(self, num_inputs: int, num_outputs: int) -> bool:
-        """Whether leaving positions out of a linear layer saves more than the copies cost."""
+        """Whether skipping positions in a linear layer saves more than the copies cost."""
         num_positions, num_computed = self.source_F.numel(), self.computed_E.numel()
         saved = 2 * (num_positions - num_computed) * num_inputs * num_outputs
         return saved > COPY_FLOPS * (num_computed * num_inputs + num_positions * num_outputs)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A copy on a device; to CUDA from pinned memory, which spares the host the wait."""
+    """Copy to a device. Copies to CUDA use pinned memory, so the host need not wait."""
     return (
         values.pin_memory().to(device, non_blocking=True)
         if device.type == "cuda" and values.is_cpu
@@ -73,17 +73,17 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def linear_on_distinct_tokens(inputs: Tensor, weight_IO: Tensor, bias_O: Tensor | None, layout: TokenLayout) -> Tensor:
-    """y = x W + b for every position of a batch, computed once for each distinct token.
+    """y = x W + b for every position of a batch, computed once per distinct token.
 
     Args:
-        inputs: [B, T, I] or [F, I]; the rows of a pair agree at the positions they share.
-        weight_IO: takes no gradient, like `bias_O`.
+        inputs: [B, T, I] or [F, I]. The rows of a pair must agree at shared positions.
+        weight_IO: gets no gradient, and neither does `bias_O`.
     Returns:
-        Outputs, shaped alike; padding gets those of some other position. The gradient at the inputs is that of the
-        plain layer: at shared positions each row's own.
+        Outputs [B, T, O] or [F, O]. Padding gets the output of an arbitrary position. The gradient at the inputs equals
+        that of the plain layer, with separate values per row at shared positions.
     """
     inputs_FI = inputs.reshape(-1, inputs.shape[-1])
-    # Shaped outside the function: models change results in place, which torch forbids for views made inside.
+    # Reshape outside the function: models change results in place, and torch forbids that for views made inside.
     outputs_FO: Tensor = _DistinctLinear.apply(inputs_FI, weight_IO, bias_O, layout)  # type: ignore[no-untyped-call]
     return outputs_FO.reshape(*inputs.shape[:-1], -1)
 

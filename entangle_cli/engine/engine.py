@@ -1,4 +1,4 @@
-"""The engine's face: a model and the parameters that count, then pairs in and measurements out."""
+"""The engine's interface: measures pairs on a model with a selection of its parameters."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from entangle_cli.records.measurement import GroupProducts, PairMeasurement, Tok
 
 
 class Engine:
-    """Measures pairs on one model; a context manager, inside which the model is frozen and in evaluation mode.
+    """Measures pairs on one model. A context manager: inside it the model is frozen and in evaluation mode.
 
     Args:
         model: a Hugging Face causal LM on its device.
-        parameters: name to parameter, each tensor once (as `named_parameters` gives them).
-        route: forces a route for linear weights.
-        groups: parameter name to a group's name; if given, measurements have the products of each group too.
+        parameters: name to parameter, each tensor once (as in `named_parameters`).
+        route: route for linear weights.
+        groups: parameter name to group name. If given, measurements include the products per group.
 
     Attributes:
-        plan: which rule accounts for each parameter; set on entering.
+        plan: the rule of each parameter; set on entering the context.
     """
 
     plan: Plan
@@ -64,15 +64,15 @@ class Engine:
         self._stack.__exit__(kind, error, traceback)
 
     def measure(self, pairs: Sequence[TokenizedPair], *, recompute: bool = False) -> list[PairMeasurement]:
-        """Measure pairs in one batch; each needs at least one scored token a response.
+        """Measure pairs in one batch. Every response needs at least one scored token.
 
         Args:
-            recompute: layers are computed again in the backward pass instead of being kept: less memory, more time.
-                Not done on a CPU with quantised weights, whose kernels would take their forward for inference.
+            recompute: recompute layers in the backward pass instead of keeping their activations. This saves memory and
+                costs time. Ignored on a CPU with quantised weights, because their kernels would switch to inference.
         """
         recompute = recompute and not (is_quantised(self._model) and self._head.weight_VD.is_cpu)
         results = self._results(pairs, recompute=recompute)
-        # A handful of numbers a parameter: one transfer for the whole batch.
+        # A few numbers per parameter: one transfer for the whole batch.
         products = {name: product for result in results for name, product in result.products.items()}
         total = torch.stack(list(products.values())).sum(0)
         measurements = _measurements(results[0], total)
@@ -91,7 +91,7 @@ class Engine:
             repeated = self.plan.repeated if recompute else None
             results = [measure_batch(self._model, self._head, batch, watched, self._route, repeated)]
         except UnrecognisedUse as unrecognised:
-            # Seen now though not by the probe, as an expert that it was not routed to.
+            # The probe did not reach this use, for example an expert that got no token.
             self.plan = self.plan.with_slow(unrecognised.functions)
             return self._results(pairs, recompute=recompute)
         if slow:
@@ -102,15 +102,15 @@ class Engine:
 def _by_group(
     products: Mapping[str, Tensor], groups: Mapping[str, str], num_pairs: int
 ) -> list[tuple[GroupProducts, ...]]:
-    """Each pair's products summed within each group, in the order of the groups; without gradient they are zero."""
+    """Per pair, products summed within each group, in the order of the groups. Groups without a gradient have zeros."""
     sums: dict[str, Tensor | float] = dict.fromkeys(groups.values(), 0.0)
     for name, product in products.items():
         sums[groups[name]] = sums[groups[name]] + product
-    found = {
+    lists = {
         name: total.tolist() if isinstance(total, Tensor) else [[0.0] * num_pairs] * 3 for name, total in sums.items()
     }
     return [
-        tuple(GroupProducts(name, *(side[pair] for side in values)) for name, values in found.items())
+        tuple(GroupProducts(name, *(side[pair] for side in values)) for name, values in lists.items())
         for pair in range(num_pairs)
     ]
 

@@ -1,8 +1,7 @@
-"""Which row of the batch each entry of a gathered tensor belongs to.
+"""Tracks the batch row of each entry in a gathered tensor.
 
-A mixture-of-experts layer gathers the tokens that were routed to an expert into a matrix [G, I], in an
-order that depends on the data. Following the gather, and what is computed entry by entry from its result, tells whose
-tokens a later linear layer sees.
+A mixture-of-experts layer gathers the tokens of an expert into a matrix [G, I], in an order that depends on the data.
+Following the gather and all entry-wise functions of its result gives the rows of the tokens in a later linear layer.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class GatheredRows:
-    """Rows of the entries of tensors that were gathered from the B * T positions of a batch.
+    """Batch rows of the entries of tensors gathered from the B * T positions of a batch.
 
     Args:
         num_rows: B.
@@ -29,7 +28,7 @@ class GatheredRows:
         self._rows = WeakTensorKeyDictionary()
 
     def rows_of(self, values: Tensor) -> Tensor | None:
-        """Row of each entry along the first dimension, int64 [G]; None for a tensor that was not gathered."""
+        """Batch row of each entry along the first dimension, int64 [G]; None if the tensor was not gathered."""
         rows: Tensor | None = self._rows.get(values) if len(self._rows) else None
         return rows
 
@@ -38,7 +37,7 @@ class GatheredRows:
         self._rows.clear()
 
     def follow(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
-        """Note what `result` of a torch function holds, given what its arguments hold."""
+        """Record the rows of a torch function's result, derived from the rows of its arguments."""
         if func in GATHERS:
             self._gather(func, args, result)
         elif len(self._rows) and func not in MIXES_ENTRIES:
@@ -104,4 +103,4 @@ MIXES_ENTRIES = {
     torch.Tensor.roll,
     torch.Tensor.sort,
 }
-"""Functions whose results are other entries than their arguments', even where the number of entries agrees."""
+"""Functions that combine or reorder entries, even if the number of entries stays the same."""

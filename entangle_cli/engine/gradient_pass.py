@@ -1,7 +1,7 @@
-"""One pass over a batch: one forward, one sweep of the vocabulary, one backward with activation gradients only.
+"""One pass over a batch: a forward pass, a vocabulary sweep, and a backward pass with activation gradients only.
 
-No parameter requires a gradient, so that autograd computes none for weights. A collector gets each use of a parameter
-with the gradient at its output the moment that gradient exists, and both are freed when it is done with them.
+No parameter requires a gradient, so autograd computes no weight gradients. As soon as the gradient at a use's output
+exists, the collector receives both. They are freed once the collector has processed them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from entangle_cli.engine.uses import Consume
 
 
 class UnrecognisedUse(Exception):
-    """The forward used parameters in ways no rule covers.
+    """The forward pass used parameters in ways that no rule covers.
 
     Args:
-        functions: parameter name to the function that took it.
+        functions: parameter name to the function that used it.
     """
 
     def __init__(self, functions: Mapping[str, str]) -> None:
@@ -35,7 +35,7 @@ class UnrecognisedUse(Exception):
 
 
 class HeadNotFound(Exception):
-    """The forward never applied the unembedding as a linear layer to every position."""
+    """The forward pass never applied the unembedding as a linear layer to all positions."""
 
 
 def run_pass(
@@ -47,17 +47,17 @@ def run_pass(
     *,
     recompute: bool = False,
 ) -> HeadPass:
-    """Run a batch; the collector has its totals afterwards.
+    """Run a batch. Afterwards the collector holds its totals.
 
     Args:
         model: prepared (see `model.prepared`).
         names: id of each watched parameter to its name.
-        recompute: layers are computed again in the backward pass instead of being kept.
+        recompute: recompute layers in the backward pass instead of keeping their activations.
     Returns:
-        What the head knows of the batch.
+        The head's results for the batch.
     Raises:
-        UnrecognisedUse: a watched parameter was used in a way no rule covers.
-        HeadNotFound: the unembedding was not seen.
+        UnrecognisedUse: a watched parameter was used in a way that no rule covers.
+        HeadNotFound: the unembedding was not applied to all positions.
     """
     recorder, hidden_BTD = record_forward(model, head, batch, names, collector.consume, recompute=recompute)
     _refuse_unrecognised(recorder)
@@ -88,7 +88,7 @@ def record_forward(
     Returns:
         The recorder, and the unembedding's input [B, T, D] with its graph.
     Raises:
-        HeadNotFound: the unembedding was not seen.
+        HeadNotFound: the unembedding was not applied to all positions.
     """
     recorder = Recorder(names, BatchShape(*batch.ids_BT.shape), head.weight_VD, consume, batch.layout, note_kept)
     try:
@@ -96,7 +96,7 @@ def record_forward(
         with torch.enable_grad(), layers, recorder:
             model(input_ids=batch.ids_BT, use_cache=False)
     except Unrecognised as error:
-        # The recorder handles other calls itself; only an unembedding of something else than every position ends here.
+        # The recorder handles all other calls. Only an unembedding that does not cover all positions raises here.
         raise HeadNotFound from error
     hidden_BTD = recorder.take_hidden()
     if hidden_BTD is None:
@@ -105,12 +105,12 @@ def record_forward(
 
 
 def scored_positions(hidden_BTD: Tensor, batch: Batch) -> Tensor:
-    """The scored positions' hidden states [N, D], without graph."""
+    """Hidden states at the scored positions [N, D], detached."""
     return hidden_BTD.detach()[batch.rows_N, batch.positions_N]
 
 
 def backward_from_scored(hidden_BTD: Tensor, batch: Batch, seed_ND: Tensor) -> None:
-    """Run the backward pass from gradients at the scored positions; none where no parameter lies below the head."""
+    """Run the backward pass from gradients at the scored positions. Do nothing if the head's input has no graph."""
     if hidden_BTD.requires_grad:
         seed_BTD = torch.zeros_like(hidden_BTD)
         seed_BTD[batch.rows_N, batch.positions_N] = seed_ND.to(seed_BTD.dtype)

@@ -1,4 +1,4 @@
-"""Parameters by the part of the network they belong to: embedding, each block's attention, MLP and norms, head."""
+"""Groups parameters by network part: embedding, attention, MLP and norms of each block, and head."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ KINDS = (
     ("attention", re.compile(r"att|(?:^|[._])[qkvo]_proj|mixer|mamba|rotary|sinks", re.IGNORECASE)),
     ("MLP", re.compile(r"mlp|ffn|feed_?forward|expert|moe|router|gate|(?:^|[._])(?:fc|w)\d|dense", re.IGNORECASE)),
 )
-"""The first whose expression is found in what a parameter is called within its block."""
+"""Part and regular expression. The first expression that matches a parameter's name within its block applies."""
 
 
 def parameter_groups(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
-    """Parameter name to the name of its group, in the order of the parameters.
+    """Parameter name to group name, in the order of the parameters.
 
-    A tied embedding and unembedding are one parameter with one gradient, and so one group.
+    A tied embedding and unembedding are one parameter with one gradient, so they form one group.
     """
     any_model: Any = model
     embedding = _weight_ids(any_model.get_input_embeddings())

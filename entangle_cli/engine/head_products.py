@@ -1,4 +1,4 @@
-"""Products of the unembedding's own gradient, from the grams of one sweep of the vocabulary.
+"""Products of the unembedding's gradient, from the grams of a vocabulary sweep.
 
 With q_t the gradient at position t's logits and h_t its hidden state, the weight's gradient is sum_t q_t h_t' and its
 products are sum_{t,u} (q_t . q_u) (h_t . h_u); the bias's are sum_{t,u} q_t . q_u.
@@ -16,7 +16,7 @@ from entangle_cli.engine.products import at_least_float32
 from entangle_cli.engine.unembedding import Unembedding
 
 PRODUCT_BLOCK = 512
-"""Rows of a gram that are turned into products at a time; bounds the memory of long responses."""
+"""Rows of a gram that are processed at a time. Bounds the memory for long responses."""
 
 
 def head_products(
@@ -25,8 +25,8 @@ def head_products(
     """Products [3, P] of the weight and of the bias.
 
     Args:
-        slices: per row (chosen rows first), its stretch of N.
-        grams: of each pair, as `sweep_vocabulary` returns them.
+        slices: per row (chosen rows first), its range within N.
+        grams: the grams of each pair from `sweep_vocabulary`.
     Precision: grams in float32 (float64 for float64 models), sums over their rows in float64.
     Cost: about 6 R^2 D flops per pair; memory of `PRODUCT_BLOCK` * R.
     """
@@ -97,7 +97,7 @@ def _residual_gram(head_pass: HeadPass, head: Unembedding, left: slice, right: s
 
 
 def other_probabilities(head_pass: HeadPass, head: Unembedding, rows: slice, ids: Tensor) -> Tensor:
-    """Softmax at some columns, times the logits' slope, zero where the column is the position's own target.
+    """Softmax at some columns times the logits' slope; zero at the position's own target.
 
     Returns:
         [R, len(ids)] for the scored positions in `rows`.
@@ -111,11 +111,11 @@ def other_probabilities(head_pass: HeadPass, head: Unembedding, rows: slice, ids
 def tied_cross_products(
     head_pass: HeadPass, head: Unembedding, slices: Sequence[slice], ids_BT: Tensor, gradient_BTD: Tensor
 ) -> Tensor:
-    """Products [3, P] that a weight has beyond those of its two uses where it is both embedding and unembedding.
+    """Cross terms [3, P] between the two uses of a weight that is both embedding and unembedding.
 
-    Row a looks ids up with gradient e_at, row b unembeds hidden states h_bs with residuals q_bs:
-    <lookup_a, head_b> = sum_{t,s} q_bs[id_at] (e_at . h_bs). A squared norm holds it twice, the inner product once
-    each way.
+    Row a looks up ids with gradient e_at. Row b unembeds hidden states h_bs with residuals q_bs.
+    <lookup_a, head_b> = sum_{t,s} q_bs[id_at] (e_at . h_bs). A squared norm contains it twice, the inner product once
+    in each direction.
     """
     num_pairs = len(slices) // 2
     hidden_ND = at_least_float32(head_pass.hidden_ND)
@@ -146,8 +146,8 @@ def tied_cross_products(
 def hidden_similarities(hidden_ND: Tensor, slices: Sequence[slice]) -> Tensor:
     """CHES and its length-normalised form of every pair, float64 [2, P] (Razin et al., arXiv 2410.08847, Definition 2).
 
-    With S the sum of the hidden states that predict a response's tokens, CHES = <S_c, S_r> - |S_c|^2; normalised,
-    S is their mean. It is the head's P - A with every residual q replaced by 1.
+    CHES = <S_c, S_r> - |S_c|^2, where S is the sum of the hidden states that predict a response's tokens. In the
+    normalised form S is their mean. CHES is the head's P - A with every residual q replaced by 1.
     """
     sums_BD = torch.stack([hidden_ND[rows].double().sum(0) for rows in slices])
     lengths_B = torch.tensor([rows.stop - rows.start for rows in slices], device=sums_BD.device, dtype=sums_BD.dtype)

@@ -1,11 +1,11 @@
-"""One sweep of the vocabulary: log-probs, the gradient they send back, and the grams that the head's products need.
+"""A sweep over the vocabulary: log-probs, their gradients at the hidden states, and grams for the head's products.
 
-Logits are formed a chunk of the vocabulary at a time and never kept, like the keys of flash attention. Sums that
-depend on the normaliser are taken relative to a running maximum and rescaled when it rises.
+Logits are computed one vocabulary chunk at a time and never kept, like the keys in flash attention. Sums that depend on
+the normaliser are relative to a running maximum and rescaled when it rises.
 
 With p the softmax at a position, y its target and r = 1 - p_y, the gradient of log p_y with respect to the logits is
-r e_y - sum_{v != y} p_v e_v. The two parts are kept separate and r is the sum of the other probabilities. A confident
-position (p_y near 1) therefore loses no digits, where one-hot minus softmax would cancel.
+r e_y - sum_{v != y} p_v e_v. The two terms are kept separate, and r is the sum of the other probabilities. This keeps
+full precision at confident positions (p_y near 1). There, one-hot minus softmax would cancel.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from entangle_cli.engine.products import at_least_float32
 from entangle_cli.engine.unembedding import Unembedding
 
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 64 * 2**20}
-"""Bytes of one chunk of logits in float32. Below 32 MiB the C library takes memory from its heap instead of asking for
-fresh pages each time, which saves 5 % of a batch of GPT-2 at 64 tokens. A GPU runs few large products faster."""
+"""Bytes of one float32 chunk of logits. Below 32 MiB the C library reuses heap memory instead of requesting new pages.
+This saves 5 % of the time of a GPT-2 batch at 64 tokens. A GPU is faster with a few large products."""
 
 SYMMETRIC_TILE = 64
-"""Rows of a tile of a symmetric gram: small enough to skip most of its lower half."""
+"""Rows per tile of a symmetric gram: small enough to skip most of its lower half."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadPass:
-    """What the head knows of a batch after its sweep."""
+    """Results of the vocabulary sweep of a batch."""
 
     hidden_ND: Tensor
-    """Detached inputs of the head at the scored positions."""
+    """The head's inputs at the scored positions, detached."""
     log_probs_N: Tensor
     """float64, nats."""
     seed_ND: Tensor
@@ -47,12 +47,12 @@ class HeadPass:
 
 @dataclass(frozen=True, slots=True)
 class PairGrams:
-    """Products of a pair's positions over the vocabulary: of exp(logit - maximum) times slope, zero at the targets."""
+    """Grams over the vocabulary between a pair's positions: of exp(logit - maximum) times slope, zero at targets."""
 
     chosen_RR: Tensor
-    """Of the chosen row's positions; right above the diagonal and on it."""
+    """Between positions of the chosen row; valid on and above the diagonal."""
     rejected_RR: Tensor
-    """Of the rejected row's, likewise."""
+    """Between positions of the rejected row; valid on and above the diagonal."""
     mixed_RR: Tensor
     """Chosen x rejected."""
 
@@ -64,13 +64,13 @@ class _Sweep:
     maxima_N: Tensor
     target_logits_N: Tensor
     others_N: Tensor
-    """Sum of exp over all columns but the target."""
+    """Sum of exp over all columns except the target."""
     pull_ND: Tensor
-    """Sum of exp times slope times unembedding row, over all columns but the target."""
+    """Sum of exp times slope times unembedding row, over all columns except the target."""
     grams: list[PairGrams]
 
     def raise_maxima(self, maxima_N: Tensor, pairs: Sequence[tuple[slice, slice]]) -> None:
-        """Make every sum relative to higher maxima."""
+        """Rescale every sum to higher maxima."""
         factor_N = torch.exp(self.maxima_N - maxima_N)
         self.others_N *= factor_N
         self.pull_ND *= factor_N.unsqueeze(1)
@@ -82,7 +82,7 @@ class _Sweep:
 
 
 def chosen_and_rejected_slices(slices: Sequence[slice]) -> list[tuple[slice, slice]]:
-    """Per pair, the stretches of N of its chosen and its rejected row; `slices` has the chosen rows first."""
+    """Ranges within N of the chosen and the rejected row, per pair. `slices` has the chosen rows first."""
     num_pairs = len(slices) // 2
     return list(zip(slices[:num_pairs], slices[num_pairs:], strict=True))
 
@@ -93,11 +93,11 @@ def sweep_vocabulary(
     """Log-probs of the targets, their gradient at the hidden states, and the grams of each pair.
 
     Args:
-        hidden_ND: inputs of the head at the scored positions, no graph.
-        slices: per row (chosen rows first), its stretch of N.
-        with_grams: whether the head's weight or bias is among the parameters asked for; without, no gram is formed.
+        hidden_ND: inputs of the head at the scored positions, detached.
+        slices: per row (chosen rows first), its range within N.
+        with_grams: whether to compute grams. Only the products of the head's weight and bias need them.
     Precision: sums over the vocabulary in float32 (float64 for float64 models), log-probs in float64.
-    Cost: 4 N V D flops, and about 6 R^2 V per pair with grams; memory of `CHUNK_BYTES` a few times and R^2.
+    Cost: 4 N V D flops, and about 6 R^2 V per pair with grams; memory of a few `CHUNK_BYTES` plus R^2.
     """
     pairs = chosen_and_rejected_slices(slices)
     sweep = _start(hidden_ND, pairs if with_grams else [])
@@ -123,9 +123,9 @@ def sweep_vocabulary(
 
 
 def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """Log-probs of the targets alone, float64 [N], nats; as `sweep_vocabulary` computes them.
+    """Only the log-probs of the targets, float64 [N], nats, with the method of `sweep_vocabulary`.
 
-    Cost: 2 N V D flops, memory of `CHUNK_BYTES` twice.
+    Cost: 2 N V D flops, memory of two `CHUNK_BYTES`.
     """
     values = at_least_float32(hidden_ND)
     maxima_N = values.new_full((values.shape[0],), -torch.inf)
@@ -147,9 +147,9 @@ def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> 
 
 
 def weighted_backward(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Backward of sum_n weight_n log p(target_n) through the head, a few positions at a time.
+    """Backward pass of sum_n weight_n log p(target_n) through the head, a few positions at a time.
 
-    The head's own parameters collect their gradients where they require them.
+    The head's parameters accumulate gradients if they require them.
 
     Returns:
         The gradient at the hidden states, [N, D].
@@ -168,18 +168,18 @@ def weighted_backward(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, w
 
 def _target_log_probs(target_logits_N: Tensor, maxima_N: Tensor, others_N: Tensor) -> Tensor:
     shifted_N = (target_logits_N - maxima_N).double()
-    # In float64: 1 + 1e-8 is 1 in float32, and its logarithm is the whole log-prob of a confident position.
+    # float32 would round 1 + 1e-8 to 1. For a confident position its logarithm is the whole log-prob.
     return shifted_N - (others_N.double() + shifted_N.exp()).log()
 
 
 def _local_targets(targets_N: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Column of each target in a chunk [N, 1], any column where it is elsewhere; whether it is in the chunk."""
+    """Column of each target within a chunk, and whether the chunk contains it, both [N, 1]."""
     local_N1 = (targets_N - start).unsqueeze(1)
     return local_N1.clamp(0, width - 1), (local_N1 >= 0) & (local_N1 < width)
 
 
 def _chunk_columns(hidden_ND: Tensor) -> int:
-    """Columns of the vocabulary that are computed at a time."""
+    """Number of vocabulary columns to compute at a time."""
     chunk_bytes = CHUNK_BYTES.get(hidden_ND.device.type, CHUNK_BYTES["cuda"])
     return max(1, chunk_bytes // (4 * max(1, hidden_ND.shape[0])))
 
@@ -230,7 +230,7 @@ def _add_columns(
 
 
 def _add_upper_half(gram_RR: Tensor, rows_RC: Tensor) -> None:
-    """Add rows' products with one another on and above the diagonal, and some below it."""
+    """Add the inner products of the rows. Entries above and on the diagonal are complete, those below only partly."""
     for start in range(0, rows_RC.shape[0], SYMMETRIC_TILE):
         tile_rC = rows_RC[start : start + SYMMETRIC_TILE]
         gram_RR[start : start + SYMMETRIC_TILE, start:].addmm_(tile_rC, rows_RC[start:].T)

@@ -1,4 +1,4 @@
-"""What a forward pass keeps for its backward, in bytes: the memory that grows with the tokens of a batch."""
+"""Bytes that a forward pass keeps for its backward pass. This memory grows with the tokens of a batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 class KeptBytes:
-    """Counts, while its context lasts, the storages that autograd saves; weights and buffers aside.
+    """Counts the storages that autograd saves inside the context, except parameters and buffers.
 
     Args:
-        model: whose parameters and buffers do not count.
+        model: the model whose parameters and buffers are not counted.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -26,14 +26,14 @@ class KeptBytes:
         return sum(self._sizes.values())
 
     def add(self, tensor: Tensor) -> None:
-        """Count the storage of a tensor that is kept by other means; a storage counts once."""
+        """Count a tensor that is kept outside autograd. Each storage counts once."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._known:
             self._sizes[storage.data_ptr()] = storage.nbytes()
 
     def _pack(self, tensor: Tensor) -> Tensor:
         self.add(tensor)
-        # A node that kept its own output with its graph would keep itself for ever.
+        # With its graph, a saved output would keep its own node alive forever.
         return tensor.detach()
 
     def __enter__(self) -> KeptBytes:

@@ -1,4 +1,4 @@
-"""A causal LM as the engine needs it: its unembedding found, its parameters frozen for as long as the engine runs."""
+"""Prepares a causal LM for the engine: finds the unembedding and temporarily freezes the parameters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from entangle_cli.errors import ModelError
 
 
 def find_unembedding(model: nn.Module) -> Unembedding:
-    """The output embedding of a Hugging Face causal LM and the scale and softcap its config puts on the logits.
+    """The output embedding of a Hugging Face causal LM, with the logit scale and softcap from its config.
 
-    Whether this is what the model computes is checked by `coverage.make_plan`, against the model's own logits.
+    `coverage.make_plan` checks the result against the model's own logits.
 
     Raises:
         ModelError: the model has no output embedding.
@@ -28,7 +28,7 @@ def find_unembedding(model: nn.Module) -> Unembedding:
         raise ModelError(
             f"{type(model).__name__} has no output embedding",
             "a causal language model whose get_output_embeddings() is a linear layer",
-            "name a causal LM checkpoint; encoder, reward and embedding models have no token log-probs",
+            "use a causal LM checkpoint; encoders, reward models and embedding models have no token log-probs",
         )
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -41,7 +41,7 @@ def find_unembedding(model: nn.Module) -> Unembedding:
 
 
 def _logit_scale(config: Any) -> float:
-    """The factor on the logits under the names that the architectures use: Cohere, Muse, Falcon-H1; Granite divides."""
+    """The logit factor, under the names used by Cohere, Muse and Falcon-H1. Granite's setting is a divisor."""
     scale = _first_of(config, ("logit_scale", "output_multiplier", "lm_head_multiplier"))
     if scale is not None:
         return scale
@@ -52,27 +52,27 @@ def _logit_scale(config: Any) -> float:
 
 
 def _first_of(config: Any, names: Sequence[str]) -> float | None:
-    """The first of some settings that a config has."""
+    """The value of the first setting in `names` that the config has."""
     return next((float(value) for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether transformers loaded the weights in a quantised form."""
+    """Whether the model's weights are quantised."""
     return getattr(model, "quantization_method", None) is not None
 
 
 @contextmanager
 def prepared(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is ready for a pass: frozen, in evaluation mode, with each expert a layer of its own."""
+    """Prepare the model for passes inside the block: frozen, in evaluation mode, with experts as separate layers."""
     with _frozen(model), _differentiable_inputs(model), _experts_one_by_one(model):
         yield
 
 
 @contextmanager
 def _differentiable_inputs(model: nn.Module) -> Iterator[None]:
-    """Inside, a quantised model's embeddings require gradients, as in training on quantised weights.
+    """Make a quantised model's embeddings require gradients inside the block, as in training on quantised weights.
 
-    Otherwise its kernels take paths made for inference, which have no gradient.
+    Otherwise its kernels use inference code without gradients.
     """
     any_model: Any = model
     if not is_quantised(model):
@@ -89,7 +89,7 @@ def _differentiable_inputs(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _experts_one_by_one(model: nn.Module) -> Iterator[None]:
-    """Inside, mixture-of-experts layers call each expert as a layer of its own, which shows whose tokens it gets."""
+    """Make mixture-of-experts layers call each expert as a separate layer inside the block. This exposes its tokens."""
     any_model: Any = model
     if not hasattr(model, "set_experts_implementation"):
         yield
@@ -104,7 +104,7 @@ def _experts_one_by_one(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients inside; everything as it was afterwards."""
+    """Set evaluation mode and disable parameter gradients inside the block. Restore both afterwards."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     modes = [(module, module.training) for module in model.modules()]
     try:

@@ -29,7 +29,7 @@ from entangle_cli.engine.uses import LinearInput
 
 
 class Route(StrEnum):
-    """How the products of a linear weight are formed."""
+    """How to compute the products of a linear weight."""
 
     CHEAPER = "cheaper"
     GRAM = "gram"
@@ -38,16 +38,16 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What one pass over a batch yields."""
+    """Results of one pass over a batch."""
 
     log_probs_B: Tensor
     """float64, nats, chosen rows first."""
     products: Mapping[str, Tensor]
-    """Parameter name to products [3, P]; a parameter the pass did not reach has none."""
+    """Parameter name to products [3, P]. Parameters that the pass did not reach are missing."""
     similarities: Tensor | None = None
-    """`head_products.hidden_similarities` [2, P]; None where the head was not seen."""
+    """`head_products.hidden_similarities` [2, P]; None if the head was not seen."""
     head_products: Tensor | None = None
-    """Products [3, P] of the unembedding's weight in that role alone; None where it is not among the parameters."""
+    """Products [3, P] of the unembedding's weight without its use as an embedding; None if it is not watched."""
 
 
 def measure_batch(
@@ -63,12 +63,12 @@ def measure_batch(
     Args:
         model: prepared (see `model.prepared`).
         names: id of each watched parameter to its name.
-        route: forces a route for linear weights; results agree whichever is taken.
-        repeated: if given, layers are computed again in the backward pass instead of being kept; how often each
-            parameter (or slice) is used that is used more than once, since its layers are then seen one by one.
+        route: route for linear weights. All routes give the same results.
+        repeated: if given, recompute layers in the backward pass instead of keeping their activations. Holds the number
+            of uses of each parameter or slice that is used more than once, because recomputed layers run one by one.
     Raises:
-        UnrecognisedUse: a watched parameter was used in a way no rule covers.
-        HeadNotFound: the unembedding was not seen.
+        UnrecognisedUse: a watched parameter was used in a way that no rule covers.
+        HeadNotFound: the unembedding was not applied to all positions.
     """
     collector = _PairProducts(batch, head, names, route, repeated)
     head_pass = run_pass(model, head, batch, names, collector, recompute=repeated is not None)
@@ -82,7 +82,7 @@ def measure_batch(
 
 
 class _PairProducts(Collector):
-    """Forms the products of pairs, [3, P] for each parameter."""
+    """Computes the products of pairs, [3, P] per parameter."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class _PairProducts(Collector):
     def linear(self, uses: UsesWithGradients) -> Tensor:
         """Products of a linear weight."""
         if len(uses) > 1:
-            # One gradient, summed over the uses: the same as one use with all their tokens in a row.
+            # The uses share one gradient, so concatenating their tokens into one use gives the same result.
             inputs_BTI = torch.cat([linear_input(use).values_BTI for use, _ in uses], dim=1)
             gradient_BTO = torch.cat([as_matrix_rows(gradient) for _, gradient in uses], dim=1)
             return self._one_linear(LinearInput(inputs_BTI, num_readers=1), gradient_BTO, 0)
@@ -152,14 +152,14 @@ class _PairProducts(Collector):
         return gram_products(grams, gradient_BTO)
 
     def _release(self, inputs: LinearInput) -> None:
-        """One reader of a linear input is done; the last one frees its grams."""
+        """Mark one reader of a linear input as done. The last one frees its grams."""
         self._readers_done[inputs] += 1
         if self._readers_done[inputs] == inputs.num_readers:
             self._grams.pop(inputs, None)
             del self._readers_done[inputs]
 
     def lookup(self, uses: UsesWithGradients) -> Tensor:
-        """Products of an embedding, and what it adds where it is the head's weight too."""
+        """Products of an embedding, with cross terms if it is also the head's weight."""
         ids_BT, gradient_BTD = all_lookups(uses)
         products = lookup_products(ids_BT, gradient_BTD)
         if uses[0][0].name != self.head_weight_name:

@@ -1,7 +1,7 @@
-"""Tensors that stand for a parameter: the parameter itself, and views and casts of it or of one of its slices.
+"""Aliases of a parameter: the parameter itself, and views and casts of it or of one of its slices.
 
-A model seldom passes a parameter to a layer as it is. It transposes, reshapes, casts or indexes it first, or adds a
-constant (Gemma's 1 + w). All of these have the parameter's gradient, so that their use is a use of the parameter.
+Models often transpose, reshape, cast or index a parameter before use, or add a constant (Gemma's 1 + w). The results
+have the parameter's gradient, so using them counts as using the parameter.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alias:
-    """A tensor that has the gradient of a parameter, or of a slice of one."""
+    """A tensor with the gradient of a parameter or of a slice of one."""
 
     tensor: Tensor
     name: str
-    """The parameter's."""
+    """Name of the parameter."""
     slice_index: int | None = None
     is_transposed: bool = False
     is_reshaped: bool = False
-    """Its elements are those of the parameter in their order; its shape is another."""
+    """The tensor has the parameter's elements in the same order with a different shape."""
 
 
 class ParameterAliases:
-    """Follows watched parameters through the functions that return aliases of them.
+    """Tracks watched parameters through functions that return aliases of them.
 
     Args:
         names: id of each watched parameter to its name.
@@ -39,7 +39,7 @@ class ParameterAliases:
         self._aliases: dict[int, Alias] = {}
 
     def alias_of(self, value: Any) -> Alias | None:
-        """What `value` stands for; None if it is no watched parameter, nor a slice or an alias of one."""
+        """The alias for `value`; None if it is not a watched parameter, or a slice or an alias of one."""
         if not isinstance(value, Tensor):
             return None
         alias = self._aliases.get(id(value))
@@ -49,7 +49,7 @@ class ParameterAliases:
         return None if name is None else Alias(value, name)
 
     def parameters_in(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[str]:
-        """Names of the parameters that stand among a call's arguments."""
+        """Names of the parameters among a call's arguments."""
         return [
             alias.name
             for value in (*args, *kwargs.values())
@@ -58,7 +58,7 @@ class ParameterAliases:
         ]
 
     def result_alias(self, func: Any, args: Sequence[Any]) -> Alias | None:
-        """What the result of a call will stand for; None if it is no view or cast of a parameter."""
+        """The alias for the result of a call; None if the result is not a view or cast of a parameter."""
         source = self.alias_of(args[0]) if args else None
         if source is None:
             return None
@@ -75,17 +75,17 @@ class ParameterAliases:
         return None
 
     def remember(self, result: Tensor, alias: Alias) -> None:
-        """Take `result` for an alias from now on; it is kept alive, since its id must stay its own."""
+        """Register `result` as an alias. It is kept alive so no other tensor can reuse its id."""
         if id(result) not in self._names:
             self._aliases[id(result)] = replace(alias, tensor=result)
 
     def clear(self) -> None:
-        """Forget every alias."""
+        """Remove all aliases."""
         self._aliases.clear()
 
 
 def _only_adds_dimensions(index: Any) -> bool:
-    """Whether indexing gives every element in its order, as [None, :, None] does."""
+    """Whether the index keeps every element in order, such as [None, :, None]."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is Ellipsis or (isinstance(part, slice) and part == slice(None)) for part in parts)
 

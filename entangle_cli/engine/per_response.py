@@ -1,4 +1,4 @@
-"""The slow exact way: one forward and one ordinary backward a response, for parameters that no rule covers."""
+"""The slow exact method for parameters without a rule: one forward and one ordinary backward pass per response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 
 def response_log_prob(model: nn.Module, response: TokenizedResponse) -> Tensor:
-    """Summed log-prob of one response from the model's own logits, a scalar with its graph, nats."""
+    """Summed log-prob of one response from the model's own logits: a scalar with its graph, nats."""
     device = next(model.parameters()).device
     ids_T = torch.tensor(response.ids, dtype=torch.long, device=device)
     logits_TV = model(input_ids=ids_T[None, :-1], use_cache=False).logits[0]
@@ -28,11 +28,11 @@ def response_log_prob(model: nn.Module, response: TokenizedResponse) -> Tensor:
 def measure_responses(
     model: nn.Module, pairs: Sequence[TokenizedPair], parameters: Mapping[str, nn.Parameter], device: torch.device
 ) -> PassResult:
-    """Log-probs and products of `parameters` by autograd, each response alone and unpadded.
+    """Log-probs and products of `parameters` by autograd, one unpadded response at a time.
 
     Args:
-        device: where the products meet; the parameters may be spread over several.
-    Cost: a forward and a backward a response; memory of two gradients of `parameters`.
+        device: device of the products. The parameters may be spread over several devices.
+    Cost: one forward and one backward pass per response; memory of two gradients of `parameters`.
     """
     log_probs: list[list[float]] = [[], []]
     columns: dict[str, list[Tensor]] = {name: [] for name in parameters}
@@ -66,14 +66,14 @@ def _products(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def _as_matrix(gradient: Tensor) -> Tensor:
-    """Any gradient as a matrix of its last dimension, so that no sum is longer than a row."""
+    """Reshape a gradient to a matrix with its last dimension as columns. This limits a sum to one row."""
     return at_least_float32(gradient).reshape(-1, gradient.shape[-1] if gradient.dim() else 1)
 
 
 def squared_gradient_norms(log_prob: Callable[[], Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
-    """Per parameter the squared norm of the gradient of a scalar; 0.0 for one that it does not depend on.
+    """Squared norm of a scalar's gradient per parameter; 0.0 if the scalar does not depend on the parameter.
 
-    Each gradient is freed as soon as autograd has finished it, so that the whole model's never exists.
+    Each gradient is freed once autograd has completed it, so the whole model's gradient never exists.
     """
     norms = dict.fromkeys(parameters, 0.0)
     hooks = []
@@ -100,7 +100,7 @@ def squared_gradient_norms(log_prob: Callable[[], Tensor], parameters: Mapping[s
 
 @contextmanager
 def requiring_grad(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """`parameters` require gradients inside and are as they were afterwards."""
+    """Make `parameters` require gradients inside the block. Afterwards restore the flags and clear the gradients."""
     before = {name: parameter.requires_grad for name, parameter in parameters.items()}
     try:
         for parameter in parameters.values():

@@ -1,12 +1,12 @@
-"""Products of per-row gradients from the two factors that autograd hands over: pure functions of tensors.
+"""Products of per-row gradients, from inputs and output gradients: pure functions of tensors.
 
-For a weight used as y = x W one row's gradient is the sum over tokens of outer products x_t q_t, with q the
-gradient at y. For two rows a and b therefore
+For a weight used as y = x W, one row's gradient is the sum over tokens of outer products x_t q_t, with q the gradient
+at y. For two rows a and b, this gives
 
     <G_a, G_b> = sum_{t,u} (x_at . x_bu) (q_at . q_bu)        gram route
                = <x_a' q_a, x_b' q_b>                          materialised route
 
-Both are exact. Every function returns products, float64 [3, P], as the package docstring defines them.
+Both routes are exact. "Products" are float64 [3, P], as defined in the package docstring.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ import torch
 from torch import Tensor
 
 MIN_SYMMETRIC_STRIP = 64
-"""Rows of the narrowest strip of a symmetric gram; below it products run slower than skipping the lower half saves."""
+"""Minimum rows per strip of a symmetric gram. Narrower strips cost more speed than skipping the lower half saves."""
 
 MIXED_STRIP = 512
-"""Rows of a strip of the gram of two sides; bounds its memory."""
+"""Rows per strip of a gram between two sides. Bounds its memory."""
 
 
 def chosen_and_rejected(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of a tensor whose first dimension is the B rows of a batch."""
+    """Split a tensor along its first dimension, the B rows of a batch, into chosen and rejected rows."""
     num_pairs = rows.shape[0] // 2
     return rows[:num_pairs], rows[num_pairs:]
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """`values` in float32, or in float64 where they are: the dtypes that sums may be accumulated in."""
+    """Convert `values` to float32 for accumulation; float64 stays float64."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def vector_products(gradient_BI: Tensor) -> Tensor:
-    """Products of gradients that are small enough to be held, one vector a row."""
+    """Products of gradients that are small enough to hold in memory, one vector per row."""
     chosen_PI, rejected_PI = chosen_and_rejected(gradient_BI.double())
     return torch.stack([chosen_PI.square().sum(-1), rejected_PI.square().sum(-1), (chosen_PI * rejected_PI).sum(-1)])
 
 
 class InputGrams:
-    """Products x_t . x_u of the inputs of one or more weights, computed once.
+    """Grams x_t . x_u of the inputs of one or more weights, computed once.
 
-    Inputs at the S shared positions, the prefix, are the same for both rows of a pair. Behind it each row has positions
-    of its own, so that six blocks make up all grams: three of them symmetric, of which strips right of the
-    diagonal are enough (`upper_strips`).
+    Both rows of a pair have the same inputs at the S shared positions, the prefix. After it, each row has its own
+    positions. All grams therefore consist of six blocks. For the three symmetric ones, the strips right of the diagonal
+    are enough (`upper_strips`).
 
     Attributes:
         prefix: strips of prefix x prefix.
-        own_chosen, own_rejected: strips of each row's own positions with themselves.
+        own_chosen, own_rejected: strips of own positions x own positions, per row.
         prefix_chosen, prefix_rejected: prefix x own positions.
-        mixed: the chosen row's own positions x the rejected row's.
+        mixed: own positions of the chosen row x own positions of the rejected row.
     """
 
     def __init__(self, input_BTI: Tensor, num_shared: int) -> None:
@@ -65,9 +65,9 @@ class InputGrams:
 
 
 def upper_strips(rows_PTI: Tensor) -> Iterator[Tensor]:
-    """The symmetric gram of rows with themselves, in strips [P, t, T - start]: each from its diagonal to the right.
+    """The symmetric gram of rows with themselves, in strips [P, t, T - start] from the diagonal to the right.
 
-    Cost: with strips of a quarter of T five eighths of the whole gram.
+    Cost: five eighths of the whole gram, for strips of T / 4 rows.
     """
     num_tokens = rows_PTI.shape[1]
     height = _strip_height(num_tokens)
@@ -82,15 +82,15 @@ def _strip_height(num_tokens: int) -> int:
 def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
     """Products of a weight's gradients by the gram route.
 
-    On the prefix both rows meet the same symmetric input gram X, and sum(X * (Q_c Q_r')) follows by polarisation
-    from the three symmetric sums of Q_c, Q_r and Q_c + a Q_r, which cost half of a full product each. With a the ratio
-    of the two norms its rounding is relative to their product, as that of a product is.
+    On the prefix, both rows share the symmetric input gram X. There, sum(X * (Q_c Q_r')) follows by polarisation from
+    the symmetric sums of Q_c, Q_r and Q_c + a Q_r. Each sum costs half of a full product. With a as the ratio of the
+    two norms, the rounding error is relative to the product of the norms, as for a direct product.
 
     Args:
         inputs: grams of the weight's inputs.
         gradient_BTO: gradient at the weight's outputs; zero on padding.
     Precision: grams in float32 (float64 for float64 inputs), sums over their rows in float64.
-    Cost: see `gram_is_cheaper`; memory of the inputs' grams and a strip.
+    Cost: see `gram_is_cheaper`; memory of the input grams and one strip.
     """
     chosen_PTO, rejected_PTO = chosen_and_rejected(at_least_float32(gradient_BTO))
     shared = inputs.num_shared
@@ -119,7 +119,7 @@ def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
 
 
 def _symmetric_sum(input_strips: Sequence[Tensor], gradient_PTO: Tensor) -> Tensor:
-    """Sum over (t, u) of both grams' product, [P]: what is right of the diagonal counts twice, what is left not."""
+    """Sum over (t, u) of the product of both grams, [P]. Entries right of the diagonal count twice."""
     total_P = gradient_PTO.new_zeros(gradient_PTO.shape[0], dtype=torch.float64)
     for input_strip, weighted_PtT in zip(input_strips, upper_strips(gradient_PTO), strict=True):
         weighted_PtT *= input_strip
@@ -129,7 +129,7 @@ def _symmetric_sum(input_strips: Sequence[Tensor], gradient_PTO: Tensor) -> Tens
 
 
 def _mixed_sum(input_gram_PTU: Tensor, left_PTO: Tensor, right_PUO: Tensor) -> Tensor:
-    """Sum over (t, u) of both grams' product, [P]."""
+    """Sum over (t, u) of the product of both grams, [P]."""
     total_P = input_gram_PTU.new_zeros(left_PTO.shape[0], dtype=torch.float64)
     for start in range(0, left_PTO.shape[1], MIXED_STRIP):
         weighted_PtU = left_PTO[:, start : start + MIXED_STRIP] @ right_PUO.mT
@@ -139,10 +139,10 @@ def _mixed_sum(input_gram_PTU: Tensor, left_PTO: Tensor, right_PUO: Tensor) -> T
 
 
 def materialised_products(input_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
-    """Products of a weight's gradients by building the two gradients of one pair at a time.
+    """Products of a weight's gradients, by building both gradients of one pair at a time.
 
     Precision: gradients in float32 (float64 for float64), their products summed row by row in float64.
-    Cost: 4 T I O flops a pair; memory of two gradients of the weight.
+    Cost: 4 T I O flops per pair; memory of two gradients of the weight.
     """
     inputs = chosen_and_rejected(at_least_float32(input_BTI))
     gradients = chosen_and_rejected(at_least_float32(gradient_BTO))
@@ -158,7 +158,7 @@ def materialised_products(input_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
 
 
 def routed_products(input_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor, num_rows: int) -> Tensor:
-    """Products of a weight's gradients from tokens gathered from all over the batch; see `routed_gram`."""
+    """Products of a weight's gradients, for tokens gathered from anywhere in the batch; see `routed_gram`."""
     by_rows_BB = routed_gram(input_GI, gradient_GO, rows_G, num_rows)
     num_pairs = num_rows // 2
     both_chosen, both_rejected = by_rows_BB.diagonal()[:num_pairs], by_rows_BB.diagonal()[num_pairs:]
@@ -166,14 +166,16 @@ def routed_products(input_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor, num_r
 
 
 def routed_gram(input_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor, num_rows: int) -> Tensor:
-    """Inner products of all rows' gradients of a weight from tokens gathered from all over the batch, float64 [B, B].
+    """Inner products between all rows' gradients of a weight, for tokens gathered from anywhere in the batch.
 
-    Every token meets every other; sorting the results by the tokens' rows r, as H' M H with M the
-    gram and H[t, r] = [token t is in row r], picks out a pair's own.
+    The gram M holds the products of all tokens. H' M H sums them by the tokens' rows, where H[t, r] = [token t is in
+    row r].
 
     Args:
         rows_G: batch row of each token, int64.
         num_rows: B.
+    Returns:
+        float64 [B, B].
     Precision: grams in float32 (float64 for float64), sums over tokens in float64.
     Cost: 2 G^2 (I + O) flops; memory of `ROUTED_TILE_TOKENS` * G.
     """
@@ -194,9 +196,9 @@ ROUTED_TILE_TOKENS = 1024
 
 
 def matrix_products(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Products of gradients held as matrices [..., rows, columns].
+    """Products of gradients given as matrices [..., rows, columns].
 
-    Precision: sums over columns in the gradients' dtype, over rows in float64.
+    Precision: sums over columns in the gradients' dtype, sums over rows in float64.
 
     Returns:
         [3, ...], float64.
@@ -210,13 +212,13 @@ def matrix_products(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def gram_is_cheaper(num_tokens: int, num_shared: int, num_inputs: int, num_outputs: int, num_users: int) -> bool:
-    """Whether the gram route takes less work than the materialised one for a weight.
+    """Whether the gram route is cheaper than the materialised route for a weight.
 
-    Flops are counted as `gram_products` runs them. A materialised gradient is also
-    written once and read three times, which costs about as much as `MATERIALISED_TRAFFIC_FLOPS` an element.
+    Flops are those of `gram_products`. A materialised gradient is also written once and read three times. This costs
+    about `MATERIALISED_TRAFFIC_FLOPS` per element.
 
     Args:
-        num_users: weights that share the inputs, and with them the input grams.
+        num_users: number of weights that share the inputs and their grams.
     """
     num_own = num_tokens - num_shared
     prefix_area, own_area = _strip_area(num_shared), _strip_area(num_own)
@@ -228,21 +230,21 @@ def gram_is_cheaper(num_tokens: int, num_shared: int, num_inputs: int, num_outpu
 
 
 def _strip_area(num_tokens: int) -> float:
-    """Elements of a symmetric gram that `upper_strips` computes."""
+    """Number of elements of a symmetric gram that `upper_strips` computes."""
     return num_tokens * (num_tokens + min(_strip_height(num_tokens), num_tokens)) / 2
 
 
 MATERIALISED_TRAFFIC_FLOPS = 60
-"""Measured on one core: at 512 tokens the reductions add about 3 % to the 2,048 flops an element. The model takes the
-faster route in all 12 layers of tests/benchmarks/routes.py."""
+"""Measured on one core: at 512 tokens the reductions add about 3 % to the 2,048 flops per element. The cost model picks
+the faster route in all 12 layers of tests/benchmarks/routes.py."""
 
 
 def lookup_sums(ids_BT: Tensor, gradient_BTD: Tensor) -> Tensor:
-    """Per row, the gradient of an embedding restricted to the ids that its pair looks up, [B, 2 T, D].
+    """Gradient of an embedding per batch row, restricted to the ids in the row's pair, [B, 2 T, D].
 
-    The gradient of a table row is the sum of the gradients at its lookups. A pair looks up at most 2 T
-    distinct ids; each gets a slot, the same one in both rows of the pair. Slots come from sorting, so that their
-    number needs no round trip to the device.
+    The gradient of a table row is the sum of the gradients at its lookups. A pair looks up at most 2 T distinct ids.
+    Each id gets a slot, the same in both rows of the pair. Slots come from sorting, because a count of distinct ids
+    would need a transfer from the device.
     """
     num_tokens = ids_BT.shape[1]
     pair_ids = torch.cat(chosen_and_rejected(ids_BT), dim=1)
@@ -257,15 +259,14 @@ def lookup_sums(ids_BT: Tensor, gradient_BTD: Tensor) -> Tensor:
 
 
 def lookup_products(ids_BT: Tensor, gradient_BTD: Tensor) -> Tensor:
-    """Products of an embedding's gradients. Cost: linear in T, memory of 2 T rows of the table a row."""
+    """Products of an embedding's gradients. Cost: linear in T; memory of 2 T table rows per batch row."""
     return matrix_products(*chosen_and_rejected(lookup_sums(ids_BT, gradient_BTD)))
 
 
 def per_row_sum(values: Tensor, shape: torch.Size) -> Tensor:
-    """Gradient of a broadcast parameter of `shape`, row by row and flattened, [B, numel].
+    """Per-row gradient of a broadcast parameter of `shape`, flattened, [B, numel].
 
-    Broadcasting sums the gradient over the dimensions that the parameter lacks, and over those in which it has
-    size 1; the row dimension is kept.
+    The gradient is summed over the dimensions that the parameter lacks or has with size 1. The row dimension is kept.
     """
     if len(shape) == values.dim():
         shape = shape[1:]

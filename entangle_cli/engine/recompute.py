@@ -1,8 +1,8 @@
-"""Layers whose activations are computed again in the backward pass instead of being kept (activation checkpointing).
+"""Activation checkpointing: layers recompute their activations in the backward pass instead of keeping them.
 
-The forward pass of a layer keeps its inputs only. In the backward pass the layer runs again under the recorder,
-which hooks the gradients as ever, and its own graph is walked and freed before the next layer's. Memory is
-that of one layer and of every layer's input; the price is one more forward.
+In the forward pass a layer keeps only its inputs. In the backward pass it runs again under the recorder, and the
+recorder hooks its gradients as usual. The layer's graph is freed before the next layer runs. Memory is that of one
+layer plus every layer's input. The cost is one more forward pass.
 Reference: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
 """
 
@@ -20,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def recomputed_layers(model: nn.Module, recorder: TorchFunctionMode) -> Iterator[None]:
-    """Inside, the layers that transformers marks as fit for it keep their inputs only.
+    """Enable recomputation inside the block, for the layers that transformers marks for checkpointing.
 
     Args:
-        recorder: entered when a layer runs again.
+        recorder: the mode to enter when a layer runs again.
     """
     layers = [module for module in model.modules() if _is_fit(module)]
     before = [(layer, layer.__dict__.get("forward")) for layer in layers]
@@ -40,15 +40,15 @@ def recomputed_layers(model: nn.Module, recorder: TorchFunctionMode) -> Iterator
 
 
 def _is_fit(module: nn.Module) -> bool:
-    """Whether it is one of transformers' layers for activation checkpointing; by name, since only torch is imported."""
+    """Whether transformers supports checkpointing of a layer. Checks the class name, because only torch is imported."""
     return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
 
 
 def _run(recorder: TorchFunctionMode, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if any(isinstance(value, Tensor) and value.requires_grad for value in kwargs.values()):
-        # Gradients return through positional arguments only.
+        # Gradients flow through positional arguments only.
         return forward(*args, **kwargs)
-    # Without an input that requires a gradient, as above a frozen embedding, autograd would not come back here.
+    # If no input requires a gradient, for example after a frozen embedding, autograd would not call backward.
     anchor = torch.zeros((), requires_grad=True)
     return _Recomputed.apply(anchor, recorder, partial(forward, **kwargs), *args)  # type: ignore[no-untyped-call]
 
@@ -57,16 +57,16 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, _anchor: Tensor, recorder: TorchFunctionMode, forward: Callable[..., Any], *args: Any) -> Any:
         ctx.recorder, ctx.forward = recorder, forward
-        ctx.places = [place for place, value in enumerate(args) if isinstance(value, Tensor)]
+        ctx.positions = [position for position, value in enumerate(args) if isinstance(value, Tensor)]
         ctx.others = [None if isinstance(value, Tensor) else value for value in args]
-        ctx.save_for_backward(*(args[place] for place in ctx.places))
+        ctx.save_for_backward(*(args[position] for position in ctx.positions))
         return forward(*args)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         args = list(ctx.others)
-        for place, saved in zip(ctx.places, ctx.saved_tensors, strict=True):
-            args[place] = saved.detach().requires_grad_(ctx.needs_input_grad[3 + place])
+        for position, saved in zip(ctx.positions, ctx.saved_tensors, strict=True):
+            args[position] = saved.detach().requires_grad_(ctx.needs_input_grad[3 + position])
         with torch.enable_grad(), ctx.recorder:
             results = ctx.forward(*args)
         results = results if isinstance(results, tuple) else (results,)

@@ -1,9 +1,10 @@
-"""Sees every use of a parameter in a forward pass, and reports it with the gradient that reaches it.
+"""Records every use of a parameter in a forward pass, and reports it with the gradient at its output.
 
-A torch function mode sees every call of a torch function. A call that takes a watched parameter is a use of it. A
-recognised use (`use_rules`) gets a hook on its result and is reported in the backward pass, the moment the gradient
-exists. Any other use sends the parameter the slow way. A parameter cannot be missed, nor used behind a module's back,
-without the recorder knowing. No formula lives here, and nothing is stored on the user's modules or parameters.
+A torch function mode intercepts every call of a torch function. A call with a watched parameter as argument is a use. A
+recognised use (`use_rules`) gets a hook on its result. The hook reports it in the backward pass once the gradient
+exists. A parameter with any other use is marked unrecognised and needs the slow method. No use can bypass the recorder,
+not even one outside the parameter's module. This module contains no formulas, and it stores nothing on the user's
+modules or parameters.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Recorder(TorchFunctionMode):
 
     Args:
         names: id of each watched parameter to its name.
-        shape: of the batch's ids.
-        unembedding: the model's output embedding weight; its linear call is cut off and its input kept.
+        shape: shape of the batch's ids.
+        unembedding: the model's output embedding weight. Its linear call is skipped and the input kept.
         consume: called in the backward pass with each use and the gradient at its result, rows first.
         layout: lets linear layers skip padding and the second copy of shared prompts.
         note_kept: called with every tensor that is kept for the backward pass.
@@ -40,7 +41,7 @@ class Recorder(TorchFunctionMode):
     Attributes:
         kinds: parameter name to the kinds of its recognised uses, in forward order.
         num_uses: number of recognised uses by `Use.key`.
-        unrecognised: parameter name to the function that used it in a way no rule covers.
+        unrecognised: parameter name to the function that used it in a way that no rule covers.
     """
 
     def __init__(
@@ -85,23 +86,23 @@ class Recorder(TorchFunctionMode):
         self._rules.clear()
 
     def take_hidden(self) -> Tensor | None:
-        """Input of the unembedding [B, T, D], with its graph; None if the unembedding was not seen.
+        """Return the unembedding's input [B, T, D] with its graph, only once; None if the unembedding was not seen.
 
-        Handed over once: the graph's hooks hold this recorder, and one that held the graph would keep both for ever,
-        since the garbage collector does not see through autograd's nodes.
+        The recorder drops its reference. The graph's hooks refer to the recorder, and the garbage collector cannot
+        detect reference cycles through autograd nodes.
         """
         hidden, self._hidden = self._hidden, None
         return hidden
 
     def _recorded(self, call: Call) -> Any:
-        """The result of a call, whose uses of parameters are noted."""
+        """Run a call, record its uses of parameters, and return the result."""
         used = self._aliases.parameters_in(call.args, call.kwargs)
         if not torch.is_grad_enabled():
             return call.run()
         if not used:
             return self._calls.result(call)
         if call.func in CASTS and self._aliases.alias_of(call.args[0]) is None:
-            return call.run()  # borrows a parameter's dtype
+            return call.run()  # the parameter only gives the target dtype
         if (alias := self._aliases.result_alias(call.func, call.args)) is not None:
             result = call.run()
             self._aliases.remember(result, alias)
@@ -119,10 +120,10 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _cut_off(self, hidden: Tensor) -> Tensor:
-        """Keep the unembedding's input; the model gets one row of zeros per sequence instead of its logits.
+        """Keep the unembedding's input. The model gets one row of zeros per sequence instead of logits.
 
         Raises:
-            Unrecognised: the input is not every position, or the unembedding was applied before.
+            Unrecognised: the input does not cover every position, or the unembedding was already applied.
         """
         num_rows, num_tokens = self._shape.num_rows, self._shape.num_tokens
         if self._hidden is not None or hidden.numel() != num_rows * num_tokens * hidden.shape[-1]:
@@ -131,7 +132,7 @@ class Recorder(TorchFunctionMode):
         return hidden.new_zeros(num_rows, 1, self._unembedding.shape[0])
 
     def _reported(self, result: Tensor, uses: Sequence[Use]) -> Tensor:
-        """Have `consume` called for `uses` with the gradient at `result`, which starts a graph if none exists yet."""
+        """Hook `result` to call `consume` for `uses` with its gradient. Start a graph at `result` if there is none."""
         for use in uses:
             self._note(use)
         if not result.requires_grad:
@@ -139,7 +140,7 @@ class Recorder(TorchFunctionMode):
         pending = list(uses)
 
         def on_gradient(gradient: Tensor) -> None:
-            # The graph keeps this function until the pass ends; popping lets go of the inputs now.
+            # The graph keeps this function until the pass ends. Popping releases the inputs now.
             if any(use.rows is None for use in pending):
                 gradient = self._shape.rows_first(gradient)
             while pending:
@@ -152,7 +153,7 @@ class Recorder(TorchFunctionMode):
         self.kinds.setdefault(use.name, []).append(use.kind)
         self.num_uses[use.key] += 1
         if self._forms.setdefault(use.key, use.form) != use.form:
-            self.unrecognised[use.name] = "layers that take it in different ways"
+            self.unrecognised[use.name] = "layers that use it in different ways"
         kept = use.left
         if isinstance(kept, LinearInput):
             kept.num_readers += 1
@@ -161,7 +162,7 @@ class Recorder(TorchFunctionMode):
             self._note_kept(kept)
         in_slices = use.slice_index is not None
         if self._used_in_slices.setdefault(use.name, in_slices) != in_slices:
-            self.unrecognised[use.name] = "a layer that takes it whole and another that takes a slice"
+            self.unrecognised[use.name] = "one layer as a whole and by another as a slice"
 
 
 def _holds_tensor(result: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Calls that are computed in another way than the model asks for, with the same result."""
+"""Calls replaced by an equivalent computation with the same result."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from entangle_cli.engine.uses import Use, UseKind
 
 
 class ReplacedCalls:
-    """Computes calls, some of them more cheaply, for one batch.
+    """Runs the calls for one batch, some of them in a cheaper way.
 
     Args:
-        shape: of the batch's ids.
-        gathered: tells which tensors are not in the batch's own order.
+        shape: shape of the batch's ids.
+        gathered: identifies tensors that are not in batch order.
         layout: lets linear layers skip padding and the second copy of shared prompts.
     """
 
     def __init__(self, shape: BatchShape, gathered: GatheredRows, layout: TokenLayout) -> None:
         self._shape = shape
         self._gathered = gathered
-        # One per device, for models that are spread over several.
+        # One per device, for models spread over several devices.
         self._layouts = {layout.computed_E.device: layout}
 
     def result(self, call: Call, uses: Sequence[Use] = ()) -> Any:
         """The result of a call.
 
         Args:
-            uses: the recognised uses of parameters in it.
+            uses: the recognised uses of parameters in the call.
         """
         if uses and uses[0].kind is UseKind.LOOKUP:
-            # Ids that the rows share are looked up once per row, which keeps the rows' gradients separate.
+            # Look up shared ids once per row to keep the rows' gradients separate.
             return call.func(uses[0].left, call.argument(1, "weight"))
         if call.kwargs or not (call.func is F.linear or (call.func is torch.addmm and len(call.args) == 3)):
             return call.run()

@@ -1,7 +1,6 @@
-"""A policy seen from outside: the log-probs of pairs, and the gradient of a weighted sum of them.
+"""Log-probs of pairs under a model, and the gradient of a weighted sum of log-probs.
 
-For a reference model, for weights that were moved, and for the step that a whole batch takes. Nothing per pair is
-formed here but log-probs.
+Used for reference models, moved weights and whole training steps. It computes no other values per pair.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from entangle_cli.records.measurement import TokenizedPair
 
 
 class Scorer:
-    """Scores pairs under a model; a context manager, inside which the model is frozen and in evaluation mode.
+    """Scores pairs under a model. A context manager: inside it the model is frozen and in evaluation mode.
 
-    The batch's layout, the unembedding and the precision are those of the engine, so that what both compute of a
-    pair differs by rounding only. A model whose logits are not its unembedding of the last hidden states is scored by
-    its own logits, one response at a time.
+    Batch layout, unembedding and precision are those of the engine, so their results differ only by rounding. If a
+    model's logits are not the unembedding of its last hidden states, the scorer uses its own logits, one response at a
+    time.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -51,7 +50,7 @@ class Scorer:
         self._stack.__exit__(kind, error, traceback)
 
     def log_probs(self, pairs: Sequence[TokenizedPair]) -> Tensor:
-        """Summed log-probs of one batch, nats, float64 [2, P] on the host: chosen, then rejected."""
+        """Summed log-probs of one batch, nats, float64 [2, P] on the CPU: chosen, then rejected."""
         return (self._one_by_one(pairs) if self._by_own_logits else self._in_a_batch(pairs)).cpu()
 
     def weighted_gradient(
@@ -59,14 +58,14 @@ class Scorer:
         batches: Iterable[tuple[Sequence[TokenizedPair], Tensor]],
         parameters: Mapping[str, nn.Parameter],
     ) -> dict[str, Tensor]:
-        """Gradient of sum over all pairs of weight_c * log pi(chosen) + weight_r * log pi(rejected).
+        """Gradient of the sum over all pairs of weight_c * log pi(chosen) + weight_r * log pi(rejected).
 
         Args:
-            batches: pairs that run together, and their weights [2, P].
+            batches: the pairs of each batch, and their weights [2, P].
             parameters: name to parameter; each tensor once.
         Returns:
-            A tensor a parameter, in its dtype; zero where nothing reaches it.
-        Cost: a forward and a backward with weight gradients a batch; memory of one gradient of `parameters`.
+            One tensor per parameter, in its dtype; zero if no gradient reaches the parameter.
+        Cost: one forward and one backward pass with weight gradients per batch; memory of one gradient of `parameters`.
         """
         with requiring_grad(parameters), torch.enable_grad():
             for pairs, weights in batches:
@@ -98,7 +97,7 @@ class Scorer:
         return torch.stack([log_probs_N[scored].sum() for scored in batch.slices]).view(2, -1)
 
     def _one_by_one(self, pairs: Sequence[TokenizedPair]) -> Tensor:
-        # Not under no_grad, see `coverage`.
+        # Not under no_grad; see `coverage._log_prob`.
         sides = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
         return torch.stack(
             [torch.stack([response_log_prob(self._model, row).detach().double() for row in side]) for side in sides]
@@ -108,17 +107,17 @@ class Scorer:
         layer: Any = self._model
         known = {id(self._head.weight_VD), id(self._head.bias_V)}
         if any(id(parameter) not in known for parameter in layer.get_output_embeddings().parameters()):
-            # An adapter of the head: without effect as long as one of its factors is zero, and with a gradient.
+            # An adapter on the head. While one of its factors is zero it changes no logit, but it has a gradient.
             return False
         probe = [probe_pair(self._head.weight_VD.shape[0])]
         try:
-            found = self._in_a_batch(probe)
+            log_probs = self._in_a_batch(probe)
         except HeadNotFound:
             return False
         expected = self._one_by_one(probe)
         tolerance = AGREEMENT[self._head.weight_VD.dtype] * expected.abs().clamp(min=1.0)
-        return bool(((found - expected).abs() <= tolerance).all())
+        return bool(((log_probs - expected).abs() <= tolerance).all())
 
 
 def _nothing_to_consume(use: Use, gradient: Tensor) -> None:
-    """No parameter is watched."""
+    """Do nothing: the scorer watches no parameters."""

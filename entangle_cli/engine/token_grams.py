@@ -1,9 +1,9 @@
-"""Inner products of the gradients of single tokens' log-probs: the token Gram of a pair.
+"""The token Gram of a pair: inner products between the gradients of single tokens' log-probs.
 
-With g_t the gradient of token t's log-prob, M[t, s] = <g_t, g_s> over the N scored tokens of both answers. Its blocks
-add up to the pair's numbers: A = 1'M_cc 1, B = 1'M_rr 1, P = 1'M_cr 1. Each token becomes a row of a batch that ends
-with it. One backward pass then carries the activation gradients of all of them, layer by layer, and no gradient of
-the whole model exists.
+With g_t the gradient of token t's log-prob, M[t, s] = <g_t, g_s> over the N scored tokens of both answers. The sums of
+its blocks are the pair's numbers: A = 1'M_cc 1, B = 1'M_rr 1, P = 1'M_cr 1. Each token gets its own batch row, which
+ends with that token. One backward pass then computes the activation gradients of all rows layer by layer. The gradient
+of the whole model never exists.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from entangle_cli.errors import ModelError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 MATERIALISED_ELEMENTS = 2**25
-"""Elements of the gradients of all rows that are held at a time."""
+"""Elements of all rows' gradients to hold in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGram:
-    """The scored tokens of a pair, those of the chosen answer first."""
+    """Log-probs and Gram of the scored tokens of a pair, those of the chosen answer first."""
 
     log_probs_N: Tensor
     """float64, nats."""
     gram_NN: Tensor
-    """float64: inner products of the tokens' gradients."""
+    """float64: inner products between the tokens' gradients."""
 
 
 def token_gram(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: TokenizedPair, max_tokens: int
 ) -> TokenGram:
-    """The token Gram of a pair.
+    """Compute the token Gram of a pair.
 
     Args:
-        parameters: name to parameter; those that count.
-        max_tokens: tokens of a batch, padding included, at least twice the longer sequence. Where all rows do not fit,
-            blocks of them run against one another, which takes more time and no more memory.
+        parameters: name to parameter, for the selected parameters.
+        max_tokens: tokens per batch, padding included; at least twice the longer sequence. If the rows do not fit in
+            one batch, pairs of row blocks run one after another. This costs time but no extra memory.
     Raises:
-        ModelError: a parameter that no rule covers.
+        ModelError: no rule covers one of the parameters.
     Precision: inner products within a layer in float32 (float64 for float64 models), sums over layers in float64.
     Cost: about N forward and backward passes of T / 2 tokens, and N^2 T D flops per layer.
     """
@@ -77,7 +77,7 @@ def token_gram(
 
 
 def planned_passes(pair: TokenizedPair, max_tokens: int) -> tuple[int, int]:
-    """How many passes `token_gram` takes for a pair, and over how many tokens' gradients."""
+    """Number of passes and of tokens with gradients that `token_gram` needs for a pair."""
     rows = [*_rows_of(pair.chosen), *_rows_of(pair.rejected)]
     return len(_passes(rows, max_tokens)), len(rows)
 
@@ -86,14 +86,15 @@ def _refuse_slow(reasons: Mapping[str, str]) -> None:
     if reasons:
         name, reason = next(iter(reasons.items()))
         raise ModelError(
-            f"{len(reasons)} parameters have no rule that works token by token, such as {name}: {reason}",
+            f"no rule works token by token for {len(reasons)} parameter{'s' * (len(reasons) > 1)}, such as {name}: "
+            f"{reason}",
             "parameters of layers that have a rule",
-            "leave them out with --parameters",
+            "exclude them with --parameters REGEX",
         )
 
 
 def _rows_of(response: TokenizedResponse) -> list[TokenizedResponse]:
-    """A row for each scored token: the sequence up to it, with that token alone scored."""
+    """One row per scored token: the sequence up to that token, which is the only one scored."""
     return [
         TokenizedResponse(response.ids[: position + 1], position)
         for position in range(response.first_scored, len(response.ids))
@@ -101,7 +102,7 @@ def _rows_of(response: TokenizedResponse) -> list[TokenizedResponse]:
 
 
 def _passes(rows: Sequence[TokenizedResponse], max_tokens: int) -> list[list[int]]:
-    """Indices of the rows of each pass; every two rows meet in one of them."""
+    """Row indices of each pass. Every two rows share at least one pass."""
     longest = max(len(row.ids) for row in rows)
     if (len(rows) + len(rows) % 2) * longest <= max_tokens:
         return [list(range(len(rows)))]
@@ -119,8 +120,8 @@ def _one_pass(
     sides: list[int],
     names: Mapping[int, str],
 ) -> TokenGram:
-    """The Gram of some rows, in one batch."""
-    # A batch has two rows for each pair. An odd last row is there twice, and its copy is cut off again.
+    """The Gram of some rows, computed in one batch."""
+    # A batch has two rows per pair. With an odd number of rows the last one is duplicated, and its copy dropped again.
     count, half = len(rows), math.ceil(len(rows) / 2)
     padded = [*rows, *rows[-1:]][: 2 * half]
     batch = make_batch(
@@ -133,10 +134,10 @@ def _one_pass(
 
 
 class _RowGrams(Collector):
-    """Forms the inner products of all rows' gradients, float64 [B, B] for each parameter; each row scores one token.
+    """Computes inner products between all rows' gradients, float64 [B, B] per parameter. Every row scores one token.
 
     Args:
-        sides: which answer each row belongs to; rows of one answer start alike.
+        sides: the answer of each row, 0 or 1. Rows of one answer start with the same tokens.
     """
 
     def __init__(self, batch: Batch, head: Unembedding, names: Mapping[int, str], sides: Sequence[int]) -> None:
@@ -146,7 +147,7 @@ class _RowGrams(Collector):
         self._rows_and_longest = [(rows, max(rows, key=lambda row: lengths[row])) for rows in by_side]
 
     def take_head(self, head_pass: HeadPass, grams: Sequence[PairGrams]) -> None:  # noqa: ARG002 -- for pairs
-        """Form the head's own inner products from each row's residual over the vocabulary."""
+        """Compute the head's inner products from each row's residual over the vocabulary."""
         self._hidden_BD = at_least_float32(head_pass.hidden_ND)
         every = slice(0, self.num_rows)
         vocabulary = torch.arange(self.head.weight_VD.shape[0], device=self._hidden_BD.device)
@@ -159,7 +160,7 @@ class _RowGrams(Collector):
             self.add(self.head_bias_name, residual_BB)
 
     def linear(self, uses: UsesWithGradients) -> Tensor:
-        """Of a linear weight, by whichever factor is smaller."""
+        """Inner products of a linear weight, using its smaller factor."""
         use, gradient = uses[0]
         gradient_BTO = as_matrix_rows(gradient)
         inputs_BTI = linear_input(use).values_BTI
@@ -170,7 +171,7 @@ class _RowGrams(Collector):
         return _materialised(at_least_float32(inputs_BTI), at_least_float32(gradient_BTO))
 
     def _with_shared_inputs(self, inputs_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
-        """<x_a' q_a, x_b' q_b> = <q_a, (x_a x_b') q_b>, and rows of one answer have one x as far as they go."""
+        """<x_a' q_a, x_b' q_b> = <q_a, (x_a x_b') q_b>. Rows of one answer share x, up to their lengths."""
         gram_BB = torch.zeros(self.num_rows, self.num_rows, dtype=torch.float64, device=gradient_BTO.device)
         for index, (left_rows, left) in enumerate(self._rows_and_longest):
             for right_rows, right in self._rows_and_longest[index:]:
@@ -185,11 +186,11 @@ class _RowGrams(Collector):
         return gram_BB
 
     def routed(self, inputs_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor) -> Tensor:
-        """Of an expert's weight."""
+        """Inner products of an expert's weight."""
         return routed_gram(inputs_GI, gradient_GO, rows_G, self.num_rows)
 
     def lookup(self, uses: UsesWithGradients) -> Tensor:
-        """Of an embedding; where it is the head's weight too, with the cross terms of its two uses."""
+        """Inner products of an embedding, with cross terms if it is also the head's weight."""
         ids_BT, gradient_BTD = all_lookups(uses)
         gradient_BTD = at_least_float32(gradient_BTD)
         ids_W, slots_BT = ids_BT.unique(return_inverse=True)
@@ -203,7 +204,7 @@ class _RowGrams(Collector):
         return gram_BB + cross_BB + cross_BB.T
 
     def vector(self, gradient_BI: Tensor) -> Tensor:
-        """Of a scale or bias."""
+        """Inner products of a scale or bias."""
         return _gram(gradient_BI.double())
 
 
@@ -212,7 +213,7 @@ def _gram(rows_BK: Tensor) -> Tensor:
 
 
 def _materialised(inputs_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
-    """By building every row's gradient of the weight, some of its rows at a time."""
+    """Build every batch row's gradient of the weight, a few weight rows at a time, and sum the inner products."""
     num_rows, _, num_outputs = gradient_BTO.shape
     total_BB = torch.zeros(num_rows, num_rows, dtype=torch.float64, device=gradient_BTO.device)
     for some_BTi in inputs_BTI.split(max(1, MATERIALISED_ELEMENTS // (num_rows * num_outputs)), dim=2):

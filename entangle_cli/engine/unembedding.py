@@ -1,4 +1,4 @@
-"""The last linear layer of a model, and what the model does to its output."""
+"""The last linear layer of a model, with the scale and softcap of its logits."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from entangle_cli.engine.products import at_least_float32
 
 @dataclass(frozen=True, slots=True)
 class Unembedding:
-    """The unembedding's weight and bias, with the scale and the cap on the logits."""
+    """The unembedding's weight and bias, with the scale and softcap of the logits."""
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
     scale: float = 1.0
-    """Logits are multiplied by it first (Cohere, Granite)."""
+    """Factor on the logits, applied first (Cohere, Granite)."""
     softcap: float | None = None
-    """Then they are c tanh(logits / c) (Gemma 2)."""
+    """c in c tanh(logits / c), applied second (Gemma 2)."""
 
     def logits(self, hidden_ND: Tensor, columns: slice | Tensor) -> Tensor:
-        """Logits of some columns of the vocabulary, [N, C], rounded as the model rounds them, at least float32."""
+        """Logits of some vocabulary columns, [N, C], at least float32, with the model's own rounding."""
         bias = None if self.bias_V is None else self.bias_V[columns]
         logits_NC = at_least_float32(functional.linear(hidden_ND, self.weight_VD[columns], bias))
         if self.scale != 1.0:
@@ -32,7 +32,7 @@ class Unembedding:
         return logits_NC
 
     def slope(self, logits: Tensor) -> Tensor | float:
-        """Derivative of the finished logits with respect to the linear layer's output, at the finished logits."""
+        """Derivative of the final logits with respect to the linear layer's output, computed from the final logits."""
         if self.softcap is None:
             return self.scale
         return self.scale * (1.0 - (logits / self.softcap).square())

@@ -1,4 +1,4 @@
-"""What one optimizer step does to the weights, as a direction: computed by torch's own optimizers."""
+"""The change of the weights in one optimizer step, computed by torch's own optimizers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AdamMoments:
 def make_optimizer(
     parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, moments: Mapping[str, AdamMoments]
 ) -> torch.optim.Optimizer:
-    """torch's optimizer on some parameters, with the moments that it would have after earlier steps."""
+    """Create torch's optimizer for some parameters, with given moments from earlier steps."""
     groups = [
         {"params": [parameter], "weight_decay": settings.weight_decay.get(name, 0.0)}
         for name, parameter in parameters.items()
@@ -34,11 +34,11 @@ def make_optimizer(
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
     for name, parameter in parameters.items():
         if name in moments:
-            found = moments[name]
+            given = moments[name]
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(found.step)),
-                "exp_avg": found.exp_avg.to(parameter).clone(),
-                "exp_avg_sq": found.exp_avg_sq.to(parameter).clone(),
+                "step": torch.tensor(float(given.step)),
+                "exp_avg": given.exp_avg.to(parameter).clone(),
+                "exp_avg_sq": given.exp_avg_sq.to(parameter).clone(),
             }
     return optimizer
 
@@ -49,12 +49,12 @@ def optimizer_update(
     settings: OptimizerSettings,
     moments: Mapping[str, AdamMoments],
 ) -> dict[str, Tensor]:
-    """The change of every parameter in one step, without changing any.
+    """Compute the change of every parameter in one step. The parameters themselves stay unchanged.
 
-    The optimizer steps on zeros, so that a change of 1e-6 keeps its digits beside a weight of 1: neither SGD's nor
-    AdamW's step depends on the weights but for their decay, -lr * weight_decay * weight, which is added.
+    The optimizer steps on zeros, so a change of 1e-6 keeps full precision next to a weight of 1. The steps of SGD and
+    AdamW depend on the weights only through the decay, -lr * weight_decay * weight, which is added afterwards.
 
-    Memory: of the update, and of one parameter's moments.
+    Memory: the update, and the moments of one parameter.
     """
     factor = clip_factor(loss_gradient, settings.max_grad_norm)
     update = {}
@@ -68,7 +68,7 @@ def optimizer_update(
 
 
 def clip_factor(gradient: Mapping[str, Tensor], max_norm: float | None) -> float:
-    """What gradient clipping multiplies the gradient by, as `torch.nn.utils.clip_grad_norm_` has it."""
+    """The factor of gradient clipping, as in `torch.nn.utils.clip_grad_norm_`."""
     if max_norm is None:
         return 1.0
     return min(1.0, max_norm / (norm(gradient) + 1e-6))

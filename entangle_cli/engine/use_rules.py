@@ -1,7 +1,7 @@
-"""Recognises how a call uses parameters: one rule for each torch function that has one.
+"""Rules that recognise how a call uses parameters, one per supported torch function.
 
-A rule returns the uses of a call. It raises `Unrecognised` where the call does not have the form that it needs, and the
-recorder then takes the slow way for the parameter. No use is ever guessed.
+A rule returns the uses of a call. It raises `Unrecognised` if the call does not have the required form. The parameter
+then needs the slow method. No use is ever guessed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class UseRules:
     """The rules, for one batch.
 
     Args:
-        shape: of the batch's ids.
-        aliases: tells which tensors are parameters.
-        gathered: tells whose tokens a gathered tensor holds.
+        shape: shape of the batch's ids.
+        aliases: maps tensors to parameters.
+        gathered: maps gathered tensors to batch rows.
     """
 
     def __init__(self, shape: BatchShape, aliases: ParameterAliases, gathered: GatheredRows) -> None:
@@ -36,10 +36,10 @@ class UseRules:
         self._inputs: dict[int, tuple[Tensor, LinearInput]] = {}
 
     def uses_of(self, call: Call) -> list[Use]:
-        """The uses of parameters in a call that takes at least one.
+        """The uses of parameters in a call with at least one parameter.
 
         Raises:
-            Unrecognised: no rule covers it.
+            Unrecognised: no rule covers the call.
         """
         rule = RULES.get(call.func)
         if rule is None:
@@ -47,7 +47,7 @@ class UseRules:
         return rule(self, call)
 
     def clear(self) -> None:
-        """Let go of the inputs of linear layers."""
+        """Release the inputs of linear layers."""
         self._inputs.clear()
 
     def linear(self, call: Call) -> list[Use]:
@@ -70,7 +70,7 @@ class UseRules:
         return self._product(inputs, weight, None, outputs_first=False)
 
     def embedding(self, call: Call) -> list[Use]:
-        """F.embedding(ids, weight, ...), with ids [B, T] or one row of ids for all rows."""
+        """F.embedding(ids, weight, ...), with ids [B, T] or one row of ids shared by all rows."""
         ids, weight = call.argument(0, "input"), call.argument(1, "weight")
         alias = self._aliases.alias_of(weight)
         if alias is None or alias.slice_index is not None or alias.is_transposed or alias.is_reshaped:
@@ -86,7 +86,7 @@ class UseRules:
         return [Use(alias.name, UseKind.LOOKUP, weight.shape, ids, constant_id=constant)]
 
     def norm(self, call: Call) -> list[Use]:
-        """F.layer_norm or F.rms_norm: the factor of the scale is the norm without its parameters."""
+        """F.layer_norm or F.rms_norm. The factor of the scale is the norm without parameters."""
         positions = {name: position for position, name in enumerate(NORM_ARGUMENTS[call.func])}
         inputs, shape, weight, bias, eps = (
             call.argument(positions.get(name, len(call.args)), name)
@@ -100,18 +100,18 @@ class UseRules:
         return uses + self._vector(bias, inputs)
 
     def scale(self, call: Call) -> list[Use]:
-        """parameter * values, either way round."""
+        """parameter * values, in either order."""
         parameter, values = self._parameter_and_values(call)
         return self._vector(parameter, values, self._entries(values))
 
     def shift(self, call: Call) -> list[Use]:
-        """parameter + values, either way round."""
+        """parameter + values, in either order."""
         parameter, values = self._parameter_and_values(call)
         self._entries(values)
         return self._vector(parameter, values)
 
     def expand(self, call: Call) -> list[Use]:
-        """parameter.expand(...): a copy for every row, as attention sinks and learned queries have."""
+        """parameter.expand(...): one copy per row, used by attention sinks and learned queries."""
         parameter, *sizes = call.args
         if len(sizes) == 1 and not isinstance(sizes[0], int):
             sizes = list(sizes[0])
@@ -148,7 +148,7 @@ class UseRules:
         return [replace(use, has_batch_positions=positions == (self._shape.num_tokens,))]
 
     def _shared_input(self, values: Tensor) -> LinearInput:
-        """A linear layer's input: one object for all layers that read one tensor."""
+        """A linear layer's input. Layers that read the same tensor share one object."""
         if id(values) not in self._inputs:
             rows = self._shape.rows_first(values).detach()
             self._inputs[id(values)] = (values, LinearInput(rows.reshape(self._shape.num_rows, -1, rows.shape[-1])))
@@ -157,7 +157,7 @@ class UseRules:
     def _vector(
         self, value: Any, values: Tensor | None, factor: Tensor | Callable[[], Tensor] | None = None
     ) -> list[Use]:
-        """The use of a scale or bias beside `values`, which tell whose tokens they are."""
+        """The use of a scale or bias with `values`. These determine the batch rows."""
         alias = self._aliases.alias_of(value)
         if alias is None:
             return []
@@ -167,7 +167,7 @@ class UseRules:
         return [Use(alias.name, UseKind.VECTOR, value.shape, factor, rows=rows, slice_index=alias.slice_index)]
 
     def _parameter_and_values(self, call: Call) -> tuple[Tensor, Tensor]:
-        """The arguments of an elementwise function of a parameter and of values that it is broadcast over."""
+        """The arguments of an elementwise function: the parameter, and the values over which it is broadcast."""
         if call.kwargs or len(call.args) != 2:
             raise Unrecognised
         first_is_parameter = self._aliases.alias_of(call.args[0]) is not None
@@ -181,12 +181,12 @@ class UseRules:
         return parameter, values
 
     def _entries(self, values: Tensor) -> Tensor:
-        """Detached: gathered values as they are, others with the rows first."""
+        """Detached values: unchanged if gathered, otherwise with rows first."""
         return (values if self._gathered.rows_of(values) is not None else self._shape.rows_first(values)).detach()
 
 
 def _lacks_first_dimension(parameter: Tensor, num_dimensions: int) -> bool:
-    """Whether a parameter that is broadcast to some dimensions has one value for the whole of the first."""
+    """Whether a parameter broadcast to `num_dimensions` is constant along the first one."""
     return parameter.dim() < num_dimensions or (parameter.dim() == num_dimensions and parameter.shape[0] == 1)
 
 

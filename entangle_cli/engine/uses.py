@@ -1,4 +1,4 @@
-"""What a recorder reports: one use of a parameter in a forward pass, and what its gradient is made of."""
+"""The recorder's reports: one use of a parameter in a forward pass, with the factors of its gradient."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 class UseKind(StrEnum):
-    """How a parameter enters the computation, and so which product its gradient needs."""
+    """How a parameter enters the computation. This determines the formula for its gradient."""
 
     LINEAR = "linear"
     """y = x W or x W': the gradient is a sum of outer products of inputs and output gradients."""
     ROUTED = "routed"
-    """A linear layer on tokens gathered from anywhere in the batch, as an expert's: the same sum over its tokens."""
+    """A linear layer on tokens gathered from anywhere in the batch, such as an expert: the same sum over its tokens."""
     LOOKUP = "lookup"
     """y = W[ids]."""
     VECTOR = "vector"
@@ -28,12 +28,12 @@ class UseKind(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class LinearInput:
-    """What one or more linear layers read."""
+    """The input of one or more linear layers."""
 
     values_BTI: Tensor
-    """Detached, all positions of a row in one dimension."""
+    """Detached, with all positions of a row in one dimension."""
     num_readers: int = 0
-    """Watched weights that read it."""
+    """Number of watched weights that read it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,28 +44,28 @@ class Use:
     kind: UseKind
     shape: torch.Size
     left: LinearInput | Tensor | Callable[[], Tensor] | None
-    """LINEAR: the inputs, one object for all weights that read them. ROUTED: inputs [G, I]. LOOKUP: ids [B, T].
-    VECTOR: the factor that a scale multiplies [B, ...], or a function that gives it; None for a bias."""
+    """LINEAR: the inputs, one object shared by all weights that read them. ROUTED: inputs [G, I]. LOOKUP: ids [B, T].
+    VECTOR: the factor that a scale multiplies [B, ...], or a function that returns it; None for a bias."""
     has_batch_positions: bool = True
-    """LINEAR: whether dimension 1 of `left` is the batch's T positions: then the rows of a pair share their prefix."""
+    """LINEAR: whether dimension 1 of `left` is the batch's T positions. Only then do a pair's rows share a prefix."""
     constant_id: int | None = None
-    """LOOKUP: the id whose row takes no gradient (`padding_idx`)."""
+    """LOOKUP: the id whose table row gets no gradient (`padding_idx`)."""
     rows: Tensor | None = None
-    """ROUTED, and VECTOR beside it: the batch row of each of the G gathered tokens."""
+    """ROUTED, and VECTOR on gathered tokens: the batch row of each of the G tokens."""
     slice_index: int | None = None
-    """Index of the slice of the parameter that is used, an expert's; None for the whole parameter."""
+    """Index of the slice in use, such as an expert's; None for the whole parameter."""
     outputs_first: bool = False
     """LINEAR, ROUTED: the parameter is [O, I] rather than [I, O]."""
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """What must agree between two uses for their factors to be put side by side."""
+        """Two uses must have the same form before their factors can be concatenated."""
         is_matrix = self.kind in {UseKind.LINEAR, UseKind.ROUTED}
         return (self.kind, self.shape, self.outputs_first) if is_matrix else (self.kind,)
 
     @property
     def key(self) -> tuple[str, int | None]:
-        """What has one gradient: the parameter, or a slice of it."""
+        """Identifies a gradient: parameter name and slice index."""
         return self.name, self.slice_index
 
 

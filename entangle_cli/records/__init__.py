@@ -1,1 +1,1 @@
-"""The nouns that cross folder borders: frozen data, no behaviour beyond reading. Only `arrays` imports numpy."""
+"""Data types shared between folders: frozen, with read-only behaviour. Only `arrays` imports numpy."""

@@ -1,4 +1,4 @@
-"""The one array type that crosses folders; the only module of this folder that imports numpy."""
+"""The array type shared between folders. No other module in this folder imports numpy."""
 
 from __future__ import annotations
 

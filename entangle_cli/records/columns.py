@@ -1,6 +1,6 @@
-"""A run's pairs by column, and one value of a column as it stands in a record.
+"""A run's pairs as columns, and their conversion to records.
 
-Columns are numpy arrays: text as objects with None for null, everything else float64 with NaN for null.
+Columns are numpy arrays. Text columns hold objects with None for null; all others are float64 with NaN for null.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 from entangle_cli.records.pair import PAIR_FIELDS, Kind
 
 Columns = Mapping[str, Any]
-"""Name of a field of `PairRecord` to a numpy array, in the order of `index`."""
+"""`PairRecord` field name to a numpy array, ordered by `index`."""
 
 FIELD_NAMES = tuple(PAIR_FIELDS)
 
 
 def plain_value(name: str, value: Any) -> Any:
-    """One value of a column as a record holds it: str, int, float, bool or None; what is not finite becomes None."""
+    """Convert one column value for a record: str, int, float, bool or None. Non-finite numbers become None."""
     if value is None or isinstance(value, str):
         return value
     number = float(value)
@@ -31,14 +31,14 @@ def plain_value(name: str, value: Any) -> Any:
 
 
 def rows_of(columns: Columns) -> Iterator[dict[str, Any]]:
-    """Each row as a mapping of every field of `PairRecord`; None for fields without a column."""
+    """Every row as a mapping with all fields of `PairRecord`; None for fields without a column."""
     present = [(name, columns[name]) for name in FIELD_NAMES if name in columns]
     absent = dict.fromkeys(name for name in FIELD_NAMES if name not in columns)
-    for place in range(len(columns["index"])):
-        found = {name: plain_value(name, column[place]) for name, column in present}
-        yield {name: found.get(name) for name in FIELD_NAMES} if absent else found
+    for position in range(len(columns["index"])):
+        row = {name: plain_value(name, column[position]) for name, column in present}
+        yield {name: row.get(name) for name in FIELD_NAMES} if absent else row
 
 
-def taken(columns: Columns, places: Any) -> dict[str, Any]:
-    """The columns at some places, or where a mask is true."""
-    return {name: column[places] for name, column in columns.items()}
+def taken(columns: Columns, rows: Any) -> dict[str, Any]:
+    """Select rows of all columns, by positions or by a boolean mask."""
+    return {name: column[rows] for name, column in columns.items()}

@@ -1,4 +1,4 @@
-"""What the engine takes and gives: the tokens of a pair, and the numbers that no loss changes."""
+"""The engine's input and output: the tokens of a pair, and measurements that do not depend on a loss."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TokenizedResponse:
-    """Prompt and response as the model reads them, after truncation."""
+    """Token ids of prompt and response, after truncation."""
 
     ids: tuple[int, ...]
     first_scored: int
-    """Position of the first token whose log-prob counts, at least 1: position 0 has no predecessor."""
+    """Position of the first scored token, at least 1: position 0 has no predecessor."""
     truncated: bool = False
 
     @property
     def num_scored(self) -> int:
-        """Tokens whose log-probs are summed."""
+        """Number of tokens whose log-probs are summed."""
         return max(0, len(self.ids) - self.first_scored)
 
 
@@ -31,7 +31,7 @@ class TokenizedPair:
 
 @dataclass(frozen=True, slots=True)
 class GroupProducts:
-    """A group of parameters' part of what is measured of a pair: the parts of all groups add up to it."""
+    """Products of one pair within one parameter group. Summed over all groups they give the pair's products."""
 
     group: str
     chosen_squared_norm: float
@@ -41,7 +41,7 @@ class GroupProducts:
 
 @dataclass(frozen=True, slots=True)
 class PairMeasurement:
-    """What the engine measures of a pair; independent of any loss."""
+    """Measurements of a pair, independent of any loss."""
 
     chosen_log_prob: float
     """Sum over scored tokens, nats."""
@@ -51,16 +51,16 @@ class PairMeasurement:
     rejected_squared_norm: float
     inner_product: float
     ches: float | None = None
-    """<S_c, S_r> - |S_c|^2, S the sum of a response's last hidden states; None where the head was not seen."""
+    """<S_c, S_r> - |S_c|^2, where S is the sum of a response's last hidden states; None if the head was not seen."""
     length_normalised_ches: float | None = None
-    """The same of their means."""
+    """The same with S as the mean."""
     head_inner_product: float | None = None
-    """The unembedding's part of `inner_product`; None where it is not among the parameters."""
+    """The unembedding's part of `inner_product`; None if the unembedding is not among the parameters."""
     groups: tuple[GroupProducts, ...] = ()
-    """The same products by group of parameters, where the engine was told groups."""
+    """The products by parameter group; empty if the engine was created without groups."""
 
 
 def shared_prefix(left: Sequence[object], right: Sequence[object]) -> int:
-    """Tokens, characters or messages that two sequences both start with."""
-    differences = (place for place, (one, other) in enumerate(zip(left, right, strict=False)) if one != other)
+    """Length of the common prefix of two sequences of tokens, characters or messages."""
+    differences = (index for index, (one, other) in enumerate(zip(left, right, strict=False)) if one != other)
     return next(differences, min(len(left), len(right)))

@@ -1,4 +1,4 @@
-"""What a scan will do, before it does it."""
+"""The plan and the cost estimate of a scan."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
-    """What a scan recognised and will do, before it starts."""
+    """The inputs that a scan recognised and the work that it will do."""
 
     model: str
     data: str
     data_kind: str
     formats: tuple[str, ...]
-    """How the first rows were recognised."""
+    """Formats recognised in the first rows."""
     num_rows: int
     num_selected: int
     num_parameters: int
-    """Parameter elements that count."""
+    """Elements of the selected parameters."""
     num_model_parameters: int
     numel_by_rule: Mapping[str, int]
     slow_parameters: Mapping[str, str]
-    """Parameter name to why it takes the slow exact way."""
+    """Parameter name to the reason why it needs the slow exact method."""
     checkpoint_warnings: Mapping[str, str]
-    """Code to sentence: what a user should know about how the checkpoint was loaded."""
+    """Warning code to message, about loading the checkpoint."""
     device: str
     dtype: str
     batch_tokens: int
     max_length: int | None = None
-    """Tokens of prompt and response together; None for no limit."""
+    """Limit on tokens of prompt and response together; None for no limit."""
     context: int | None = None
-    """Tokens of the longest sequence that the model was made for; None where its config does not say."""
+    """The model's context length in tokens; None if its config does not state one."""
     num_processes: int = 1
-    """That deal out the batches among them."""
+    """Number of processes that share the batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanEstimate:
-    """What a scan will take, from two batches of its first window that were measured."""
+    """Time and memory that a scan needs, measured on two batches of its first window."""
 
     pair_seconds: float
-    """Of a pair in the batch of median length."""
+    """Seconds per pair in the batch of median length."""
     total_seconds: float
-    """Of all selected rows, if they are like the first ones."""
+    """Seconds for all selected rows, if they resemble the first ones."""
     weight_bytes: int
     peak_bytes: int | None
-    """Largest size of the process or the device's memory in use, in the batch of the longest pairs; None if unknown."""
+    """Peak memory of the process or device during the batch of the longest pairs; None if unknown."""
     longest_tokens: int
-    """Tokens of the longest sequence seen."""
+    """Tokens in the longest sequence seen."""

@@ -1,4 +1,4 @@
-"""A run: what was measured, on what, and under which settings."""
+"""A run: its measurements, inputs and settings."""
 
 from __future__ import annotations
 
@@ -16,91 +16,91 @@ SCHEMA_VERSION = "1.0"
 ROW_SETTINGS = frozenset(
     {"limit", "sample", "seed", "shard", "until_decided", "split", "config_name", "revision", "max_row_bytes"}
 )
-"""Settings that say which rows are measured, not how."""
+"""Settings that select the measured rows without changing how they are measured."""
 
 OTHER_ROWS = ROW_SETTINGS | {"data"}
-"""What two runs may differ in and still give the same pair the same numbers."""
+"""Settings in which two runs may differ and still give the same numbers for the same pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What decides the numbers of a run. Two runs with the same identity have the same numbers.
+    """Everything that determines a run's numbers. Two runs with the same identity have the same numbers.
 
     Attributes:
-        document: as it stands in the manifest, JSON-able.
+        document: the identity as stored in the manifest, JSON-able.
     """
 
     document: Mapping[str, Any]
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """Name of the checkpoint, and its files' hashes or its commit."""
-        found: Mapping[str, Any] = self.document["model"]
-        return found
+        """Name of the checkpoint, and its file hashes or its commit."""
+        model: Mapping[str, Any] = self.document["model"]
+        return model
 
     @property
     def model_name(self) -> str:
-        """As it was given."""
+        """The checkpoint's name, as the user gave it."""
         return str(self.model["name"])
 
     @property
     def data(self) -> Mapping[str, Any]:
         """Name of the data set, its hash or commit, and its number of rows."""
-        found: Mapping[str, Any] = self.document["data"]
-        return found
+        data: Mapping[str, Any] = self.document["data"]
+        return data
 
     @property
     def data_name(self) -> str:
-        """Of the data set, or of the first of several with their number."""
+        """Name of the data set. For several, name of the first and the number of the others."""
         return str(self.data["name"])
 
     @property
     def sources(self) -> Sequence[Mapping[str, Any]]:
-        """The data sets one by one; empty where there is only one."""
-        found: Sequence[Mapping[str, Any]] = self.data.get("sources", ())
-        return found
+        """The individual data sets; empty if there is only one."""
+        sources: Sequence[Mapping[str, Any]] = self.data.get("sources", ())
+        return sources
 
     @property
     def num_rows(self) -> int | None:
-        """Rows of the data set; None where nobody counted them, as in a stream."""
-        found: int | None = self.data.get("rows")
-        return found
+        """Number of rows in the data set; None if they were not counted, for example in a stream."""
+        num_rows: int | None = self.data.get("rows")
+        return num_rows
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Settings of the scan that decide its numbers or its rows, by name."""
-        found: Mapping[str, Any] = self.document["settings"]
-        return found
+        """Scan settings that determine its numbers or its rows, by name."""
+        settings: Mapping[str, Any] = self.document["settings"]
+        return settings
 
     @property
     def dtype(self) -> str:
-        """What the model was computed in."""
+        """The dtype of the computation."""
         return str(self.settings["dtype"])
 
     @property
     def is_until_decided(self) -> bool:
-        """Whether the scan ended when the rules of a gate were settled."""
+        """Whether the scan used --until-decided."""
         return bool(self.settings.get("until_decided"))
 
     @property
     def has_reference_model(self) -> bool:
-        """Whether reference log-probs are those of a reference model."""
+        """Whether the reference log-probs come from a reference model."""
         return "reference" in self.document
 
     def differences(self, other: Identity, ignoring: Collection[str] = ()) -> list[str]:
-        """Names of what differs: settings by their names, and `model`, `data`, `tokenization`, `reference`.
+        """Names of the differing entries: setting names, `model`, `data`, `tokenization`, `reference`.
 
         Args:
-            ignoring: names that are not looked at.
+            ignoring: names to ignore.
         """
         groups = (self.document.keys() | other.document.keys()) - {"settings"}
-        found = {name for name in groups if self.document.get(name) != other.document.get(name)}
+        differing = {name for name in groups if self.document.get(name) != other.document.get(name)}
         names = self.settings.keys() | other.settings.keys()
-        found |= {name for name in names if self.settings.get(name) != other.settings.get(name)}
-        return sorted(found - set(ignoring))
+        differing |= {name for name in names if self.settings.get(name) != other.settings.get(name)}
+        return sorted(differing - set(ignoring))
 
     def difference_words(self, other: Identity, ignoring: Collection[str] = ()) -> list[str]:
-        """`differences` in words: settings with both values, such as `dtype (float32, now float64)`."""
+        """`differences` in words. Settings show both values, such as `dtype (float32, now float64)`."""
         return [
             f"{name} ({self.settings.get(name)}, now {other.settings.get(name)})"
             if name in self.settings or name in other.settings
@@ -111,23 +111,23 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know that is not an error; shown in every output."""
+    """A message that is not an error, shown in every output."""
 
     code: str
     message: str
     count: int = 1
-    """Rows it concerns."""
+    """Number of affected rows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Pairs that were measured, under a loss.
+    """Measured pairs with a loss.
 
     Attributes:
-        folder: where it is stored; None for one that is only in memory.
-        manifest: what is known of the scan, JSON-able.
-        columns: what was measured of the pairs, by column.
-        loss: what movements are computed under.
+        folder: the run's folder; None for a run in memory.
+        manifest: metadata of the scan, JSON-able.
+        columns: measurements of the pairs, by column.
+        loss: the loss used to compute movements.
     """
 
     folder: Path | None
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def identity(self) -> Identity:
-        """What decides the numbers."""
+        """Everything that determines the run's numbers."""
         return Identity(self.manifest["identity"])
 
     @property
@@ -147,5 +147,5 @@ class Run:
 
     @property
     def place(self) -> str:
-        """The folder in words, for messages."""
+        """The folder, or a description for a run in memory; for messages."""
         return "a run in memory" if self.folder is None else str(self.folder)

@@ -1,4 +1,4 @@
-"""What a user may choose: how data are read, a checkpoint is loaded, and what is measured under which loss."""
+"""User settings: reading data, loading a checkpoint, measuring, and the loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 
 class Dtype(StrEnum):
-    """Dtypes that can be measured in; float16 cannot."""
+    """Supported dtypes. float16 is not supported."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -18,7 +18,7 @@ class Dtype(StrEnum):
 
 
 class ReportFormat(StrEnum):
-    """Outputs of a run's report."""
+    """Output formats of a report."""
 
     TERMINAL = "terminal"
     HTML = "html"
@@ -29,7 +29,7 @@ class ReportFormat(StrEnum):
 
 
 class Truncation(StrEnum):
-    """Which end of a sequence longer than `max_length` is kept; TRL's `truncation_mode`."""
+    """The end of an overlong sequence that is kept; TRL's `truncation_mode`."""
 
     KEEP_START = "keep_start"
     KEEP_END = "keep_end"
@@ -37,61 +37,61 @@ class Truncation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """The preference loss whose coefficients weigh the two gradients."""
+    """The preference loss. Its coefficients weight the two gradients."""
 
     name: str = "sigmoid"
     """A key of `analysis.losses.table.LOSSES`."""
     beta: float = 0.1
-    """Inverse temperature of the loss, as TRL's `beta`; losses without one ignore it."""
+    """Inverse temperature of the loss, as TRL's `beta`. Losses without one ignore it."""
     options: Mapping[str, float] = field(default_factory=dict)
-    """The loss's other numbers by the names of its table row; what is not given takes its default."""
+    """Other parameters of the loss, by the names in its table row. Missing ones use their defaults."""
 
 
 LARGEST_ROW = 8 * 2**20
-"""Bytes, two million tokens or so. The tokenizers library takes about 250 bytes of memory for each of them."""
+"""Bytes, about two million tokens. The tokenizers library needs about 250 bytes of memory per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadingSettings:
-    """Which part of a data set is meant, and how its rows are read."""
+    """The part of a data set to read, and how to read its rows."""
 
     split: str | None = None
-    """Also a slice, as `datasets` has it: `train[:500]`."""
+    """A split, or a slice in the syntax of `datasets`: `train[:500]`."""
     config_name: str | None = None
-    """Configuration of a data set on the hub, or of a folder with a README that names some."""
+    """Configuration of a data set on the hub, or of a folder whose README defines some."""
     revision: str | None = None
     """Branch, tag or commit of a data set on the hub."""
     data_format: str | None = None
-    """How every row is read; None to recognise each by its columns."""
+    """Format of all rows; None to recognise each row by its columns."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Role to column, for rows of no known format."""
+    """Role to column, for rows in an unknown format."""
     ranked: str = "best-worst"
-    """Which pairs are made of a row with more than two answers: `best-worst`, `adjacent` or `all`."""
+    """Pairs to form from a row with more than two answers: `best-worst`, `adjacent` or `all`."""
     max_row_bytes: int = LARGEST_ROW
-    """Bytes of the longest row that is read, and characters of the longest text that a chat template makes of one. A
-    longer row is skipped, or ends a JSON array or a CSV."""
+    """Limit on a row in bytes, and on a rendered conversation in characters. A longer row is skipped. In a JSON array
+    or a CSV it is an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadingSettings:
-    """How a checkpoint is found and loaded."""
+    """How to find and load a checkpoint."""
 
     revision: str | None = None
     """Branch, tag or commit of a checkpoint on the hub."""
     base_model: str | None = None
-    """Base of an adapter; None for the one its config names."""
+    """Base of an adapter; None for the base named in its config."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer; None for the checkpoint's own."""
     chat_template: Path | None = None
-    """A file with the chat template to use instead of the tokenizer's own."""
+    """File with a chat template that replaces the tokenizer's own."""
     template_date: str | None = None
-    """The day that a chat template takes for today, as YYYY-MM-DD; None for the day of the scan."""
+    """Date for the chat template, as YYYY-MM-DD; None for the day of the scan."""
     trust_remote_code: bool = False
-    """Whether code that comes with a checkpoint is run."""
+    """Whether to run code that comes with a checkpoint."""
     pickled_weights: bool = False
-    """Whether pickled weights are read where there are no others, by torch's weights-only loading."""
+    """Whether to read pickled weights if there are no others, with torch's weights-only loading."""
     attn_implementation: str | None = None
-    """How attention is computed, by transformers' names; None for what transformers chooses."""
+    """Attention implementation, by its name in transformers; None for transformers' default."""
 
 
 AUTO_LENGTH: Literal["auto"] = "auto"
@@ -101,113 +101,114 @@ DEFAULT_LENGTH = 1024
 
 @dataclass(frozen=True, slots=True)
 class UntilDecided:
-    """When a scan that takes rows in random order ends."""
+    """When to end a scan that reads rows in random order."""
 
     rules: tuple[str, ...]
-    """As `--fail-if` has them; all must be settled."""
+    """Rules in the syntax of `--fail-if`. The scan ends when all are decided."""
     confidence: float = 0.95
-    """Of the verdict, whenever it comes; from 0.5 to below 1."""
+    """Confidence of the verdict, valid at any stopping time; from 0.5 to below 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
-    """What a scan measures and how; the first group decides the numbers."""
+    """What a scan measures and how. The first group determines the numbers."""
 
     dtype: str = Dtype.FLOAT32.value
     max_length: int | Literal["auto"] | None = AUTO_LENGTH
-    """Tokens of prompt and response together; `auto` for TRL's 1,024, or the model's context where that is shorter;
-    None for no limit."""
+    """Limit on tokens of prompt and response together. `auto` is TRL's 1,024, or the model's context if shorter. None
+    is no limit."""
     truncation: str = Truncation.KEEP_START.value
     parameters: str | None = None
-    """`all`, `adapter`, or a regular expression on parameter names; None for an adapter's where there is one."""
+    """`all`, `adapter`, or a regular expression on parameter names. None selects an adapter's parameters if there is
+    an adapter, else all."""
     limit: int | None = None
-    """Only the first rows."""
+    """Read only this many rows from the start."""
     sample: int | None = None
-    """Only so many rows, drawn at random with `seed`."""
+    """Read only this many rows, drawn at random with `seed`."""
     seed: int = 0
     shard: str | None = None
-    """`I/N`: of the rows that count every N-th, beginning with the I-th, from 1."""
+    """`I/N`: every N-th selected row, starting with the I-th, counted from 1."""
     reading: ReadingSettings = ReadingSettings()
     loading: LoadingSettings = LoadingSettings()
     ref_model: str | None = None
-    """Checkpoint of the reference log-probs; None for those of the data's columns, or this checkpoint's own."""
+    """Checkpoint for the reference log-probs; None to use the data's columns, or this checkpoint's own."""
     unshared_cosine: bool = False
-    """Whether pairs whose answers start alike are measured a second time, without that start."""
+    """Whether to measure pairs a second time without the tokens that both answers start with."""
     layers: bool = False
-    """Whether the products of each group of parameters are kept as well."""
+    """Whether to store the products per parameter group."""
     include_text: bool = False
-    """Whether the run keeps the pairs' text."""
+    """Whether to store the pairs' text."""
 
     until_decided: UntilDecided | None = None
-    """Ends the scan once its rules are settled; None to measure all rows."""
+    """End the scan once these rules are decided; None to measure all rows."""
 
     loss: LossSettings = LossSettings()
-    """Weighs the gradients afterwards; what is measured does not depend on it."""
+    """Weights the measured gradients. The measurements do not depend on it."""
     device: str = "auto"
     device_map: str | None = None
-    """How accelerate spreads the model over devices, as transformers' `device_map`; None for one device."""
+    """transformers' `device_map`: how accelerate spreads the model over devices; None for one device."""
     batch_tokens: int | None = None
-    """Tokens of a batch, padding included; None for what is fast and fits into memory."""
+    """Tokens per batch, padding included; None for a fast size that fits into memory."""
     activation_checkpointing: bool = False
-    """Whether layers are computed again in the backward pass instead of being kept."""
+    """Whether to recompute layers in the backward pass instead of keeping their activations."""
     strict: bool = False
-    """Whether the first row that cannot be measured ends the scan."""
+    """Whether to end the scan at the first row that cannot be measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings:
-    """One step of an optimizer, as torch names its numbers."""
+    """One optimizer step, with torch's parameters."""
 
     name: str = "adamw"
     """`sgd` or `adamw`."""
     learning_rate: float = 1e-6
     """TRL DPOConfig's default."""
     weight_decay: Mapping[str, float] = field(default_factory=dict)
-    """By parameter name; those that are missing have none."""
+    """By parameter name; 0 for missing names."""
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
-    """The whole gradient is scaled down to this norm first, as Trainer does; None for no clipping."""
+    """Clip the whole gradient to this norm first, as Trainer does; None for no clipping."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForecastSettings:
-    """The step that is forecast, and how the forecast is checked."""
+    """The step to forecast, and how to check the forecast."""
 
     optimizer: str = "adamw"
     learning_rate: float | None = None
-    """None for that of the state, or TRL's default."""
+    """None for the state's value, or TRL's default without a state."""
     weight_decay: float | None = None
-    """None for that of the state, or 0, Trainer's default."""
+    """None for the state's value, or Trainer's default of 0 without a state."""
     state: Path | None = None
     """A Trainer checkpoint's optimizer.pt; None for the first step."""
     max_grad_norm: float | None = 1.0
     batch_size: int | None = None
-    """Pairs of a forward pass in training; None for the whole data set in one step."""
+    """Pairs per forward pass in training; None for the whole data set in one step."""
     accumulate: int = 1
-    """Forward passes a step."""
+    """Forward passes per step."""
     verify: bool = False
-    """Whether the step is taken for real on a copy and compared."""
+    """Whether to take the step on a copy and compare."""
     steps: int = 0
-    """Real steps over which the forecast is followed; 0 for none."""
+    """Real steps to compare the forecast with; 0 for none."""
     eval_split: str | None = None
     """Split of the held-out data set."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilterRules:
-    """Which rows a filter keeps, in the words of the command line."""
+    """The rows that a filter keeps, named as the command-line options."""
 
     drop: tuple[str, ...] = ()
-    """Conditions such as `movement == both_fall`; a row that meets one is dropped."""
+    """Conditions such as `movement == both_fall`. Rows that meet any of them are dropped."""
     keep: tuple[str, ...] = ()
-    """Conditions that a kept row must meet, all of them."""
+    """Conditions that a kept row must all meet."""
     keep_lowest: float | None = None
-    """Share of the measured pairs with the lowest `by` that is kept."""
+    """Share of the measured pairs to keep, those with the lowest `by`."""
     keep_highest: float | None = None
     by: str = "cosine"
     drop_uncertain: bool = False
     drop_unmeasured: bool = False
-    """Whether rows that were skipped or are not in the run are dropped."""
+    """Whether to drop rows that were skipped or are not in the run."""
     keep_unmeasured: bool = False
-    """Whether rows that are not in the run are kept."""
+    """Whether to keep rows that are not in the run."""

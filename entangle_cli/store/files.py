@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writing files atomically and checking their hashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from entangle_cli.errors import UnfinishedError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power loss."""
+    """Write a file completely or not at all, even across a power loss."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -31,9 +31,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until what is written inside is whole; then they do what they always do.
+    """Delay Ctrl-C and SIGTERM until the block is finished, then handle them as usual.
 
-    Who ends a process may signal it again while it saves what it has: Slurm and torchrun do.
+    Slurm and torchrun may send a second signal while a process is still saving.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,27 +52,27 @@ def uninterrupted() -> Iterator[None]:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON document, readable and without NaN."""
+    """Write an indented JSON document. NaN is not allowed."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    # A lone surrogate as its escape, which JSON reads back.
+    # Escape lone surrogates, so JSON can read them back.
     write_atomically(path, text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 @contextmanager
 def reporting_failures(folder: Path) -> Iterator[None]:
-    """Errors of the file system as ours."""
+    """Convert file system errors to UnfinishedError."""
     try:
         yield
     except OSError as error:
         raise UnfinishedError(
             f"{folder}: {error.strerror or error}",
-            "room and permission to write the run",
-            "make room and give the same command again; it goes on from the last part",
+            "space and permission to write the run",
+            "free some space and rerun the same command; it continues from the last part",
         ) from error
 
 
 def damaged_file(folder: Path, part: Mapping[str, Any]) -> Path | None:
-    """The first file of a part of a run that is not as it was written; None where all are."""
+    """The first file of a run's part that is missing or changed; None if all are intact."""
     for kind, sha256 in (("pairs", part["sha256"]), ("layers", part.get("layers_sha256"))):
         if sha256 is not None and not _is_intact(folder / kind / part["file"], sha256):
             return folder / kind / str(part["file"])

@@ -1,4 +1,4 @@
-"""What a manifest holds, entry by entry: anyone may have written the one that is read."""
+"""Validation of every manifest entry. Manifests are untrusted input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _is_hash(value: Any) -> bool:
 
 
 def _is_part(value: Any) -> bool:
-    """Whether an entry names a file of the run, and none elsewhere."""
+    """Whether an entry describes a part with a valid file name. Paths are not allowed."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("file"), str)
@@ -58,8 +58,8 @@ def _is_source(value: Any) -> bool:
 
 
 def _is_shard(value: Any) -> bool:
-    found = SHARD.fullmatch(value) if isinstance(value, str) else None
-    return found is not None and 1 <= int(found[1]) <= int(found[2])
+    match = SHARD.fullmatch(value) if isinstance(value, str) else None
+    return match is not None and 1 <= int(match[1]) <= int(match[2])
 
 
 def _are_options(value: Any) -> bool:
@@ -85,7 +85,7 @@ NEEDED: Mapping[str, Check] = {
     "loss": _is_object,
     "parts": lambda value: isinstance(value, list) and all(map(_is_part, value)) and _are_different(value),
 }
-"""Path of an entry to what it must be. A path that may be null may be missing."""
+"""Entry path to its check. Entries that may be null may also be missing."""
 OPTIONAL: Mapping[str, Check] = {
     "loss.name": _is_text,
     "loss.beta": _is_number,
@@ -106,14 +106,14 @@ OPTIONAL: Mapping[str, Check] = {
     "identity.settings.seed": _optional(lambda value: isinstance(value, int)),
     "identity.settings.shard": _optional(_is_shard),
 }
-"""Likewise, of entries that older runs lack."""
+"""Checks of entries that older runs lack."""
 
 
 def first_wrong(manifest: Mapping[str, Any]) -> str | None:
-    """The first entry that is not what it must be, in words; None where all are."""
+    """Description of the first invalid entry; None if all are valid."""
     for path, check in {**NEEDED, **OPTIONAL}.items():
-        is_there, value = _at(manifest, path)
-        if not is_there:
+        exists, value = _at(manifest, path)
+        if not exists:
             if path in OPTIONAL or check(None):
                 continue
             return f"no {path}"
@@ -124,7 +124,7 @@ def first_wrong(manifest: Mapping[str, Any]) -> str | None:
 
 
 def _at(manifest: Mapping[str, Any], path: str) -> tuple[bool, Any]:
-    """Whether there is an entry, and its value."""
+    """Whether the entry exists, and its value."""
     value: Any = manifest
     for name in path.split("."):
         if not isinstance(value, Mapping) or name not in value:

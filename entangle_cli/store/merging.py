@@ -1,4 +1,4 @@
-"""Runs of the shards of one scan, joined to the run that one process would have made."""
+"""Merging the shards of one scan into the run that a single process would have written."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from entangle_cli.store.writing import open_run
 
 
 def merge_runs(folders: Sequence[Path], output: Path) -> Path:
-    """Write the run that complete runs of all shards of one scan add up to.
+    """Merge complete runs of all shards of one scan into one run.
 
     Args:
-        output: a new folder.
+        output: a new or empty folder.
     Returns:
-        The folder.
+        The output folder.
     Raises:
-        RunError: one of them cannot be read, is not complete or is damaged.
-        UsageError: they are not the shards of one scan, or the output is not new.
-        UnfinishedError: the run cannot be written.
+        RunError: a run cannot be read, is incomplete or is damaged.
+        UsageError: the runs are not all shards of one scan, or the output folder is not empty.
+        UnfinishedError: the merged run cannot be written.
     """
     manifests = [read_manifest(folder) for folder in folders]
     _refuse_unfit(folders, manifests)
     if output.exists() and any(output.iterdir()):
-        raise UsageError(f"-o {output}: the folder is not empty", "a new folder", "name another one")
+        raise UsageError(f"-o {output}: the folder is not empty", "a new folder", "choose another folder")
     first = manifests[0]
     settings = {name: value for name, value in first["identity"]["settings"].items() if name != "shard"}
     identity = Identity({**first["identity"], "settings": settings})
@@ -48,8 +48,8 @@ def merge_runs(folders: Sequence[Path], output: Path) -> Path:
     except OSError as error:
         raise UnfinishedError(
             f"-o {output}: {error.strerror or error}",
-            "room and permission to write the run",
-            "make room, then try again",
+            "space and permission to write the run",
+            "free some space or check the permissions, then rerun the command",
         ) from error
     with open_run(output, identity, about) as writer:
         writer.take_parts(parts, sum(float(manifest["seconds"]) for manifest in manifests))
@@ -57,7 +57,7 @@ def merge_runs(folders: Sequence[Path], output: Path) -> Path:
 
 
 OWN = frozenset({"schema", "schema_version", "status", "started", "updated", "identity", "seconds", "parts"})
-"""What a manifest says of its own run alone."""
+"""Manifest entries that describe one run only. Merging does not copy them."""
 
 
 def _refuse_unfit(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> None:
@@ -65,21 +65,25 @@ def _refuse_unfit(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]
     shards = [str(identity.settings.get("shard")) for identity in identities]
     for folder, manifest, identity, shard in zip(folders, manifests, identities, shards, strict=True):
         if manifest["status"] != "complete":
-            raise RunError(f"{folder} is not complete", "complete runs", "give its scan command again")
+            raise RunError(f"{folder} is incomplete", "complete runs", "rerun its scan command to finish it")
         for part in manifest["parts"]:
             if (damaged := damaged_file(folder, part)) is not None:
-                raise RunError(f"{damaged}: missing or changed", "the bytes that were written", "scan that shard again")
+                raise RunError(
+                    f"{damaged}: missing or changed", "the file as it was written", "rerun the scan of this shard"
+                )
         if shard == "None":
-            raise UsageError(f"{folder} is no shard", "runs of scan --shard", "name the shards' runs")
+            raise UsageError(
+                f"{folder} is not a shard", "runs of scan --shard", "pass only runs made with --shard, all of one scan"
+            )
         if identity.differences(identities[0], ignoring={"shard"}):
             raise UsageError(
-                f"{folder} and {folders[0]} are not of one scan",
-                "one model, data set and settings",
-                "name one scan's shards",
+                f"{folder} and {folders[0]} are shards of different scans",
+                "shards with the same model, data set and settings",
+                "pass only the shards of one scan",
             )
     total = int(shards[0].partition("/")[2])
     wanted = [f"{number}/{total}" for number in range(1, total + 1)]
     if sorted(shards) != sorted(wanted):
         missing = [shard for shard in wanted if shard not in shards]
-        found = f"shard {missing[0]} is missing" if missing else "a shard is there twice"
-        raise UsageError(f"{len(shards)} runs: {found}", f"each of the {total} shards once", "name all of them")
+        problem = f"shard {missing[0]} is missing" if missing else "a shard is given twice"
+        raise UsageError(f"{len(shards)} runs: {problem}", f"all {total} shards, once each", "pass every shard once")

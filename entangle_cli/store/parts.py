@@ -1,4 +1,4 @@
-"""A part's columns: what is stored of a pair and of its layers, and both ways between records and tables."""
+"""A part's columns, and the conversion between records and tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from entangle_cli.records.pair import PAIR_FIELDS, Kind, LayerRecord, PairRecord
 from entangle_cli.store.files import write_atomically
 
 STORED_FIELDS = field_names(by_loss=False)
-"""What is measured. What a loss makes of it is computed when a run is read."""
+"""Measured fields. Fields that depend on the loss are computed when a run is read."""
 
 TEXT_FIELDS = field_names(Kind.TEXT, by_loss=False)
 
@@ -41,7 +41,7 @@ SCHEMA_OF_PARTS = pyarrow.schema([(name, ARROW_TYPES[PAIR_FIELDS[name].kind]) fo
 
 
 def pair_table(records: Sequence[PairRecord]) -> pyarrow.Table:
-    """What is stored of pairs, a row each."""
+    """The stored fields of pairs, one row per pair."""
     columns = {name: [getattr(record, name) for record in records] for name in STORED_FIELDS}
     for name in TEXT_FIELDS:
         columns[name] = [text if text is None else _encodable(text) for text in columns[name]]
@@ -49,12 +49,12 @@ def pair_table(records: Sequence[PairRecord]) -> pyarrow.Table:
 
 
 def _encodable(text: str) -> str:
-    """Text that UTF-8 can hold: a lone surrogate, as JSON may have it, becomes its code."""
+    """Text that UTF-8 can encode: lone surrogates, which JSON allows, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def layer_table(records: Sequence[LayerRecord]) -> pyarrow.Table:
-    """Layers of pairs, a row a pair and group."""
+    """The layers of pairs, one row per pair and group."""
     columns: dict[str, Any] = {
         "index": [record.index for record in records],
         "pair_in_row": [record.pair_in_row for record in records],
@@ -65,7 +65,7 @@ def layer_table(records: Sequence[LayerRecord]) -> pyarrow.Table:
 
 
 def write_table(path: Path, table: pyarrow.Table) -> str:
-    """Write a part; the hash of its bytes."""
+    """Write a part and return its SHA-256, hexadecimal."""
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
@@ -75,15 +75,17 @@ def write_table(path: Path, table: pyarrow.Table) -> str:
 
 
 def read_part(path: Path, names: list[str] | None = None) -> pyarrow.Table:
-    """The rows of one part, all columns or those of some names that it has.
+    """Read one part.
 
-    Not `pyarrow.parquet.read_table`, which loads pandas: that alone takes longer than reading a small run.
+    It does not use `pyarrow.parquet.read_table`, which loads pandas. That takes longer than reading a small run.
 
+    Args:
+        names: columns to read, if the part has them; None for all.
     Raises:
-        OSError: no regular file; opening a pipe would wait for ever.
+        OSError: the path is not a regular file. Opening a pipe would block forever.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with pyarrow.parquet.ParquetFile(path) as file:
         return file.read(names if names is None else [name for name in names if name in file.schema_arrow.names])
 
@@ -94,23 +96,23 @@ def numbers(column: pyarrow.ChunkedArray) -> Any:
 
 
 def texts(column: pyarrow.ChunkedArray, seen: dict[str, str]) -> Any:
-    """A text column as objects with None for null; equal texts are one object, across parts too.
+    """A text column as objects with None for null. Equal texts share one object, also across parts.
 
     Args:
-        seen: the texts of the parts before, where they repeat.
+        seen: repeated texts of earlier parts; extended by this call.
     """
     encoded = column.combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if len(values) < len(column) / 2:
         values = [seen.setdefault(text, text) for text in values]
-    places = _filled(encoded.indices, np.array([len(values)], dtype=np.int32))
-    return np.array([*values, None], dtype=object)[places]
+    indices = _filled(encoded.indices, np.array([len(values)], dtype=np.int32))
+    return np.array([*values, None], dtype=object)[indices]
 
 
 def _filled(array: pyarrow.Array, value: Any) -> Any:
-    """An array of numbers as numpy's, with a value (an array of one) for null.
+    """Convert an array of numbers to numpy, with nulls replaced by the single element of `value`.
 
-    By DLPack and with a scalar made from bytes: `to_numpy` and `pyarrow.scalar` load pandas, where that is installed.
+    It uses DLPack and a scalar made from bytes. `to_numpy` and `pyarrow.scalar` load pandas if it is installed.
     """
     scalar = pyarrow.Array.from_buffers(array.type, 1, [None, pyarrow.py_buffer(value)])[0]
     return np.from_dlpack(array.fill_null(scalar))

@@ -1,4 +1,4 @@
-"""Runs read back."""
+"""Reading runs."""
 
 from __future__ import annotations
 
@@ -32,31 +32,33 @@ RUNS_FOLDER = Path("entangle-runs")
 
 
 def newest_run(base: Path = RUNS_FOLDER) -> tuple[Path, list[Path]]:
-    """The folder below `base` whose manifest was written last, of those that hold a measured pair.
+    """Find the newest run below `base` that has a measured pair, by the time of its manifest.
 
     Returns:
-        That folder, and the newer runs that were passed over because they hold none.
+        The run's folder, and the folders of newer runs without a measured pair.
     Raises:
-        RunError: no run below `base` holds a measured pair.
+        RunError: no run below `base` has a measured pair.
     """
-    found = _runs(base)
-    for place, folder in enumerate(found):
+    runs = _runs(base)
+    for position, folder in enumerate(runs):
         if _holds_pair(folder):
-            return folder, found[:place]
-    empty = f"; {len(found)} without a measured pair" if found else ""
+            return folder, runs[:position]
+    empty = f"; {len(runs)} without a measured pair" if runs else ""
     raise RunError(
-        f"no run below {base}{empty}", "a run written by entangle scan", "scan first, or name the run's folder"
+        f"no run below {base}{empty}",
+        "a run written by entangle scan",
+        "run entangle scan first, or give the run's folder",
     )
 
 
 def _runs(base: Path) -> list[Path]:
-    """The runs below a folder, the newest first."""
+    """The runs below a folder, newest first."""
     manifests = sorted(base.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in manifests]
 
 
 def _holds_pair(folder: Path) -> bool:
-    """Whether a run that can be read has a measured pair; a damaged one is the caller's to complain of."""
+    """Whether a run has a measured pair. True for a damaged run, so the caller reports the damage."""
     try:
         parts = read_manifest(folder)["parts"]
         tables = (read_part(folder / "pairs" / part["file"], ["status"]) for part in parts)
@@ -69,24 +71,24 @@ NUM_NAMED = 5
 
 
 def _not_a_run(folder: Path) -> RunError:
-    """What is said of a folder or a file that is no run, with those that are."""
+    """The error for a folder or file that is not a run. It suggests existing runs."""
     known = [str(path) for path in _runs(RUNS_FOLDER)[:NUM_NAMED]]
-    remedy = f"name one of {', '.join(known)}" if known else "scan first: entangle scan MODEL DATA"
+    remedy = f"use one of {', '.join(known)}" if known else "scan first: entangle scan MODEL DATA"
     if folder.is_file():
         return RunError(f"{folder}: a file, not a run", "a folder written by entangle scan", remedy)
-    what = "no manifest.json" if folder.is_dir() else "no such folder"
-    return RunError(f"{folder}: {what}", "a folder written by entangle scan", remedy)
+    problem = "no manifest.json" if folder.is_dir() else "no such folder"
+    return RunError(f"{folder}: {problem}", "a folder written by entangle scan", remedy)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run.
+    """Read the manifest of a run.
 
     Raises:
-        RunError: no run there, or one that this version does not read.
+        RunError: the folder is not a run, or this version cannot read it.
     """
     path = folder / "manifest.json"
     if path.exists() and not path.is_file():
-        raise RunError(f"{path}: no regular file", "a manifest written by entangle scan", "scan again")
+        raise RunError(f"{path}: not a regular file", "a manifest written by entangle scan", "scan again")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -99,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{path}: schema version {version or 'unknown'}",
             "entangle.run 1.x",
-            "read it with the version that wrote it",
+            "use the version of entangle that wrote it",
         )
     if (wrong := first_wrong(manifest)) is not None:
         raise RunError(f"{path}: {wrong}", "a manifest written by entangle scan", "scan again")
@@ -107,18 +109,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> Run:
-    """A run with all its rows.
+    """Read a run with all its rows.
 
     Raises:
-        RunError: no run, or damaged parts.
+        RunError: the folder is not a run, or a part is damaged.
     """
     manifest = read_manifest(folder)
     for part in manifest["parts"]:
         if (damaged := damaged_file(folder, part)) is not None:
             raise RunError(
                 f"{damaged}: missing or changed since it was written",
-                "the bytes whose hash the manifest holds",
-                "give the scan command again; it measures the missing rows anew",
+                "the file whose hash is in the manifest",
+                "rerun the scan command; it measures the missing rows again",
             )
     tables = (checked_part(folder, part) for part in manifest["parts"])
     columns = _columns(tables, sum(part["rows"] for part in manifest["parts"]))
@@ -126,17 +128,17 @@ def read_run(folder: Path) -> Run:
 
 
 def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
-    """The rows of a part, of the columns and types that are stored.
+    """Read a part and check its columns and types.
 
     Raises:
-        RunError: unreadable, another number of rows than the manifest says, or columns of other types.
+        RunError: the part cannot be read, its number of rows differs from the manifest, or a column has a wrong type.
     """
     path = folder / "pairs" / part["file"]
     table = _read(path)
     if len(set(table.column_names)) < len(table.column_names):
-        raise RunError(f"{path}: a column is there twice", "a part written by entangle scan", "scan again")
+        raise RunError(f"{path}: a duplicate column", "a part written by entangle scan", "scan again")
     if table.num_rows != part["rows"]:
-        raise RunError(f"{path}: {table.num_rows:,} rows", f"{part['rows']:,}, as the manifest says", "scan again")
+        raise RunError(f"{path}: {table.num_rows:,} rows", f"{part['rows']:,} rows as in the manifest", "scan again")
     if missing := {"index", "status", "pair_id"} - set(table.column_names):
         raise RunError(f"{path}: no {', '.join(sorted(missing))}", "a part written by entangle scan", "scan again")
     try:
@@ -146,7 +148,7 @@ def checked_part(folder: Path, part: Mapping[str, Any]) -> pyarrow.Table:
                 raise pyarrow.ArrowInvalid(f"{name} is {table[name].type}")
             table[name].cast(wanted)
             if not pyarrow.types.is_string(wanted):
-                table[name].cast(pyarrow.float64())  # whole numbers that a float cannot hold are refused
+                table[name].cast(pyarrow.float64())  # reject integers that a float cannot represent
         if table["index"].null_count or table["status"].null_count:
             raise pyarrow.ArrowInvalid("a row without index or status")
         if table.num_rows and numbers(table["index"]).min() < 0:
@@ -166,12 +168,14 @@ def _read(path: Path) -> pyarrow.Table:
 
 
 def read_layers(run: Run) -> Iterator[dict[str, Any]]:
-    """The layers of a run, part by part: `groups`, and three products as numpy arrays; nothing without `--layers`.
+    """Read a run's layers, one part at a time; empty for a run without `--layers`.
 
-    The rows of a pair stand together, and the groups of every pair in the same order: `groups` names them once.
+    The rows of a pair are adjacent, and every pair has its groups in the same order.
 
+    Yields:
+        `groups`, the group names of one pair, and the three products as numpy arrays.
     Raises:
-        RunError: a part that lacks a column.
+        RunError: a part lacks a column.
     """
     for part in run.manifest["parts"]:
         if run.folder is not None and "layers_sha256" in part:
@@ -190,17 +194,17 @@ def read_layers(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def columns_of(records: Sequence[PairRecord]) -> dict[str, Any]:
-    """Records as the columns of a `Run`, in the order of `index`."""
+    """Convert records to the columns of a `Run`, ordered by `index`."""
     return _columns([pair_table(records)], len(records))
 
 
 def _columns(parts: Iterable[pyarrow.Table], num_rows: int) -> dict[str, Any]:
-    """Columns as numpy arrays, in the order of `index`.
+    """Columns as numpy arrays, ordered by `index`.
 
-    One part at a time, and nothing for a column that holds no value, so that a large run is in memory once. Fields
-    are added over time: what an older part lacks is null.
+    Parts are read one at a time and empty columns are skipped, so a large run is in memory only once. Fields that an
+    older part lacks are null.
     """
-    found: dict[str, Any] = {}
+    filled: dict[str, Any] = {}
     seen: dict[str, dict[str, str]] = {name: {} for name in TEXT_FIELDS}
     start = 0
     for part in parts:
@@ -208,15 +212,15 @@ def _columns(parts: Iterable[pyarrow.Table], num_rows: int) -> dict[str, Any]:
         for name in STORED_FIELDS:
             if name not in part.column_names or part[name].null_count == part.num_rows:
                 continue
-            if name not in found:
-                found[name] = _nothing(name, num_rows)
-            found[name][rows] = texts(part[name], seen[name]) if name in TEXT_FIELDS else numbers(part[name])
+            if name not in filled:
+                filled[name] = _nulls(name, num_rows)
+            filled[name][rows] = texts(part[name], seen[name]) if name in TEXT_FIELDS else numbers(part[name])
         start = rows.stop
-    order = np.lexsort([found.get(name, _nothing(name, num_rows)) for name in ("pair_in_row", "index")])
-    columns = {name: found.pop(name)[order] if name in found else _nothing(name, num_rows) for name in STORED_FIELDS}
+    order = np.lexsort([filled.get(name, _nulls(name, num_rows)) for name in ("pair_in_row", "index")])
+    columns = {name: filled.pop(name)[order] if name in filled else _nulls(name, num_rows) for name in STORED_FIELDS}
     columns["index"] = columns["index"].astype(np.int64)
     return columns
 
 
-def _nothing(name: str, num_rows: int) -> Any:
+def _nulls(name: str, num_rows: int) -> Any:
     return np.full(num_rows, None, dtype=object) if name in TEXT_FIELDS else np.full(num_rows, np.nan)

@@ -1,4 +1,4 @@
-"""Runs being written: parts as they come, one process at a time, going on where an earlier start ended."""
+"""Writing runs part by part. One process writes at a time, and an interrupted run can be continued."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from entangle_cli.store.reading import RUNS_FOLDER, read_manifest
 
 LOCK_FILE = ".lock"
 OWN_NAMES = {"pairs", "layers", LOCK_FILE}
-"""What a folder may hold in which no run has begun."""
+"""Names allowed in a folder that does not hold a run yet."""
 PART_ROWS = 2000
 PART_SECONDS = 20.0
 
 
 class RunWriter:
-    """A run that is being written, or that goes on.
+    """Writes a new run or continues an existing one.
 
-    A context manager: on leaving, the run is complete, or partial where an exception ends it.
+    A context manager. On exit the run becomes complete, or partial if an exception was raised.
 
     Attributes:
-        folder: where it is.
-        done: keys of the records that it holds or was given.
+        folder: the run's folder.
+        done: keys of all records stored or added so far.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], done: set[RowKey], lock: filelock.BaseFileLock) -> None:
@@ -52,15 +52,15 @@ class RunWriter:
 
     @classmethod
     def open(cls, folder: Path, identity: Identity, about: Mapping[str, Any]) -> RunWriter:
-        """Begin a run in `folder`, or go on with the one that is there.
+        """Start a run in `folder`, or continue the existing one.
 
         Args:
-            identity: what must be equal for a run to go on.
-            about: further entries of the manifest (plan, environment, ...).
+            identity: an existing run must have the same identity.
+            about: other manifest entries (plan, environment, ...).
         Raises:
-            UsageError: the folder cannot be written, holds a run of another identity or something else, or another
+            UsageError: the folder is not writable, holds a run with another identity or other files, or another
                 process is writing to it.
-            UnfinishedError: there is no room for the manifest.
+            UnfinishedError: the manifest cannot be written, for example on a full disk.
         """
         _make_folder(folder)
         lock = _locked(folder)
@@ -97,7 +97,7 @@ class RunWriter:
 
     @property
     def num_done_rows(self) -> int:
-        """Rows of which it holds a pair or a reason."""
+        """Number of rows with a stored pair or skip reason."""
         return sum(isinstance(key, int) or key[1] == 0 for key in self.done)
 
     def __enter__(self) -> RunWriter:
@@ -111,13 +111,13 @@ class RunWriter:
             self._lock.release()
 
     def add(self, records: Sequence[PairRecord], layers: Sequence[LayerRecord] = ()) -> None:
-        """Take records, and the layers of their pairs; every so often they become a part.
+        """Add records and the layers of their pairs. A part is written after `PART_ROWS` rows or `PART_SECONDS`.
 
         Raises:
-            UnfinishedError: the part cannot be written, as on a full disk, or the run has one of the pairs already.
+            UnfinishedError: the part cannot be written, for example on a full disk, or a pair was already added.
         """
         self._refuse_doubled(records)
-        with uninterrupted():  # a pair and its layers come into one part
+        with uninterrupted():  # a pair and its layers belong in the same part
             self.done.update(map(row_key, records))
             self._pending.extend(records)
             self._pending_layers.extend(layers)
@@ -130,19 +130,19 @@ class RunWriter:
             raise UnfinishedError(
                 f"{self.folder}: a pair was measured twice",
                 "every pair once",
-                "report what you did; the run holds each pair once",
+                "report this bug with the command that you ran; the stored run has no duplicates",
             )
 
     def take_parts(self, parts: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """List parts that are in the folder already, as those of other runs that were copied there."""
+        """List parts that are already in the folder, for example copied from other runs."""
         self._manifest["parts"] = [*self._manifest["parts"], *parts]
         self._seconds_before += seconds
 
     def flush(self) -> None:
-        """Write what is pending as a part, and the manifest that lists it.
+        """Write pending records as a part, then the manifest that lists it.
 
         Raises:
-            UnfinishedError: see `add`.
+            UnfinishedError: the files cannot be written, for example on a full disk.
         """
         with uninterrupted(), reporting_failures(self.folder):
             if self._pending:
@@ -168,12 +168,12 @@ class RunWriter:
 
 
 def open_run(folder: Path | None, identity: Identity, about: Mapping[str, Any]) -> RunWriter:
-    """The run in `folder`, or in a folder below `entangle-runs/` that the same command finds again."""
+    """Open the run in `folder`, or in its default folder below `entangle-runs/`. Raises as `RunWriter.open`."""
     return RunWriter.open(folder or default_folder(identity), identity, about)
 
 
 def default_folder(identity: Identity) -> Path:
-    """The folder of a run that was given none: the same command finds it again."""
+    """The folder of a run without --output. It depends on the identity, so the same command finds it again."""
     digest = hashlib.sha256(json.dumps(identity.document, sort_keys=True).encode()).hexdigest()[:8]
     model = identity.model_name.replace("/", "--")
     data = re.sub(r"[^\w.-]+", "_", Path(identity.data_name).stem)
@@ -184,43 +184,45 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write a run's aggregates.
 
     Raises:
-        UnfinishedError: they cannot be written, as on a full disk.
+        UnfinishedError: the file cannot be written, for example on a full disk.
     """
     with reporting_failures(folder):
         write_json(folder / "summary.json", summary)
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a run's folder, or see that what is there is a run or nothing."""
+    """Create a run's folder. Refuse an existing one that is neither empty nor a run."""
     try:
         is_run = (folder / "manifest.json").exists()
         if not is_run and folder.exists() and any(path.name not in OWN_NAMES for path in folder.iterdir()):
             raise UsageError(
-                f"--output {folder}: the folder is not empty and holds no run",
-                "an empty or new folder, or a run to go on with",
-                "name another folder",
+                f"--output {folder}: the folder is not empty and is not a run",
+                "a new or empty folder, or a run to continue",
+                "choose another folder",
             )
         (folder / "pairs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"--output {folder}: {error.strerror or error}", "a folder that can be written", "name another folder"
+            f"--output {folder}: {error.strerror or error}", "a writable folder", "choose another folder"
         ) from error
 
 
 def _locked(folder: Path) -> filelock.BaseFileLock:
-    """The lock of a run; the system lets go of it when its process ends, however it ends."""
+    """Acquire the lock of a run. The system releases it when the process ends for any reason."""
     lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise UsageError(
             f"--output {folder}: another process is writing this run",
-            "one process a run",
-            "wait for it, stop it, or name another folder",
+            "one process per run",
+            "wait for it, stop it, or choose another folder",
         ) from error
     except OSError as error:
         raise UnfinishedError(
-            f"--output {folder}: {error.strerror or error}", "room for the run's lock", "make room, then try again"
+            f"--output {folder}: {error.strerror or error}",
+            "space and permission to create the run's lock file",
+            "free some space or check the permissions, then rerun the command",
         ) from error
     return lock
 
@@ -240,12 +242,12 @@ def _refuse_other_run(folder: Path, before: Identity, identity: Identity) -> Non
         raise UsageError(
             f"--output {folder}: holds a run with a different {', '.join(different)}",
             "a run of the same model, data and settings, or an empty folder",
-            "name another folder; runs are never mixed",
+            "choose another folder; runs are never mixed",
         )
 
 
 def _intact_parts(folder: Path, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The parts whose bytes are what was written; the rows of others are measured again."""
+    """The parts with unchanged files. The rows of the others are measured again."""
     return [part for part in parts if damaged_file(folder, part) is None]
 
 

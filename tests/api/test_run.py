@@ -115,7 +115,7 @@ def test_rows_can_be_a_one_time_iterator(run: Run) -> None:
 def test_objects_that_cannot_be_measured_are_refused() -> None:
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
     pair = (model, AutoTokenizer.from_pretrained(MODEL))
-    with pytest.raises(UsageError, match="dtype float32, and the model's weights are bfloat16"):
+    with pytest.raises(UsageError, match="dtype float32, but the model's weights are bfloat16"):
         entangle_cli.scan(pair, ROWS)
     with pytest.raises(UsageError, match="as the model"):
         entangle_cli.scan(model, ROWS)

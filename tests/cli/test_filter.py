@@ -125,8 +125,8 @@ def test_rows_outside_the_run_are_reported(entangle: Entangle, tmp_path: Path) -
     [
         (("a.jsonl", "-o", "b.jsonl"), 2, "no rule to filter by"),
         (("a.jsonl", "-o", "b.csv", *DROP), 2, "a name that ends in .jsonl"),
-        (("a.jsonl", "-o", "a.jsonl", *DROP), 2, "it exists"),
-        (("a.jsonl", "-o", "no/b.jsonl", *DROP), 2, "no such folder"),
+        (("a.jsonl", "-o", "a.jsonl", *DROP), 2, "already exists"),
+        (("a.jsonl", "-o", "no/b.jsonl", *DROP), 2, "its folder does not exist"),
         (("other.jsonl", "-o", "b.jsonl", *DROP), 2, "other.jsonl is not the data of run"),
         (("a.jsonl", "-o", "b.jsonl", "--keep-lowest", "2"), 2, "above 0 and at most 1"),
         (("a.jsonl", "-o", "b.jsonl", "--keep-lowest", ".5", "--keep-highest", ".5"), 2, "one of the two"),

@@ -47,9 +47,9 @@ def test_incomplete_sets_of_shards_are_refused(entangle: Entangle, shards: list[
     assert entangle(*SCAN, "--shard", "2/3", "--max-length", "256", "-o", "other").code == 0
     for words, code, message in (
         (("shard1", "shard2"), 2, "shard 3/3 is missing"),
-        ((*shards, "shard1"), 2, "a shard is there twice"),
-        (("shard1", "other", "shard3"), 2, "are not of one scan"),
-        (("shard1", "plain", "shard3"), 2, "plain is no shard"),
+        ((*shards, "shard1"), 2, "a shard is given twice"),
+        (("shard1", "other", "shard3"), 2, "are shards of different scans"),
+        (("shard1", "plain", "shard3"), 2, "plain is not a shard"),
         (("shard1", "nowhere", "shard3"), 3, "nowhere"),
     ):
         outcome = entangle("merge", *words, "-o", "joined")
@@ -62,7 +62,7 @@ def test_parts_that_are_damaged_or_missing_are_refused(entangle: Entangle, shard
     shutil.copytree("shard2", "cut")
     manifest = json.loads(Path("cut/manifest.json").read_text())
     Path("cut/manifest.json").write_text(json.dumps({**manifest, "status": "partial"}))
-    assert "not complete" in entangle("merge", "shard1", "cut", "shard3", "-o", "joined").err
+    assert "is incomplete" in entangle("merge", "shard1", "cut", "shard3", "-o", "joined").err
     next(Path("shard2/pairs").glob("*.parquet")).write_bytes(b"x")
     assert entangle("merge", *shards, "-o", "joined").code == 3
 

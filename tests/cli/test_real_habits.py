@@ -82,7 +82,7 @@ def test_a_missing_weight_is_refused(entangle: Entangle) -> None:
     )
     outcome = entangle("scan", folder, LONG, "-o", "run")
     assert outcome.code == 3
-    assert "missing or of another shape: 1 weight, the first" in outcome.err
+    assert "1 weight missing or with a wrong shape, the first" in outcome.err
 
 
 def test_null_references_are_this_checkpoints_own_and_shares_add_up(entangle: Entangle) -> None:
@@ -208,7 +208,7 @@ def test_a_mixture_of_experts_mentions_trls_router_loss(entangle: Entangle) -> N
         experts.save_pretrained("experts")
         AutoTokenizer.from_pretrained(MODEL).save_pretrained("experts")
     found = scanned(entangle, "experts", LONG, "--limit", "1", "-o", "run")
-    assert "auxiliary loss times 0.001 by default" in codes(found)["W-ROUTER-LOSS"]
+    assert "auxiliary loss times 0.001" in codes(found)["W-ROUTER-LOSS"]
 
 
 def test_block_fp8_is_dequantised_to_one_dtype(entangle: Entangle) -> None:
@@ -305,13 +305,13 @@ def test_a_tokenizer_from_elsewhere(entangle: Entangle) -> None:
     assert "W-OTHER-TOKENIZER" not in codes(found)
     small_tokenizer().save_pretrained("other")
     other = scanned(entangle, MODEL, LONG, "--limit", "2", "-o", "other-run", "--tokenizer", "other")
-    assert "tokens are others there" in codes(other)["W-OTHER-TOKENIZER"]
+    assert "tokens have other ids" in codes(other)["W-OTHER-TOKENIZER"]
 
 
 @pytest.mark.parametrize(
     ("words", "code", "found", "remedy"),
     [
-        (("scan", LONG, MODEL), 2, "is a data file, and DATA", "the other way round"),
+        (("scan", LONG, MODEL), 2, "is a data file, and DATA", "swap the arguments"),
         (("scan", MODEL, MODEL), 3, "a checkpoint, not a data set", "the checkpoint first"),
         (("scan", LONG, LONG), 3, "a data file, not a checkpoint folder", "the checkpoint first"),
         (("report", LONG), 3, "a file, not a run", "scan first"),

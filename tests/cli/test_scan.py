@@ -212,7 +212,7 @@ def test_a_full_disk_at_the_summary_prints_three_lines(entangle: Entangle, monke
 
     monkeypatch.setattr(files, "write_atomically", full_for_the_summary)
     assert_refused(
-        entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run"), 4, "No space left on device", "make room"
+        entangle("scan", MODEL, LONG, "--limit", "2", "-o", "run"), 4, "No space left on device", "free some space"
     )
 
 
@@ -335,7 +335,7 @@ def test_folders_that_cannot_be_written(entangle: Entangle, tmp_path: Path) -> N
     assert_refused(entangle("scan", MODEL, LONG, "-o", "file/run"), 2, "--output file/run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").write_text("")
-    assert_refused(entangle("scan", MODEL, LONG, "-o", "full"), 2, "not empty and holds no run")
+    assert_refused(entangle("scan", MODEL, LONG, "-o", "full"), 2, "not empty and is not a run")
     assert_refused(entangle("scan", MODEL, LONG, "--json", "no/such/file.json"), 2, "--json")
 
 
@@ -345,7 +345,7 @@ def test_folders_that_cannot_be_written(entangle: Entangle, tmp_path: Path) -> N
         (("--loss", "dpoo"), "dpoo"),
         (("--beta", "0"), "beta"),
         (("--fail-if", "both_fal_rate > 1"), "both_fall_rate"),
-        (("--parameters", "nothing"), "finds none"),
+        (("--parameters", "nothing"), "matches none"),
         (("--parameters", "("), "--parameters"),
         (("--device", "warp"), "--device warp"),
     ],
@@ -387,7 +387,7 @@ def test_a_dry_run_without_a_pair_that_fits_is_refused(entangle: Entangle) -> No
 
 
 def test_float16_is_refused_with_its_reason(entangle: Entangle) -> None:
-    assert_refused(entangle("scan", MODEL, LONG, "--dtype", "float16"), 2, "float16", "65,504", "choose bfloat16")
+    assert_refused(entangle("scan", MODEL, LONG, "--dtype", "float16"), 2, "float16", "65,504", "use --dtype bfloat16")
 
 
 def test_a_series_of_checkpoints_is_a_run_each(entangle: Entangle, tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_a_row_that_kills_the_tokenizer_is_skipped(
     monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", panicking)
     outcome = entangle("scan", MODEL, "rows.jsonl", "-o", "run")
     assert outcome.code == 0
-    assert "the tokenizer refuses the text: stack overflow in the pattern" in " ".join(outcome.out.split())
+    assert "the tokenizer rejects the text: stack overflow in the pattern" in " ".join(outcome.out.split())
 
 
 BLANKS = (
@@ -540,7 +540,7 @@ def test_a_compression_bomb_is_refused(entangle: Entangle, tmp_path: Path, name:
 def test_a_row_of_very_many_answers_makes_no_pair_of_each_two(entangle: Entangle, tmp_path: Path) -> None:
     answers = [{"answer": f"a{number}", "rank": number} for number in range(101)]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "p", "answers": answers}) + "\n")
-    assert "--ranked all takes rows of 100 at most" in " ".join(
+    assert "--ranked all allows at most 100 per row" in " ".join(
         entangle("inspect", "rows.jsonl", "--ranked", "all").out.split()
     )
     assert entangle("inspect", "rows.jsonl", "--ranked", "adjacent").code == 0

@@ -237,7 +237,7 @@ def test_a_base_that_was_moved_is_named_with_the_option(base: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"megatron_core": "os", "megatron_config": {}}, "names code to import"),
+        ({"megatron_core": "os", "megatron_config": {}}, "would be imported as code"),
         ({"r": 10**6}, "rank 1,000,000"),
         ({"rank_pattern": {"q_proj": 10**6}}, "rank 1,000,000"),
     ],

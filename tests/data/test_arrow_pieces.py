@@ -78,7 +78,7 @@ READ = """
 import resource, sys
 from entangle_cli.data.sources import open_source
 rows = list(open_source(sys.argv[1]).rows())
-assert all(row.problem.endswith("8,388,608 is the limit; --max-row-bytes raises it") for row in rows), rows[0]
+assert all(row.problem.endswith("above the limit of 8,388,608; --max-row-bytes raises it") for row in rows), rows[0]
 print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_nearly_nothing_on_disk_is_refused(tmp_path: Path, monkey
     pq.write_table(table, tmp_path / "a.parquet", **write)
     assert [row.value for row in open_source(str(tmp_path / "a.parquet")).rows()] == rows
     monkeypatch.setattr(arrow_files, "LARGEST_EXPANDED", 2**20)
-    with pytest.raises(DataError, match=r"5,0.* bytes in .* compressed ones"):
+    with pytest.raises(DataError, match=r"5,0.* bytes in .* compressed bytes"):
         open_source(str(tmp_path / "a.parquet"))
     pq.write_table(table, tmp_path / "b.parquet", compression="none", use_dictionary=False)
     assert open_source(str(tmp_path / "b.parquet")).num_rows == 500
@@ -161,7 +161,7 @@ def test_row_groups_and_file_disagree_on_the_number_of_rows(tmp_path: Path, rows
         content[place] = 6
     else:
         pytest.fail("the number is not where it was")
-    with pytest.raises(DataError, match=f"3 rows in the file, {rows_in_group} in its row groups"):
+    with pytest.raises(DataError, match=f"3 rows in the file, but {rows_in_group} in its row groups"):
         open_source(str(path))
 
 

@@ -159,13 +159,13 @@ def test_an_adapter_and_its_base(session: Session) -> None:
     ("name", "message"),
     [
         ("no split chosen", "several splits and none chosen"),
-        ("no data", "team/nothing is no file here, and not on the hub or not for you"),
+        ("no data", "team/nothing is not a local file and not accessible on the hub"),
         ("no data revision", "RevisionNotFound"),
-        ("ill data", "team/ill is no file here and not in the cache, and the hub cannot be reached"),
-        ("ill model", "team/ill is no folder here and is not in the cache, and no hub"),
+        ("ill data", "team/ill is not a local file and not in the cache, and the hub cannot be reached"),
+        ("ill model", "team/ill is not a local folder and not in the cache, and the hub cannot be reached"),
         ("no split", "no split 'dev'"),
         ("no configuration", "other"),
-        ("no model", "team/nothing is no folder here and is not on the hub"),
+        ("no model", "team/nothing is not a local folder and not accessible on the hub"),
         ("no model revision", "RevisionNotFound"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_missing_copy_without_the_hub_is_reported_in_three_lines(session: Sess
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_of_the_cache_ends_nothing(session: Session, name: str) -> None:
     code, out, err = session.damaged[name]
-    refused((code, out, "\n".join(err.strip().splitlines()[-3:])), "a whole Arrow file")
+    refused((code, out, "\n".join(err.strip().splitlines()[-3:])), "a complete Arrow file")
 
 
 def refused(outcome: tuple[int, str, str], message: str) -> None:

@@ -194,10 +194,10 @@ SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
     "empty string, implicit": (
         {"chosen": "a", "rejected": ""},
         "empty",
-        '"rejected" is empty, and TRL does not take it',
+        '"rejected" is empty; TRL does not accept that',
         True,
     ),
-    "no messages": ({**CHAT, "rejected": []}, "empty", '"rejected" is empty, and TRL does not take it', True),
+    "no messages": ({**CHAT, "rejected": []}, "empty", '"rejected" is empty; TRL does not accept that', True),
     "identical": ({**STANDARD, "chosen": "5"}, "identical", "the two answers are the same", True),
     "identical, implicit": ({"chosen": "ab", "rejected": "ab"}, "identical", "the two answers are the same", True),
     "identical messages": (
@@ -261,31 +261,31 @@ SKIPPED: dict[str, tuple[Any, str, str, bool]] = {
     "one conversation": (
         {"messages": [user("q"), assistant("a")]},
         "malformed",
-        "one conversation and no rejected answer: supervised training data, not pairs",
+        "one conversation without a rejected answer: supervised training data, not pairs",
         False,
     ),
     "strings for messages": (
         {**CHAT, "chosen": ["4"]},
         "malformed",
-        "a list of texts where messages were expected; --map takes one by COLUMN.0",
+        "a list of texts where messages were expected; use --map with COLUMN.0 for one text",
         True,
     ),
     "a role that is no text": (
         {**CHAT, "rejected": [{"role": 1, "content": "a"}]},
         "malformed",
-        '"rejected" holds something that is no message with a role',
+        '"rejected" has an item that is not a message with a role',
         True,
     ),
     "an image block": (
         {**CHAT, "prompt": [user([{"type": "text", "text": "a"}, {"type": "image"}])]},
         "malformed",
-        '"prompt" holds content that is not text',
+        '"prompt" has content that is not text',
         True,
     ),
     "a bare string block": (
         {**CHAT, "chosen": [assistant(["a"])]},
         "malformed",
-        '"chosen" holds content that is not text',
+        '"chosen" has content that is not text',
         True,
     ),
     "no prompt messages": ({**CHAT, "prompt": []}, "malformed", '"prompt" is an empty list of messages', True),
@@ -342,7 +342,7 @@ def test_a_row_that_could_not_be_read_keeps_its_problem() -> None:
 def test_content_that_is_neither_text_nor_blocks_is_malformed(content: Any) -> None:
     skipped = read({**CHAT, "prompt": [user(content)]})
     assert isinstance(skipped, SkippedRow)
-    assert (skipped.reason, skipped.detail) == ("malformed", '"prompt" holds content that is not text')
+    assert (skipped.reason, skipped.detail) == ("malformed", '"prompt" has content that is not text')
 
 
 def nested(depth: int) -> list[Any]:

@@ -211,7 +211,7 @@ def test_a_broken_line_is_a_row_and_spoils_no_other(tmp_path: Path) -> None:
         None,
         None,
         "broken JSON at column 16",
-        "not UTF-8 at byte 12 of the line",
+        "invalid UTF-8 at byte 12 of the line",
         None,
         "broken JSON at column 10",
         None,
@@ -269,7 +269,7 @@ def test_rows_of_a_csv_start_where_they_say(tmp_path: Path) -> None:
     assert list(source.rows()) == [
         RawRow(0, {"prompt": "a", "chosen": "two\r\nlines", "rejected": "c"}, 2),
         RawRow(1, None, 4, "no cell for rejected"),
-        RawRow(2, None, 5, "2 more cells than the header has"),
+        RawRow(2, None, 5, "2 more cells than the header"),
         RawRow(3, {"prompt": "a", "chosen": "", "rejected": 'say "c"'}, 6),
     ]
 
@@ -362,16 +362,16 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "csv not UTF-8": ("a.csv", b"chosen,rejected\n\xff,b\n", "can't decode byte 0xff"),
     "empty parquet": ("a.parquet", b"", "size is 0 bytes"),
     "no parquet": ("a.parquet", b"PAR1 nothing of the kind PAR1", "Parquet"),
-    "unknown suffix": ("a.xlsx", b"x", r"unknown kind of file \.xlsx"),
-    "no suffix": ("pairs", b"x", r"unknown kind of file \(no suffix\)"),
+    "unknown suffix": ("a.xlsx", b"x", r"unknown file type \.xlsx"),
+    "no suffix": ("pairs", b"x", r"unknown file type \(no suffix\)"),
     "no gzip": ("a.jsonl.gz", b"x", "Not a gzipped file"),
     "cut gzip": ("a.jsonl.gz", gzip.compress(b'{"chosen": "a"}')[:-9], "ended before"),
     "no xz": ("a.csv.xz", b"x", "Compressed file ended|Input format not supported"),
     "no bzip2": ("a.json.bz2", b"xxxx", "Invalid data stream"),
     "cut zst": ("a.jsonl.zst", pa.compress(b"{}", codec="zstd", asbytes=True)[:-2], "a.jsonl.zst"),
     "compressed columns": ("a.parquet.gz", b"x", r"a compressed \.parquet file"),
-    "two arrays": ("a.json", b"[{}] [{}]", "more behind the array"),
-    "no comma": ("a.json", b'[{"a": 1}\n{"a": 2}]', "line 2: ',' was expected"),
+    "two arrays": ("a.json", b"[{}] [{}]", "unexpected text after the array"),
+    "no comma": ("a.json", b'[{"a": 1}\n{"a": 2}]', "line 2: expected ','"),
     "open quote": ("a.csv", b'chosen,rejected\na,b\n"c,d\ne,f\n', "unexpected end of data"),
     "two lists": ("a.json", b'{\n"train": [{}],\n"test": [{}]}', "several splits and none chosen"),
     "no arrow": ("a.arrow", b"ARROW1 nothing of the kind", "Arrow"),
@@ -398,7 +398,7 @@ def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a folder without a data set"):
         open_source(str(tmp_path))
     (tmp_path / "notes.md").write_text("nothing")
-    with pytest.raises(DataError, match=r"unknown kind of file \.md"):
+    with pytest.raises(DataError, match=r"unknown file type \.md"):
         open_source(str(tmp_path))
 
 
@@ -628,7 +628,7 @@ def test_a_damaged_saved_data_set_is_refused_or_read_whole(tmp_path: Path, data:
 
 def test_a_folder_that_would_be_read_in_part_is_refused(folder: Path) -> None:
     (folder / "data/train-00002.csv").write_text("chosen,rejected\na,b\n")
-    with pytest.raises(DataError, match=r"1 files would be left out, such as data/train-00002\.csv"):
+    with pytest.raises(DataError, match=r"1 file would be ignored, such as data/train-00002\.csv"):
         open_source(str(folder), ReadingSettings(split="train"))
 
 
@@ -647,7 +647,7 @@ def test_names_that_no_file_can_have(name: str, tmp_path: Path, monkeypatch: pyt
 
 def test_options_of_the_hub_are_refused_for_what_lies_here(folder: Path) -> None:
     for data in (folder, folder / "data/train-00000.jsonl"):
-        with pytest.raises(DataError, match="--data-revision v1, but it lies here"):
+        with pytest.raises(DataError, match="--data-revision v1, but the data are local"):
             open_source(str(data), ReadingSettings(revision="v1", split="train"))
 
 

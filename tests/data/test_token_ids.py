@@ -73,7 +73,7 @@ def test_they_are_cut_as_texts_are() -> None:
 def test_tokens_that_the_model_does_not_have_are_refused() -> None:
     found = tokenized({**BY_PROMPT, "chosen_ids": [500]}, num_embeddings=400)
     assert isinstance(found, SkippedRow)
-    assert found.detail == "token 500 of the tokenizer, the model has embeddings for 400"
+    assert found.detail == "token id 500, but the model has only 400 embeddings"
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_tokens_that_the_model_does_not_have_are_refused() -> None:
     [
         ({"chosen_labels": [-100, -100, -100, 8]}, "malformed", "5 chosen_input_ids and 4 chosen_labels"),
         ({"chosen_labels": [-100] * 5}, "empty", "chosen_labels score no token"),
-        ({"chosen_labels": [5, -100, -100, 8, 2]}, "malformed", "only one stretch"),
+        ({"chosen_labels": [5, -100, -100, 8, 2]}, "malformed", "only one contiguous range"),
         ({"chosen_labels": [-100, -100, -100, 9, 2]}, "malformed", "chosen_labels differ from chosen_input_ids"),
         ({"chosen_input_ids": "tokens"}, "malformed", '"chosen_input_ids" is not JSON'),
-        ({"chosen_input_ids": [5, 6, 7, 8.5, 2]}, "malformed", "no list of token ids"),
-        ({"chosen_input_ids": [5, 6, 7, -8, 2]}, "malformed", "no list of token ids"),
+        ({"chosen_input_ids": [5, 6, 7, 8.5, 2]}, "malformed", "not a list of token ids"),
+        ({"chosen_input_ids": [5, 6, 7, -8, 2]}, "malformed", "not a list of token ids"),
     ],
 )
 def test_invalid_token_ids_have_a_reason(change: dict[str, Any], reason: str, detail: str) -> None:

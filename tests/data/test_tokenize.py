@@ -150,7 +150,7 @@ def test_keep_start_cuts_the_end_and_drops_what_has_no_room_to_answer(limit: int
     assert (len(whole.chosen.ids), len(whole.rejected.ids)) == (6, 8)
     cut = TokenSettings(limit, Truncation.KEEP_START)
     if limit <= 4:
-        assert skipped(row, cut) == ("prompt_too_long", f"the prompt has 4 tokens, --max-length is {limit}")
+        assert skipped(row, cut) == ("prompt_too_long", f"the prompt has 4 tokens, and --max-length is {limit}")
         return
     pair = tokenized(row, cut).pair
     assert pair.chosen == TokenizedResponse(whole.chosen.ids[:limit], 4, truncated=limit < 6)
@@ -212,7 +212,7 @@ def test_a_conversation_needs_a_chat_template() -> None:
 def test_a_conversation_that_the_template_refuses_is_malformed() -> None:
     row = chat("Hi", "a", "b")
     row["rejected"][0]["role"] = "refused"
-    assert skipped(row) == ("malformed", "the chat template refuses the conversation: no such role")
+    assert skipped(row) == ("malformed", "the chat template rejects the conversation: no such role")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_conversation_that_the_template_refuses_is_malformed() -> None:
 def test_what_the_library_refuses_is_malformed(more: Row) -> None:
     reason, detail = skipped(chat("Hi", "a", "b", **more))
     assert reason == "malformed"
-    assert detail.startswith("the chat template refuses the conversation: ")
+    assert detail.startswith("the chat template rejects the conversation: ")
 
 
 def test_half_a_character_is_malformed() -> None:
@@ -245,9 +245,9 @@ def test_template_arguments_that_change_the_type_of_the_ids_are_malformed(wanted
 def test_a_sequence_may_have_one_token_more_than_the_model_has_positions() -> None:
     row = texts(words(4), " sky", " is the is")  # sequences of 6 and 8 tokens
     assert tokenized(row, TokenSettings(None, position_limit=7))
-    detail = "the rejected sequence has 8 tokens, the model 6 positions"
+    detail = "the rejected sequence has 8 tokens, but the model has only 6 positions"
     assert skipped(row, TokenSettings(None, position_limit=6)) == ("too_long_for_model", detail)
-    detail = "the chosen sequence has 8 tokens, the model 6 positions"
+    detail = "the chosen sequence has 8 tokens, but the model has only 6 positions"
     turned = texts(row["prompt"], row["rejected"], row["chosen"])
     assert skipped(turned, TokenSettings(None, position_limit=6)) == ("too_long_for_model", detail)
     assert tokenized(row, TokenSettings(7, position_limit=6)).pair.rejected.truncated
@@ -276,7 +276,7 @@ def test_a_model_of_few_positions_measures_what_fits(tmp_path: Path) -> None:
     records = scanned(folder, rows, max_length=None)
     assert [record.status for record in records] == ["ok", "ok", "skipped"]
     assert records[2].reason == "too_long_for_model"
-    assert records[2].detail == "the chosen sequence has 10 tokens, the model 8 positions"
+    assert records[2].detail == "the chosen sequence has 10 tokens, but the model has only 8 positions"
     ids = tokenizer(text=words(4) + words(4) + EOS, return_tensors="pt")["input_ids"]
     assert ids.shape == (1, 9)
     with torch.no_grad():

@@ -169,4 +169,4 @@ def test_half_an_emoji_is_reported() -> None:
         found = tokenize_pair(pair, small_tokenizer(), TokenSettings(None))
         assert isinstance(found, SkippedRow)
         assert "half an emoji" in found.detail
-        assert "\\ud83d alone is no text" in found.detail
+        assert "\\ud83d alone is not a valid character" in found.detail

@@ -95,7 +95,7 @@ def test_some_parameters_alone() -> None:
 
 def test_parameters_without_a_rule_are_refused() -> None:
     model = tiny_model("mamba")
-    with pytest.raises(ModelError, match="no rule that works token by token"):
+    with pytest.raises(ModelError, match="no rule works token by token"):
         token_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
 
 

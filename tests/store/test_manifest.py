@@ -68,7 +68,7 @@ def test_rows_that_a_manifest_claims_are_not_allocated(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["parts"][0]["rows"] = 10**12
     (run / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match="as the manifest says"):
+    with pytest.raises(RunError, match="as in the manifest"):
         read_run(run)
 
 
@@ -121,7 +121,7 @@ def with_number(name: str, number: int) -> Callable[[pyarrow.Table], pyarrow.Tab
         (with_number("index", -1), "a negative index"),
         (with_number("edit_distance", 2**62), "not in range"),
         (with_number("line", 2**60), "not in range"),
-        (lambda table: table.append_column("status", table["status"]), "a column is there twice"),
+        (lambda table: table.append_column("status", table["status"]), "a duplicate column"),
     ],
 )
 def test_a_part_holds_possible_numbers(run: Path, change: Any, words: str) -> None:

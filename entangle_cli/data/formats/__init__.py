@@ -1,6 +1,6 @@
-"""Preference formats of other data sets and trainers: recognised by their columns, rewritten in TRL's shape.
+"""Preference formats of other data sets and trainers. They are recognised by their columns and rewritten for TRL.
 
-`format` holds the types. `conversations`, `labelled`, `ranked` and `questions` hold the formats by what a row is,
-`adjacent` those whose pairs take two rows, and `table` lists them all. `column_map` and `llama_factory` make formats
-from what a user or a file says of the columns.
+`format` holds the types. `conversations`, `labelled`, `ranked` and `questions` hold formats with one row per example.
+`adjacent` holds the format whose pairs span two rows, and `table` lists all formats. `column_map` and `llama_factory`
+create formats from a user's or a file's description of the columns.
 """

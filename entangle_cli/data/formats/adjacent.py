@@ -1,4 +1,4 @@
-"""HelpSteer2 before its pairs were made: an answer a row, the answers to one prompt in adjacent rows."""
+"""HelpSteer2 with one answer per row. The answers to one prompt are in adjacent rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from entangle_cli.records.settings import ReadingSettings
 
 POINTWISE = "helpsteer2-pointwise"
 COLUMNS = ("prompt", "response", "helpfulness")
-TITLE = "HelpSteer2, an answer a row, by helpfulness"
+TITLE = "HelpSteer2, one answer per row, by helpfulness"
 
 
 def pairs_take_two_rows(source: RowSource, reading: ReadingSettings) -> bool:
-    """Whether the answers to one prompt stand in rows of their own."""
+    """Whether the answers to one prompt are in separate rows."""
     if reading.columns or reading.data_format not in (None, POINTWISE):
         return False
     first = next(iter(source.rows()), None)
@@ -26,13 +26,13 @@ def pairs_take_two_rows(source: RowSource, reading: ReadingSettings) -> bool:
 
 
 class AdjacentRows(RowSource):
-    """The rows of a data set with one answer each, those of one prompt joined.
+    """The rows of a data set with one answer per row, joined by prompt.
 
-    A joined row has the index and line of its first one, and the columns `prompt` and `scored`, a list of answers with
-    their helpfulness; one that cannot be parsed stays as it is.
+    A joined row has the index and line of its first row, and the columns `prompt` and `scored`, a list of answers with
+    their helpfulness. Rows that cannot be parsed stay unchanged.
 
     Args:
-        whole: the rows as they stand.
+        whole: the original rows.
     """
 
     def __init__(self, whole: RowSource) -> None:
@@ -44,21 +44,21 @@ class AdjacentRows(RowSource):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """That of the whole, and that rows were joined."""
+        """The identity of the original rows, plus a mark that rows were joined."""
         return {**self.whole.identity, "joined": POINTWISE}
 
     @property
     def fingerprints(self) -> Sequence[Fingerprint]:
-        """Of the rows as they stand."""
+        """Fingerprints of the original rows."""
         return self.whole.fingerprints
 
     @property
     def indices(self) -> Sequence[int]:
-        """Where the first row of each prompt stands."""
+        """Index of the first row of every prompt."""
         return self._indices
 
     def rows(self) -> Iterator[RawRow]:
-        """A row for each run of rows with the same prompt."""
+        """One row for every sequence of rows with the same prompt."""
         for _, group in groupby(self.whole.rows(), key=_prompt):
             yield _joined(list(group))
 

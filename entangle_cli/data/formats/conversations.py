@@ -1,4 +1,4 @@
-"""Conversations in any trainer's words, as role and content messages, and the formats that are made of them."""
+"""Converts conversations of any trainer to messages with role and content, and defines formats based on them."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ SHAREGPT_ROLES = {
     "function_call": "tool call",
     "tool_call": "tool call",
 }
-"""Names of roles beside `from` to those of a chat template; `tool call` is an assistant's message."""
+"""Role names in `from` to those of a chat template. `tool call` marks an assistant message."""
 
 
 def user(content: Any) -> Message:
-    """A message of the user."""
+    """A user message."""
     return {"role": "user", "content": content}
 
 
 def assistant(content: Any) -> Message:
-    """A message of the assistant."""
+    """An assistant message."""
     return {"role": "assistant", "content": content}
 
 
 def system_messages(system: Any) -> list[Message]:
-    """A system message, or nothing for an empty one."""
+    """A list with the system message; empty if there is none."""
     return [{"role": "system", "content": system}] if system else []
 
 
 def chat(system: Any, prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
-    """A conversation of a system message if there is one, the user's turn or several turns, and two answers' texts."""
+    """A conversation from an optional system message, a user text or a list of turns, and two answer texts."""
     turns = prompt if isinstance(prompt, list) else [user(prompt)]
     return {
         "prompt": [*system_messages(system), *turns],
@@ -53,30 +53,32 @@ def chat(system: Any, prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]
 
 
 def message(turn: Any) -> Message:
-    """A turn under `role` or `from`, `content` or `value`, as a message.
+    """Convert a turn with `role` or `from` and `content` or `value` to a message.
 
-    A turn that has a role and a content stays as it is, with whatever else it holds.
+    A turn with role and content stays unchanged, including its other keys.
 
     Raises:
-        NotAPair: not a turn, or one from an unknown role.
+        NotAPair: the value is not a turn, or its role is unknown.
     """
     if isinstance(turn, str):
-        raise NotAPair("malformed", "a list of texts where messages were expected; --map takes one by COLUMN.0")
+        raise NotAPair(
+            "malformed", "a list of texts where messages were expected; use --map with COLUMN.0 for one text"
+        )
     if not isinstance(turn, dict) or not isinstance(turn.get("role", turn.get("from")), str):
         raise NotAPair("malformed", f"a turn without a role: {str(turn)[:40]}")
     if "role" in turn:
         whole: Message = turn
         return whole if "value" not in turn else {"role": turn["role"], "content": turn.get("content", turn["value"])}
     if turn["from"] not in SHAREGPT_ROLES:
-        raise NotAPair("malformed", f"a turn from {turn['from']!r}; known are {', '.join(SHAREGPT_ROLES)}")
+        raise NotAPair("malformed", f"unknown role {turn['from']!r}; known roles: {', '.join(SHAREGPT_ROLES)}")
     return message_as(SHAREGPT_ROLES[turn["from"]], turn.get("value", turn.get("content")))
 
 
 def message_as(role: str, content: Any) -> Message:
-    """A message of a role of `SHAREGPT_ROLES`' values.
+    """A message with a role from the values of `SHAREGPT_ROLES`.
 
     Raises:
-        NotAPair: a tool call whose content is not JSON.
+        NotAPair: the content of a tool call is not JSON.
     """
     if role != "tool call":
         return {"role": role, "content": content}
@@ -89,10 +91,10 @@ def message_as(role: str, content: Any) -> Message:
 
 
 def messages(value: Any, role: str) -> list[Message]:
-    """A text, a turn or a list of turns as messages; a text is one message of `role`.
+    """Convert a text, a turn or a list of turns to messages. A text becomes one message of `role`.
 
     Raises:
-        NotAPair: anything else.
+        NotAPair: the value is none of these.
     """
     if isinstance(value, str):
         return [{"role": role, "content": value}]
@@ -108,18 +110,18 @@ def _kind(value: Any) -> str:
 
 
 def turns_and_answers(prompt: Any, chosen: Any, rejected: Any, system: Any = None) -> dict[str, Any]:
-    """A pair whose three parts may be texts, messages or lists of turns, in TRL's shape.
+    """A pair in TRL's shape, from parts that may be texts, messages or lists of turns.
 
-    Three texts stay texts. Otherwise all become messages. Where the answers are whole conversations, the prompt is
-    what TRL finds at their start; where only the chosen one is, the other answers the same turns.
+    Three texts stay texts; otherwise all parts become messages. If both answers are whole conversations, TRL extracts
+    the prompt from their common start. If only the chosen answer is one, the rejected answer replaces its last message.
 
     Raises:
-        NotAPair: parts that hold something else, or a single conversation that ends without an answer.
+        NotAPair: a part has another type, or there is no prompt.
     """
     parts = (prompt, chosen, rejected)
     if not system and all(isinstance(part, str) or part is None for part in parts):
-        found = {"chosen": chosen, "rejected": rejected}
-        return found if prompt is None else {"prompt": prompt, **found}
+        answers = {"chosen": chosen, "rejected": rejected}
+        return answers if prompt is None else {"prompt": prompt, **answers}
     before = system_messages(system) + ([] if prompt is None else messages(prompt, "user"))
     sides = [messages(answer, "assistant") for answer in (chosen, rejected)]
     if prompt is None:
@@ -136,7 +138,7 @@ def _whole_conversations(
         return {"chosen": before + sides[0], "rejected": before + sides[1]}
     if isinstance(chosen, list) and len(sides[0]) > 1:
         return {"prompt": before + sides[0][:-1], "chosen": sides[0][-1:], "rejected": sides[1]}
-    raise NotAPair("malformed", "answers without a prompt: name its column with --map prompt=COLUMN")
+    raise NotAPair("malformed", "answers without a prompt; give its column with --map prompt=COLUMN")
 
 
 TURN_COLUMNS = ("conversations", "conversation", "messages", "trajectory")
@@ -144,31 +146,31 @@ TURN_COLUMNS = ("conversations", "conversation", "messages", "trajectory")
 
 
 def _turns(row: Row) -> Any:
-    """The turns before the answers: those of a column of their own, or of a prompt that is not TRL's."""
-    found = next((row[name] for name in TURN_COLUMNS if isinstance(row.get(name), list)), None)
-    return row.get("prompt") if found is None else found
+    """The turns before the answers, from a separate column or else from `prompt`."""
+    turns_before = next((row[name] for name in TURN_COLUMNS if isinstance(row.get(name), list)), None)
+    return row.get("prompt") if turns_before is None else turns_before
 
 
 def is_sharegpt(row: Row) -> bool:
-    """Whether each side is one turn, and the turns before it have a column of their own."""
+    """Whether each answer is one turn, and the turns before it are in a separate column."""
     is_answer = all(isinstance(row.get(name), dict) for name in ("chosen", "rejected"))
     return is_answer and any(isinstance(row.get(name), list) for name in TURN_COLUMNS)
 
 
 def sharegpt(row: Row) -> dict[str, Any]:
-    """One turn a side: LLaMA-Factory's sharegpt, Axolotl."""
+    """One turn per answer: LLaMA-Factory's sharegpt, Axolotl."""
     for side in ("chosen", "rejected"):
         if not isinstance(row[side], dict):
             raise NotAPair(
                 "malformed",
-                f'"{side}" is a {"string" if isinstance(row[side], str) else type(row[side]).__name__}, and sharegpt '
-                "has one turn a side, such as {from, value}; --data-format turns reads texts as well",
+                f'"{side}" is a {"string" if isinstance(row[side], str) else type(row[side]).__name__}, but sharegpt '
+                "has one turn per answer, such as {from, value}; --data-format turns also reads texts",
             )
     return turns(row)
 
 
 def is_turns(row: Row) -> bool:
-    """Whether two answers stand behind turns in a shape that TRL cannot take."""
+    """Whether a row has turns and two answers in a shape that TRL cannot read."""
     answers = [row.get("chosen"), row.get("rejected")]
     if (
         any(not isinstance(answer, str | dict | list) for answer in answers)
@@ -189,33 +191,33 @@ def _is_from_turns(answer: Any) -> bool:
 
 
 def turns(row: Row) -> dict[str, Any]:
-    """Turns, and two answers that are texts, messages or lists of messages: Axolotl, oumi, OpenRLHF, UltraInteract."""
+    """Turns, and two answers as texts, messages or lists of messages: Axolotl, oumi, OpenRLHF, UltraInteract."""
     return turns_and_answers(_turns(row), row["chosen"], row["rejected"], row.get("system"))
 
 
 def is_ultrafeedback(row: Row) -> bool:
-    """Whether a text prompt stands beside lists of messages."""
+    """Whether the prompt is a text and the answers are lists of messages."""
     answers = (row.get("chosen"), row.get("rejected"))
     return isinstance(row.get("prompt"), str) and all(isinstance(answer, list) and answer for answer in answers)
 
 
 def ultrafeedback(row: Row) -> dict[str, Any]:
-    """The answers are whole conversations, and `prompt` repeats their first turn; or the prompt stands alone."""
+    """UltraFeedback: answers are whole conversations that repeat `prompt`, or only assistant messages."""
     if message(row["chosen"][0])["role"] == "assistant":
         return turns_and_answers(row["prompt"], row["chosen"], row["rejected"])
     return turns_and_answers(None, row["chosen"], row["rejected"])
 
 
 def is_openai(row: Row) -> bool:
-    """Whether a row is of OpenAI's preference fine-tuning."""
+    """Whether a row has the columns of OpenAI's preference fine-tuning."""
     has_answers = has("preferred_output", "non_preferred_output")(row)
     return has_answers and isinstance(row.get("input"), dict) and isinstance(row["input"].get("messages"), list)
 
 
 def openai(row: Row) -> dict[str, Any]:
     """OpenAI's preference fine-tuning."""
-    found = turns_and_answers(row["input"]["messages"], row["preferred_output"], row["non_preferred_output"])
-    return {**found, "tools": row["input"]["tools"]} if row["input"].get("tools") else found
+    pair = turns_and_answers(row["input"]["messages"], row["preferred_output"], row["non_preferred_output"])
+    return {**pair, "tools": row["input"]["tools"]} if row["input"].get("tools") else pair
 
 
 TORCHTUNE = ("chosen_conversations", "rejected_conversations")
@@ -228,11 +230,11 @@ def torchtune(row: Row) -> dict[str, Any]:
 
 SWIFT_QUERIES = ("query", "prompt", "input", "instruction", "question", "problem")
 SWIFT_RESPONSES = ("response", "answer", "output", "solution")
-"""Names that ms-swift takes for its `query` and its `response`."""
+"""Column names that ms-swift accepts as `query` and as `response`."""
 
 
 def is_swift(row: Row) -> bool:
-    """Whether a row is of ms-swift: `messages` or a response, and a rejected one beside it."""
+    """Whether a row has the columns of ms-swift: `messages` or a response, and a rejected counterpart."""
     if row.get("chosen") is not None or row.get("chosen_response") is not None:
         return False
     if isinstance(row.get("messages"), list):
@@ -241,7 +243,7 @@ def is_swift(row: Row) -> bool:
 
 
 def swift(row: Row) -> dict[str, Any]:
-    """ms-swift 4: the rejected response stands in place of all that follows the last turn of the user."""
+    """ms-swift 4: the rejected response replaces everything after the last user turn."""
     if not isinstance(row.get("messages"), list):
         return _swift_response(row)
     chosen = [message(turn) for turn in row["messages"]]
@@ -251,9 +253,9 @@ def swift(row: Row) -> dict[str, Any]:
         other = [message(turn) for turn in row["rejected_messages"]]
         own = chosen[:1] if chosen[0]["role"] == "system" and other[0]["role"] != "system" else []
         return {"chosen": chosen, "rejected": own + other}
-    last_user = max((place for place, turn in enumerate(chosen) if turn["role"] == "user"), default=-1)
+    last_user = max((position for position, turn in enumerate(chosen) if turn["role"] == "user"), default=-1)
     if last_user < 0 or last_user + 1 == len(chosen):
-        raise NotAPair("malformed", '"messages" hold no answer behind a turn of the user')
+        raise NotAPair("malformed", '"messages" hold no answer after a user turn')
     return {
         "prompt": chosen[: last_user + 1],
         "chosen": chosen[last_user + 1 :],
@@ -275,6 +277,6 @@ def _swift_response(row: Row) -> dict[str, Any]:
 
 
 def earlier_turns(history: Any) -> list[Message]:
-    """Pairs of what was asked and answered as messages; nothing where the column holds no list."""
+    """Convert pairs of question and answer to messages; empty if the column is not a list."""
     pairs = history if isinstance(history, list) else []
     return [turn for asked, answered in pairs for turn in (user(asked), assistant(answered))]

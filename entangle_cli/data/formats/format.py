@@ -1,4 +1,4 @@
-"""What a preference format is."""
+"""Types of preference formats."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class NotAPair(Exception):
     """A row has the columns of a format, but holds no usable pair.
 
     Args:
-        reason: as in the run document.
-        detail: what was found.
+        reason: reason code of the run document.
+        detail: the values found.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -34,29 +34,30 @@ class NotAPair(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format: how it is recognised, and how a row of it becomes one of TRL's."""
+    """A format: how to recognise it, and how to rewrite its rows for TRL."""
 
     name: str
-    """As `--data-format` has it."""
+    """Name in `--data-format`."""
     title: str
     matches: Callable[[Row], bool] | None
-    """Whether a row has its columns; None where only the user can tell."""
+    """Whether a row has the format's columns; None if only the user can choose the format."""
     rewrite: Callable[[Row], dict[str, Any]]
-    """Gives `prompt` (unless the answers hold it), `chosen`, `rejected` and perhaps `tools` and scores. Where a row has
-    more than two answers it gives `prompt` and `ranked`, a list of `RankedAnswer`, or `chosen` and `several_rejected`.
+    """Returns `prompt` (unless the answers contain it), `chosen`, `rejected`, and optionally `tools` and scores. For a
+    row with more than two answers it returns `prompt` and `ranked`, a list of `RankedAnswer`, or `chosen` and
+    `several_rejected`.
 
     Raises:
-        NotAPair: a tie, labels that disagree, or columns that do not hold what the format says.
+        NotAPair: the row is a tie, its labels disagree, or a column has invalid content.
     """
 
 
 def has(*names: str) -> Callable[[Row], bool]:
-    """A test whether a row holds something in each of some columns."""
+    """A function that checks that a row has non-null values in all given columns."""
     return lambda row: all(row.get(name) is not None for name in names)
 
 
 def finite_number(value: Any) -> float | None:
-    """A finite number, also one written as text, as in CSV; None for anything else."""
+    """A finite number, also from text as in CSV; None for anything else."""
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         return None
     try:
@@ -70,6 +71,6 @@ SHOWN_CHARACTERS = 40
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """The repr of a value, shortened if long."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

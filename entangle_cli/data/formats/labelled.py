@@ -1,4 +1,4 @@
-"""Formats with two answers and a label or two scores that say which is better."""
+"""Formats with two answers and a label or two scores for the better one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def argilla(row: Row) -> dict[str, Any]:
 
 
 def is_pku(row: Row) -> bool:
-    """Whether a row is of PKU-SafeRLHF."""
+    """Whether a row has the columns of PKU-SafeRLHF."""
     judged = ("better_response_id", "safer_response_id")
     return has("prompt", "response_0", "response_1")(row) and any(row.get(name) is not None for name in judged)
 
 
 def pku(row: Row) -> dict[str, Any]:
-    """PKU-SafeRLHF, where its two labels agree."""
+    """PKU-SafeRLHF. The two labels must agree."""
     better, safer = row.get("better_response_id"), row.get("safer_response_id")
     if better is not None and safer is not None and better != safer:
         raise NotAPair("labels_disagree", f"better_response_id is {better}, safer_response_id is {safer}")
@@ -34,26 +34,26 @@ def pku(row: Row) -> dict[str, Any]:
 
 
 def pku_by(label: str) -> Callable[[Row], dict[str, Any]]:
-    """PKU-SafeRLHF by one of its two labels."""
+    """PKU-SafeRLHF, using one of its two labels."""
     return lambda row: _two_answers(row["prompt"], row["response_0"], row["response_1"], row[label])
 
 
 def _two_answers(prompt: Any, first: Any, second: Any, chosen: Any) -> dict[str, Any]:
-    """Two answers, of which number 0 or 1 is chosen."""
+    """A pair from two answers and the number of the chosen one, 0 or 1."""
     number = finite_number(chosen)
     if number not in (0, 1):
-        raise NotAPair("malformed", f"{shown(chosen)} where 0 or 1 names the better answer")
+        raise NotAPair("malformed", f"label {shown(chosen)}, expected 0 or 1 for the better answer")
     answers = (first, second) if number == 0 else (second, first)
     return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
 
 
 def _by_strength(prompt: Any, first: Any, second: Any, strength: Any) -> dict[str, Any]:
-    """Two answers and a number: negative prefers the first, positive the second."""
+    """A pair from two answers and a number. A negative number prefers the first answer, a positive one the second."""
     number = finite_number(strength)
     if number is None:
-        raise NotAPair("malformed", f"{shown(strength)} where a number says which answer is preferred")
+        raise NotAPair("malformed", f"preference {shown(strength)}, expected a number")
     if number == 0:
-        raise NotAPair("tie", "both answers are preferred alike")
+        raise NotAPair("tie", "both answers are equally preferred")
     return {**_two_answers(prompt, first, second, 0 if number < 0 else 1), "preference_strength": abs(number)}
 
 
@@ -69,7 +69,7 @@ def helpsteer3(row: Row) -> dict[str, Any]:
 
 
 def shp(row: Row) -> dict[str, Any]:
-    """SHP: `labels` is 1 where A is preferred."""
+    """SHP: `labels` is 1 if A is preferred."""
     labels = finite_number(row["labels"])
     if labels not in (0, 1):
         raise NotAPair("malformed", f'"labels" is {shown(row["labels"])}, not 0 or 1')
@@ -84,7 +84,7 @@ def summarize(row: Row) -> dict[str, Any]:
     info, summaries = row["info"], row["summaries"]
     texts = [summary.get("text") if isinstance(summary, dict) else None for summary in summaries]
     if not isinstance(info, dict) or len(texts) != 2:
-        raise NotAPair("malformed", f'"info" and two "summaries" were expected; found {len(texts)}')
+        raise NotAPair("malformed", f'expected "info" and two "summaries", found {len(texts)} summaries')
     if info.get("post") is not None:
         prompt = f"SUBREDDIT: r/{info.get('subreddit')}\nTITLE: {info.get('title')}\nPOST: {info['post']}\nTL;DR:"
     elif info.get("article") is not None:
@@ -96,13 +96,13 @@ def summarize(row: Row) -> dict[str, Any]:
 
 
 def webgpt(row: Row) -> dict[str, Any]:
-    """WebGPT comparisons: the answer of the higher score; equal scores are a tie."""
+    """WebGPT comparisons: the answer with the higher score is chosen. Equal scores are a tie."""
     question = row["question"]
     scores = [finite_number(row[f"score_{number}"]) for number in (0, 1)]
     if scores[0] is None or scores[1] is None:
         raise NotAPair("malformed", '"score_0" and "score_1" are not both numbers')
     if scores[0] == scores[1]:
-        raise NotAPair("tie", f"both answers have the score {scores[0]:g}")
+        raise NotAPair("tie", f"both answers have score {scores[0]:g}")
     chosen = 0 if scores[0] > scores[1] else 1
     prompt = question["full_text"] if isinstance(question, dict) else question
     return {
@@ -113,7 +113,7 @@ def webgpt(row: Row) -> dict[str, Any]:
 
 
 def arena_votes(row: Row) -> dict[str, Any]:
-    """Chatbot Arena with a flag for each outcome; prompt and answers are JSON lists with an entry for each turn."""
+    """Chatbot Arena with one flag per outcome. Prompt and answers are JSON lists with one entry per turn."""
     won = [finite_number(row[name]) == 1 for name in ("winner_model_a", "winner_model_b")]
     if won[0] == won[1]:
         raise NotAPair("tie", "no model won")
@@ -128,10 +128,10 @@ def arena_votes(row: Row) -> dict[str, Any]:
 
 
 def _turn_texts(value: Any) -> list[str]:
-    """The turns of one side; null stands for an empty answer."""
+    """The turns of one side. Null counts as an empty text."""
     turns = json.loads(value) if isinstance(value, str) else value
     if not isinstance(turns, list):
-        raise NotAPair("malformed", "a list of turns was expected")
+        raise NotAPair("malformed", "expected a list of turns")
     return [turn or "" for turn in turns]
 
 

@@ -1,7 +1,7 @@
-"""LLaMA-Factory's `dataset_info.json`: the columns of the files that lie beside it.
+"""LLaMA-Factory's `dataset_info.json`, which describes the columns of files in the same folder.
 
-Rows are read as LLaMA-Factory 0.9.5 reads them (data/parser.py, data/converter.py, data/processor/pairwise.py). Where
-its converters stop at a row, and with it at the whole data set, the row alone is skipped here.
+Rows are read as in LLaMA-Factory 0.9.5 (data/parser.py, data/converter.py, data/processor/pairwise.py). If a row makes
+its converters fail, LLaMA-Factory rejects the whole data set. Here only that row is skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILE = "dataset_info.json"
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 
 DEFAULT_COLUMNS = {"prompt": "instruction", "query": "input", "messages": "conversations"}
-"""Used only where an entry has no `columns` at all; the answers have no default."""
+"""Used only if an entry has no `columns` at all. The answers have no default."""
 
 DEFAULT_TAGS = {
     "role_tag": "from",
@@ -32,7 +32,7 @@ DEFAULT_TAGS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
-"""Used only where an entry has no `tags` at all, whatever its formatting."""
+"""Used only if an entry has no `tags` at all, with any formatting."""
 
 ROLES = {
     "user_tag": "user",
@@ -41,15 +41,15 @@ ROLES = {
     "function_tag": "tool call",
     "system_tag": "system",
 }
-"""LLaMA-Factory's roles, as a chat template has them; see `conversations.message_as`."""
+"""LLaMA-Factory's role tags to roles of a chat template; see `conversations.message_as`."""
 
 REASONING_OFF = "detailed thinking off"
-"""What its openai converter puts into the system message of a conversation without tools."""
+"""Text that its openai converter adds to the system message of a conversation without tools."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `dataset_info.json` says of a file."""
+    """The description of a file in `dataset_info.json`."""
 
     format: Format
     entry: str
@@ -57,23 +57,23 @@ class Description:
 
 
 def described_format(path: Path) -> Description | None:
-    """The format of a file as a `dataset_info.json` describes it; None where none does.
+    """The format of a file from a `dataset_info.json`; None if no file describes it.
 
-    The description lies beside the file, or above its folder where an entry names the folder or a path into it.
+    `dataset_info.json` is in the file's folder, or one folder above if an entry names the folder or a path into it.
 
     Raises:
-        DataError: the description cannot be read, contradicts itself, or describes data that hold no pairs.
+        DataError: the description cannot be read, contradicts itself, or describes data without pairs.
     """
     own = path.absolute()
     for folder in (own.parent, own.parent.parent):
         if (info := folder / FILE).is_file():
-            found = {
+            entries = {
                 name: entry
                 for name, entry in _entries(info).items()
                 if isinstance(entry, dict) and _names(entry.get("file_name"), folder, own)
             }
-            if found:
-                return _description(info, found)
+            if entries:
+                return _description(info, entries)
     return None
 
 
@@ -82,7 +82,7 @@ def _entries(info: Path) -> Mapping[str, Any]:
         entries = json.loads(info.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{info}: {error}", "LLaMA-Factory's description of data sets", "repair or remove it"
+            f"{info}: {error}", "LLaMA-Factory's description of data sets", "fix the JSON, or remove the file"
         ) from error
     return entries if isinstance(entries, dict) else {}
 
@@ -97,20 +97,20 @@ def _description(info: Path, entries: Mapping[str, Mapping[str, Any]]) -> Descri
         raise DataError(
             f"{info}: {next(iter(entries))} has no ranking",
             '"ranking": true, which marks preference pairs',
-            "add it if the rows have a chosen and a rejected answer",
+            'add "ranking": true if the rows have a chosen and a rejected answer',
         )
     name, entry = next(iter(ranking.items()))
     if any(_reading(other) != _reading(entry) for other in ranking.values()):
         raise DataError(
             f"{info}: {' and '.join(ranking)} describe the same file in different ways",
-            "one description of a file",
-            "remove the one that is not meant, or copy the file without dataset_info.json",
+            "one description per file",
+            "remove the wrong entry, or copy the file to a folder without dataset_info.json",
         )
     return Description(_format(info, name, entry), json.dumps(entry, sort_keys=True))
 
 
 def _reading(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides how rows are read."""
+    """The settings that determine how rows are read."""
     return tuple(entry.get(key) for key in ("formatting", "columns", "tags"))
 
 
@@ -120,18 +120,18 @@ def _format(info: Path, name: str, entry: Mapping[str, Any]) -> Format:
     if formatting not in FORMATTINGS or not isinstance(columns, dict) or not isinstance(tags, dict):
         raise DataError(
             f"{info}: {name}: formatting {formatting!r}",
-            f"one of {', '.join(FORMATTINGS)}, with objects as columns and tags",
-            "correct the entry",
+            f'"formatting" as one of {", ".join(FORMATTINGS)}, and objects as "columns" and "tags"',
+            f"change these values in {info}",
         )
     if missing := [role for role in _needed(formatting) if not columns.get(role)]:
         raise DataError(
-            f"{info}: {name}: columns name no {' and no '.join(missing)}, which LLaMA-Factory needs",
+            f"{info}: {name}: columns has no {' and no '.join(missing)}, which LLaMA-Factory needs",
             f'"columns" with {", ".join(_needed(formatting))}',
-            "add the columns to the entry",
+            "add them to the entry's columns",
         )
     if formatting != "alpaca" and (missing := [tag for tag in ("role_tag", "content_tag") if not tags.get(tag)]):
         raise DataError(
-            f"{info}: {name}: tags name no {' and no '.join(missing)}",
+            f"{info}: {name}: tags has no {' and no '.join(missing)}",
             "role_tag and content_tag, or no tags at all for LLaMA-Factory's defaults",
             "add them to the entry's tags",
         )
@@ -146,7 +146,7 @@ def _needed(formatting: str) -> tuple[str, ...]:
 
 
 def _column(row: Row, columns: Mapping[str, Any], role: str) -> Any:
-    """What a role's column holds; None for a role that the description names no column for, or an empty name."""
+    """The value of a role's column; None if the description gives no column for the role, or an empty name."""
     return row[columns[role]] if columns.get(role) else None
 
 
@@ -156,7 +156,7 @@ def _alpaca(row: Row, columns: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(answer, str) for answer in answers):
         raise NotAPair(
             "malformed",
-            "LLaMA-Factory drops alpaca rows whose answers are not texts; --map chosen=COLUMN.KEY reads inside them",
+            "LLaMA-Factory drops alpaca rows whose answers are not texts; use --map chosen=COLUMN.KEY to read a key",
         )
     prompt = alpaca_prompt(*(_column(row, columns, role) for role in ("prompt", "query", "history")))
     system, tools = (_column(row, columns, role) for role in ("system", "tools"))
@@ -175,11 +175,11 @@ def _with_tools(pair: dict[str, Any], tools: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Conversation:
-    """How a description's conversations are read.
+    """Reads the conversations of a description.
 
     Args:
-        columns, tags: of the description.
-        is_openai: whether tool calls stand beside the content of OpenAI's messages.
+        columns, tags: from the description.
+        is_openai: whether messages are OpenAI's, with tool calls in a separate key.
     """
 
     columns: Mapping[str, Any]
@@ -187,10 +187,10 @@ class _Conversation:
     is_openai: bool
 
     def pair(self, row: Row) -> dict[str, Any]:
-        """A row in TRL's shape.
+        """Convert a row to TRL's shape.
 
         Raises:
-            NotAPair: LLaMA-Factory drops the row, or stops at it.
+            NotAPair: LLaMA-Factory drops the row.
         """
         _refuse_unpaired(row, self.columns)
         turns = [(self._role(turn), turn) for turn in row[self.columns["messages"]]]
@@ -218,28 +218,28 @@ class _Conversation:
         return role
 
     def _prompt(self, turns: list[tuple[str, Any]]) -> list[Message]:
-        """The turns before the answers, which alternate between two pairs of roles and end with the first."""
-        found = self._openai_turns(turns) if self.is_openai else [self._message(*turn) for turn in turns]
-        takes = (("user_tag", "observation_tag"), ("assistant_tag", "function_tag"))
-        if any(tag not in takes[place % 2] for place, (tag, _) in enumerate(found)):
+        """The turns before the answers. User and assistant turns must alternate, and the last is the user's."""
+        messages = self._openai_turns(turns) if self.is_openai else [self._message(*turn) for turn in turns]
+        allowed_tags = (("user_tag", "observation_tag"), ("assistant_tag", "function_tag"))
+        if any(tag not in allowed_tags[position % 2] for position, (tag, _) in enumerate(messages)):
             raise NotAPair("malformed", "LLaMA-Factory drops conversations whose turns do not alternate")
-        if len(found) % 2 == 0:
+        if len(messages) % 2 == 0:
             raise NotAPair("malformed", "LLaMA-Factory drops conversations that do not end with the user's turn")
-        return [message for _, message in found]
+        return [message for _, message in messages]
 
     def _message(self, role: str, turn: Any) -> tuple[str, Message]:
         """A turn's tag and its message."""
         tag = next((tag for tag in ROLES if self.tags.get(tag) == role), None)
         if tag is None:
-            raise NotAPair("malformed", f"a turn from {role!r}, which the description's tags do not name")
+            raise NotAPair("malformed", f"a turn with role {role!r}, which is not in the description's tags")
         return tag, message_as(ROLES[tag], turn[self.tags["content_tag"]])
 
     def _openai_turns(self, turns: list[tuple[str, Any]]) -> list[tuple[str, Message]]:
-        """OpenAI's turns: tool calls beside a content, and the results of one turn joined into one.
+        """OpenAI's turns, with tool calls from their separate key and adjacent tool results joined.
 
-        Results that nothing follows are lost, as in LLaMA-Factory.
+        Tool results at the end are dropped, as in LLaMA-Factory.
         """
-        found: list[tuple[str, Message]] = []
+        messages: list[tuple[str, Message]] = []
         results: list[str] = []
         for role, turn in turns:
             if role == self.tags.get("observation_tag"):
@@ -247,24 +247,24 @@ class _Conversation:
                 continue
             if results:
                 joined = "\n</tool_response>\n<tool_response>\n".join(results)
-                found.append(("observation_tag", message_as("tool", joined)))
+                messages.append(("observation_tag", message_as("tool", joined)))
                 results = []
-            speaks = role in (self.tags.get("assistant_tag"), self.tags.get("function_tag"))
-            if speaks and turn.get("tool_calls"):
+            is_assistant = role in (self.tags.get("assistant_tag"), self.tags.get("function_tag"))
+            if is_assistant and turn.get("tool_calls"):
                 calls = [{"type": "function", "function": call["function"]} for call in turn["tool_calls"]]
-                found.append(("function_tag", {"role": "assistant", "tool_calls": calls}))
+                messages.append(("function_tag", {"role": "assistant", "tool_calls": calls}))
             else:
-                found.append(self._message(role, turn))
-        return found
+                messages.append(self._message(role, turn))
+        return messages
 
     def _answer(self, answer: Any) -> Message:
         if not isinstance(answer, dict):
-            raise NotAPair("malformed", "LLaMA-Factory drops conversations whose answers are not one object each")
+            raise NotAPair("malformed", "LLaMA-Factory drops conversations with an answer that is not an object")
         return self._message(self._role(answer), answer)[1]
 
 
 def _openai_system(system: Any, *, has_tools: bool) -> Any:
-    """The system message as LLaMA-Factory's openai converter alters it, for models whose thinking it switches."""
+    """The system message with the changes of LLaMA-Factory's openai converter, for models with a thinking switch."""
     if has_tools:
         return f"{system}\n" if system else system
     if not system:

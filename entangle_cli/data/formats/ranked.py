@@ -1,4 +1,4 @@
-"""Formats with several answers in order, or one chosen and several rejected ones."""
+"""Formats with several ranked answers, or one chosen and several rejected answers."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def nemo(row: Row) -> dict[str, Any]:
 
 
 def is_stack_exchange(row: Row) -> bool:
-    """Whether a row is of the stack-exchange preferences."""
+    """Whether a row has the columns of the stack-exchange preferences."""
     return row.get("question") is not None and _are_objects(row.get("answers"), "text", "pm_score")
 
 
 def stack_exchange(row: Row) -> dict[str, Any]:
-    """Stack-exchange preferences: answers by `pm_score`, the higher the better."""
+    """Stack-exchange preferences: answers ranked by `pm_score`, higher is better."""
     answers = [RankedAnswer(-_number(each, "pm_score"), each["text"]) for each in row["answers"]]
     return {"prompt": row["question"], "ranked": answers}
 
 
 def is_raw_ultrafeedback(row: Row) -> bool:
-    """Whether a row is of UltraFeedback before its binarisation."""
+    """Whether a row has the columns of UltraFeedback before binarisation."""
     return row.get("instruction") is not None and _are_objects(row.get("completions"), "response")
 
 
 def raw_ultrafeedback(row: Row) -> dict[str, Any]:
-    """UltraFeedback's completions by `fine-grained_score`, or `overall_score` where there is none.
+    """UltraFeedback's completions ranked by `fine-grained_score`, or by `overall_score` if a completion lacks it.
 
-    argilla found `overall_score` wrong in places, and binarised by the mean of the aspects' ratings, which
-    `fine-grained_score` is.
+    argilla found errors in `overall_score`. It binarised by the mean of the aspect ratings, which is
+    `fine-grained_score`.
     """
     name = "fine-grained_score"
     if any(finite_number(each.get(name)) is None for each in row["completions"]):
@@ -56,31 +56,31 @@ def is_scored(row: Row) -> bool:
 
 
 def scored(row: Row) -> dict[str, Any]:
-    """The answers of adjacent rows by helpfulness, the higher the better."""
+    """The answers of adjacent rows ranked by helpfulness, higher is better."""
     answers = [RankedAnswer(-_number(each, "helpfulness"), each["answer"]) for each in row["scored"]]
     return {"prompt": row["prompt"], "ranked": answers}
 
 
 def is_output_list(row: Row) -> bool:
-    """Whether the answers are a list of texts, the better one first."""
+    """Whether the answers are a list of texts, best first."""
     return row.get("instruction") is not None and _are_texts(row.get("output"))
 
 
 def output_list(row: Row) -> dict[str, Any]:
-    """LLaMA-Factory's older ranking files: `output` is a list, the better answer first."""
-    answers = [RankedAnswer(place, [assistant(text)]) for place, text in enumerate(row["output"])]
+    """LLaMA-Factory's older ranking files: `output` is a list, best answer first."""
+    answers = [RankedAnswer(rank, [assistant(text)]) for rank, text in enumerate(row["output"])]
     return {"prompt": alpaca_prompt(row["instruction"], row.get("input"), row.get("history")), "ranked": answers}
 
 
 def is_several_rejected(row: Row) -> bool:
-    """Whether one chosen text stands beside a list of rejected ones."""
+    """Whether a row has one chosen text and a list of rejected texts."""
     return isinstance(row.get("chosen"), str) and _are_texts(row.get("rejected"), fewest=1)
 
 
 def several_rejected(row: Row) -> dict[str, Any]:
-    """One chosen answer and several rejected ones, among which there is no order."""
-    found = {"chosen": row["chosen"], "several_rejected": row["rejected"]}
-    return found if row.get("prompt") is None else {"prompt": row["prompt"], **found}
+    """One chosen answer and several unordered rejected ones."""
+    answers = {"chosen": row["chosen"], "several_rejected": row["rejected"]}
+    return answers if row.get("prompt") is None else {"prompt": row["prompt"], **answers}
 
 
 def _are_objects(value: Any, *names: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rows with more than two answers: which pairs are made of them."""
+"""Pairs from rows with more than two answers."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from entangle_cli.data.formats.format import NotAPair, RankedAnswer
 
 WAYS = ("best-worst", "adjacent", "all")
-"""Which pairs `--ranked` makes: the first and the last, each with the next one, or each with each behind it."""
+"""Values of `--ranked`: first and last answer, each answer with the next, or each answer with all lower ones."""
 
 AnswerPair = tuple[RankedAnswer, RankedAnswer]
 
 
 def has_several_answers(rewritten: Mapping[str, Any]) -> bool:
-    """Whether a rewritten row has more answers than a chosen and a rejected one."""
+    """Whether a rewritten row has ranked answers or several rejected ones."""
     return "ranked" in rewritten or "several_rejected" in rewritten
 
 
 def answer_pairs(rewritten: Mapping[str, Any], way: str) -> list[AnswerPair]:
-    """The pairs of a row with several answers, the better one first; see `format.Format.rewrite`.
+    """The pairs of a row with several answers, the better answer first; see `format.Format.rewrite`.
 
-    Rejected answers without an order among them make no pair with each other: `best-worst` takes the first of them,
-    the other ways take each.
+    Unordered rejected answers form no pairs with each other. `best-worst` uses only the first of them, the other ways
+    use all.
 
     Args:
         way: one of `WAYS`.
     Raises:
-        NotAPair: fewer than two answers.
+        NotAPair: there are fewer than two answers, or more than `MOST_ANSWERS` with `all`.
     """
     if "ranked" in rewritten:
         return list(ranked_pairs(rewritten["ranked"], way))
@@ -38,21 +38,21 @@ def answer_pairs(rewritten: Mapping[str, Any], way: str) -> list[AnswerPair]:
 
 
 MOST_ANSWERS = 100
-"""Of a row, each with each other one: 4,950 pairs."""
+"""Limit on the answers of a row with `--ranked all`; 100 answers give 4,950 pairs."""
 
 
 def ranked_pairs(answers: list[RankedAnswer], way: str) -> Iterator[AnswerPair]:
-    """Pairs of answers, the better one first; two answers of one rank are a pair too, for the caller to refuse.
+    """Pairs of ranked answers, the better answer first. The caller must refuse pairs with equal ranks.
 
     Args:
         way: one of `WAYS`.
     Raises:
-        NotAPair: fewer than two answers.
+        NotAPair: there are fewer than two answers, or more than `MOST_ANSWERS` with `all`.
     """
     if len(answers) < 2:
-        raise NotAPair("malformed", f"{len(answers)} ranked answers where a pair needs two")
+        raise NotAPair("malformed", f"too few ranked answers for a pair: {len(answers)}")
     if way == "all" and len(answers) > MOST_ANSWERS:
-        raise NotAPair("malformed", f"{len(answers):,} answers; --ranked all takes rows of {MOST_ANSWERS} at most")
+        raise NotAPair("malformed", f"{len(answers):,} answers; --ranked all allows at most {MOST_ANSWERS} per row")
     in_order = sorted(answers, key=lambda answer: answer.rank)
     if way == "best-worst":
         yield in_order[0], in_order[-1]

@@ -1,4 +1,4 @@
-"""Every format, and which of them a row has."""
+"""All formats, and recognition of a row's format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from entangle_cli.errors import UsageError
 FORMATS = (
     Format(
         "ultrafeedback",
-        "a text prompt beside lists of messages, which may repeat it (UltraFeedback)",
+        "text prompt and lists of messages, which may repeat it (UltraFeedback)",
         conversations.is_ultrafeedback,
         conversations.ultrafeedback,
     ),
@@ -38,13 +38,13 @@ FORMATS = (
     Format("shp", "SHP", has("history", "human_ref_A", "human_ref_B", "labels"), labelled.shp),
     Format(
         "sharegpt",
-        "conversation with one turn a side (LLaMA-Factory sharegpt, Axolotl)",
+        "conversation with one turn per answer (LLaMA-Factory sharegpt, Axolotl)",
         conversations.is_sharegpt,
         conversations.sharegpt,
     ),
     Format(
         "turns",
-        "turns before two answers (Axolotl, oumi, OpenRLHF, UltraInteract)",
+        "turns and two answers (Axolotl, oumi, OpenRLHF, UltraInteract)",
         conversations.is_turns,
         conversations.turns,
     ),
@@ -64,7 +64,7 @@ FORMATS = (
     ),
     Format(
         "arena",
-        "Chatbot Arena, a flag for each outcome",
+        "Chatbot Arena, one flag per outcome",
         has("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b"),
         labelled.arena_votes,
     ),
@@ -92,7 +92,7 @@ FORMATS = (
     Format("output-list", "LLaMA-Factory ranking, a list of answers", ranked.is_output_list, ranked.output_list),
     Format(
         "several-rejected",
-        "one chosen and several rejected answers (the first; --ranked all for each)",
+        "one chosen and several rejected answers (uses the first; --ranked all uses every one)",
         ranked.is_several_rejected,
         ranked.several_rejected,
     ),
@@ -102,21 +102,21 @@ FORMATS = (
     Format("hh", "hh-rlhf transcript, split at its turns", None, questions.hh),
     Format("orca", "Orca, system and question", None, questions.orca),
     Format("alpaca", "LLaMA-Factory alpaca", None, questions.alpaca),
-    Format("step-dpo", "Step-DPO, the first steps behind the question", None, questions.step_dpo),
+    Format("step-dpo", "Step-DPO, the first steps after the question", None, questions.step_dpo),
 )
-"""The last ones are taken only when named: TRL takes their rows as they are, if not as they are meant."""
+"""Formats without `matches` are used only with --data-format. TRL can read their rows but misinterprets them."""
 
 TRL = "trl"
-"""Takes every row as TRL would."""
+"""Reads every row as TRL would."""
 
 
 def recognised(row: Row) -> list[Format]:
-    """Every format whose columns a row has; none where TRL takes the row as it is."""
+    """All formats that match a row's columns; empty if TRL can read the row unchanged."""
     return [] if is_trls(row) else [known for known in FORMATS if known.matches is not None and known.matches(row)]
 
 
 def is_trls(row: Row) -> bool:
-    """Whether TRL's DPOTrainer takes a row as it is: all texts, or all lists of messages with a prompt in them."""
+    """Whether TRL's DPOTrainer can read a row unchanged: all texts, or all lists of messages that include a prompt."""
     prompt: Any = row.get("prompt")
     chosen: Any = row.get("chosen")
     rejected: Any = row.get("rejected")
@@ -125,7 +125,7 @@ def is_trls(row: Row) -> bool:
     parts = [chosen, rejected, *([] if prompt is None else [prompt])]
     if not all(isinstance(part, list) and all(map(_has_role, part)) for part in parts):
         return False
-    # Without a prompt it looks for one that both conversations start with.
+    # Without a prompt column, TRL extracts the prompt from the common start of both conversations.
     return prompt is not None or chosen[:1] == rejected[:1]
 
 
@@ -134,10 +134,10 @@ def _has_role(turn: Any) -> bool:
 
 
 def named(name: str) -> Format | None:
-    """The format of `--data-format`; None for `trl`, which rewrites nothing.
+    """The format of a `--data-format` value; None for `trl`, which rewrites nothing.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: the name is unknown.
     """
     if name == TRL:
         return None
@@ -147,6 +147,6 @@ def named(name: str) -> Format | None:
         raise UsageError(
             f"--data-format {name}",
             f"one of {', '.join([TRL, *by_name])}",
-            f"did you mean {near[0]}?" if near else "choose one of these, or leave it out",
+            f"did you mean {near[0]}?" if near else "use one of these, or omit --data-format",
         )
     return by_name[name]

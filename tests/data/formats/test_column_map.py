@@ -56,8 +56,8 @@ def test_a_missing_column_names_those_there_are() -> None:
             ReadingSettings(columns={"choosen": "a", "rejected": "b"}),
             r"no role 'choosen'[\s\S]*did you mean --map chosen=a",
         ),
-        (ReadingSettings(columns={"chosen": "a", "rejected": "a"}), "two columns"),
-        (ReadingSettings(columns={"chosen": "a"}), "names no column for rejected"),
+        (ReadingSettings(columns={"chosen": "a", "rejected": "a"}), "two different columns"),
+        (ReadingSettings(columns={"chosen": "a"}), "gives no column for rejected"),
         (ReadingSettings(columns={"chosen": "a", "rejected": "b"}, data_format="orca"), "--map and --data-format"),
     ],
 )
@@ -124,10 +124,10 @@ def test_whatever_a_column_holds_is_read(columns: dict[str, str], row: dict[str,
 @pytest.mark.parametrize(
     ("row", "reason", "words"),
     [
-        ({"a": [TURN], "b": "5"}, "malformed", "name its column with --map prompt=COLUMN"),
+        ({"a": [TURN], "b": "5"}, "malformed", "give its column with --map prompt=COLUMN"),
         ({"a": None, "b": "5"}, "null", '"a" is null'),
         ({"a": 4, "b": "5"}, "malformed", "a int where a text"),
-        ({"a": [{"from": "nobody", "value": "x"}, GOOD], "b": "5"}, "malformed", "a turn from 'nobody'"),
+        ({"a": [{"from": "nobody", "value": "x"}, GOOD], "b": "5"}, "malformed", "unknown role 'nobody'"),
     ],
 )
 def test_what_holds_no_pair_says_why(row: dict[str, Any], reason: str, words: str) -> None:

@@ -69,7 +69,7 @@ def test_sharegpt_by_its_tags(tmp_path: Path) -> None:
     assert found.tools == [{"name": "add"}]
     broken = read(tmp_path, entry, {**row, "bad": {"who": "nobody", "says": "5"}})
     assert isinstance(broken, SkippedRow)
-    assert broken.detail == "a turn from 'nobody', which the description's tags do not name"
+    assert broken.detail == "a turn with role 'nobody', which is not in the description's tags"
 
 
 def test_files_it_does_not_list_are_read_as_usual(tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def test_transcripts_without_a_shared_turn_say_so() -> None:
     row = RawRow(index=0, line=1, value={"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c"})
     skipped = only_pair(row, "hh")
     assert isinstance(skipped, SkippedRow)
-    assert "share no turn" in skipped.detail
+    assert "share no assistant turn" in skipped.detail
 
 
 def test_a_format_that_does_not_fit_says_so() -> None:
@@ -351,16 +351,16 @@ def test_what_trl_takes_as_it_is_stays_as_it_is(row: dict[str, Any]) -> None:
     ("name", "changes", "reason", "detail"),
     [
         ("pku", {"safer_response_id": 0}, "labels_disagree", "better_response_id is 1, safer_response_id is 0"),
-        ("pku", {"better_response_id": 2, "safer_response_id": None}, "malformed", "2 where 0 or 1"),
-        ("helpsteer2", {"preference_strength": 0}, "tie", "preferred alike"),
-        ("helpsteer2", {"preference_strength": "two"}, "malformed", "where a number says"),
-        ("helpsteer2", {"preference_strength": float("nan")}, "malformed", "where a number says"),
-        ("helpsteer2", {"preference_strength": 10**400}, "malformed", "where a number says which answer is preferred"),
-        ("helpsteer3", {"overall_preference": 0}, "tie", "preferred alike"),
+        ("pku", {"better_response_id": 2, "safer_response_id": None}, "malformed", "label 2, expected 0 or 1"),
+        ("helpsteer2", {"preference_strength": 0}, "tie", "equally preferred"),
+        ("helpsteer2", {"preference_strength": "two"}, "malformed", "expected a number"),
+        ("helpsteer2", {"preference_strength": float("nan")}, "malformed", "expected a number"),
+        ("helpsteer2", {"preference_strength": 10**400}, "malformed", "expected a number"),
+        ("helpsteer3", {"overall_preference": 0}, "tie", "equally preferred"),
         ("shp", {"labels": True}, "malformed", "not 0 or 1"),
         ("sharegpt", {"conversations": [{"from": "narrator", "value": "x"}]}, "malformed", "narrator"),
         ("summarize, posts", {"summaries": [{"text": "a"}]}, "malformed", "found 1"),
-        ("summarize, posts", {"summaries": 5}, "malformed", "do not hold what they should"),
+        ("summarize, posts", {"summaries": 5}, "malformed", "have invalid content"),
         ("summarize, posts", {"info": {}}, "malformed", "neither a post nor an article"),
         ("argilla", {"chosen_response": 4}, "malformed", '"chosen" a number'),
         ("pku", {"response_1": "5"}, "identical", "the same"),

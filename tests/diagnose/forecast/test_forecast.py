@@ -268,7 +268,8 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(few, "holds 3 parameters")
     whole = torch.optim.AdamW(model.parameters(), lr=0.1).state_dict()
     refused(
-        {**whole, "state": {0: {"step": 1, "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}}}, r"holds \(2,\)"
+        {**whole, "state": {0: {"step": 1, "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}}},
+        r"holds shape \(2,\)",
     )
     refused({**whole, "state": {0: {"step": 1, "state1": torch.ones(2)}}}, "8-bit")
     refused({"state": {}, "param_groups": Path("code")}, "cannot be read")
