@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UntilDecided,
     )
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 __all__ = [
     "EntangleError",
     "FilterRules",

@@ -39,14 +39,16 @@ class EntangleError(Exception):
         found: what was found, and where (file, line, row, parameter).
         expected: what was expected instead.
         remedy: what to do.
+        topic: the topic of the documentation that says more; None for that of the kind of error.
     """
 
     exit_code: ExitCode = ExitCode.UNFINISHED
     topic: str | None = None
     """The topic of the documentation that says more; None for a defect."""
 
-    def __init__(self, found: str, expected: str, remedy: str) -> None:
+    def __init__(self, found: str, expected: str, remedy: str, *, topic: str | None = None) -> None:
         self.found, self.expected, self.remedy = map(_one_line, (found, expected, remedy))
+        self.topic = topic or self.topic
         super().__init__(f"{self.found}\n  expected: {self.expected}\n  to do: {self.remedy}")
 
 

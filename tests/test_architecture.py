@@ -54,7 +54,12 @@ ONLY_IN = {
         *(
             f"report.{name}"
             for name in (
-                "terminal",
+                "consoles",
+                "plan",
+                "summary",
+                "details",
+                "verdict",
+                "one_pair",
                 "losses",
                 "forecast",
                 "inspection",

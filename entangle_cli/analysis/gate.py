@@ -11,7 +11,7 @@ import numpy as np
 
 from entangle_cli.analysis.comparisons import OPERATORS
 from entangle_cli.analysis.observation import observe
-from entangle_cli.analysis.rules import COMMAND_LINE, Rule
+from entangle_cli.analysis.rules import COMMAND_LINE, Rule, is_share, metric_label
 from entangle_cli.analysis.statistics import Column
 from entangle_cli.records.pair import Status
 
@@ -150,15 +150,41 @@ def _judge_rule(rule: Rule, columns: Mapping[str, Column], baseline: Mapping[str
         sentence = f"{rule.metric} cannot be computed: {observation.basis}."
         return RuleResult(rule, None, Outcome.CANNOT_JUDGE, sentence)
     broken = OPERATORS[rule.operator](value, rule.threshold)
-    # Use repr instead of a rounded number: 0.1000001 > 0.1 must not appear as 0.1 > 0.1.
-    interval = observation.interval
     where = "" if rule.origin == COMMAND_LINE else f" ({rule.origin})"
-    within = "" if interval is None else f", 95 % interval {interval.low:.4f} to {interval.high:.4f}"
+    shown, limit = _told_apart(rule, value)
     sentence = (
-        f"{rule.metric} is {value!r} ({observation.basis}){within}; "
-        f"the rule fails if it is {rule.operator} {rule.threshold!r}{where}."
+        f"{metric_label(rule.metric)}: {shown} ({observation.basis}), {LIMIT_WORDS[rule.operator]} {limit}{where}"
     )
     return RuleResult(rule, value, Outcome.FAILED if broken else Outcome.PASSED, sentence)
+
+
+LIMIT_WORDS = {
+    ">": "limit",
+    ">=": "must stay below",
+    "<": "at least",
+    "<=": "must be above",
+    "==": "must not be",
+    "!=": "must be",
+}
+"""How the threshold of a rule reads after what was observed; a rule fails where its condition is true."""
+
+
+def _told_apart(rule: Rule, value: float) -> tuple[str, str]:
+    """A value and its limit, the value with as many digits as it takes to stand on its own side of the limit."""
+    scale, unit = (100.0, " %") if is_share(rule.metric) else (1.0, "")
+    scaled, limit = scale * value, scale * rule.threshold
+    shown = repr(scaled)
+    for digits in range(17):
+        rounded = f"{scaled:.{digits + 1}f}" if unit else f"{scaled:.{digits + 4}g}"
+        if _side(float(rounded), limit) == _side(value, rule.threshold):
+            shown = rounded
+            break
+    return f"{shown}{unit}", f"{limit:.12g}{unit}"
+
+
+def _side(value: float, limit: float) -> int:
+    """Whether a value is above its limit (1), below it (-1) or at it (0)."""
+    return (value > limit) - (value < limit)
 
 
 def _overall(

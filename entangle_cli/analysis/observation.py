@@ -43,8 +43,9 @@ def observe(metric: str, columns: Mapping[str, Column], baseline: Mapping[str, C
         return Observation(None, "there is no baseline")
     before = _observe(base, baseline)
     if before.value is None:
-        return Observation(None, f"in the baseline, {before.basis}")
-    return Observation(now.value - before.value, f"{now.value!r}, {now.basis}; {before.value!r} in the baseline")
+        return Observation(None, f"in the baseline {before.basis}")
+    words = f"from {before.value:.4g} in the baseline to {now.value:.4g}; {now.basis}"
+    return Observation(now.value - before.value, words)
 
 
 def _observe(metric: str, columns: Mapping[str, Column]) -> Observation:
@@ -76,7 +77,7 @@ def _end_of_interval(rate: Observation, metric: str) -> Observation:
     if rate.interval is None:
         return rate
     end = rate.interval.low if metric.endswith("_low") else rate.interval.high
-    return Observation(end, f"end of the 95 % interval; {rate.basis}", rate.interval)
+    return Observation(end, rate.basis, rate.interval)
 
 
 def _movement_rate(movement: Column, kinds: tuple[Movement, ...]) -> Observation:

@@ -44,7 +44,7 @@ EXAMPLE = '"both_fall_rate > 0.1"'
 COMMAND_LINE = "the command line"
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_RULE = re.compile(r"\s*(?P<metric>\w+)\s*(?P<operator>[<>=!]+)\s*(?P<threshold>\S+)\s*", re.ASCII)
+_RULE = re.compile(r"\s*(?P<metric>\w+)\s*(?P<operator>[<>=!]+)\s*(?P<threshold>\S+?(?:\s*%)?)\s*", re.ASCII)
 _STATISTIC = re.compile(r"mean|min|max|median|p(?!00)\d\d", re.ASCII)
 
 
@@ -80,6 +80,7 @@ def parse_rule(text: str, origin: str = COMMAND_LINE) -> Rule:
             f"rule {text!r}",
             f"METRIC OPERATOR NUMBER, the operator one of {', '.join(OPERATORS)}",
             f"write it like {EXAMPLE}; the gate fails if the condition is true.",
+            topic="ci",
         )
     _check_metric(text, match["metric"])
     threshold = _threshold(text, match["metric"], match["threshold"])
@@ -129,26 +130,43 @@ def _check_metric(text: str, metric: str) -> None:
         "and a STATISTIC of mean, min, max, median, p01 to p99; add _low or _high to a rate for an end of its "
         "interval; add _increase to any metric for its change over a baseline",
         f"did you mean {near[0]!r}?" if near else f"write it like {EXAMPLE}.",
+        topic="ci",
     )
 
 
 def _threshold(text: str, metric: str, number: str) -> float:
-    threshold = float(number) if _NUMBER.fullmatch(number) else math.nan
+    digits = number.removesuffix("%").rstrip() if is_share(metric) else number
+    threshold = float(digits) / (1 if digits == number else 100) if _NUMBER.fullmatch(digits) else math.nan
     if not math.isfinite(threshold):
         raise UsageError(
-            f"{number!r} in rule {text!r}", "a finite number in the digits 0 to 9", f"write it like {EXAMPLE}."
+            f"{number!r} in rule {text!r}",
+            "a finite number in the digits 0 to 9; a percentage for a rate only",
+            f"write it like {EXAMPLE}.",
+            topic="ci",
         )
     low, high = _range(metric)
-    if _is_share(metric) and not low <= threshold <= high:
+    if is_share(metric) and not low <= threshold <= high:
         raise UsageError(
             f"{number} in rule {text!r}",
-            f"a number from {low:g} to {high:g}, because {metric} is a share",
-            "write 10 % as 0.1.",
+            f"a number from {low:g} to {high:g} or a percentage, because {metric} is a share",
+            "write 10 % as 0.1 or 10%.",
+            topic="ci",
         )
     return threshold
 
 
-def _is_share(metric: str) -> bool:
+def metric_label(metric: str) -> str:
+    """A metric as a person reads it: `both fall` for `both_fall_rate`; other metrics by their names."""
+    base = metric.removesuffix(INCREASE)
+    end = next((end for end in ENDS if base.endswith(end) and base.removesuffix(end) in RATES), "")
+    name = base.removesuffix(end)
+    label = name.removesuffix("_rate").replace("_", " ") if name in RATES else name
+    words = f"{label}, {'lower' if end == '_low' else 'upper'} end of the 95 % interval" if end else label
+    return f"increase of {words}" if base != metric else words
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of pairs or rows, or the end of its interval, or the increase of one."""
     base = metric.removesuffix(INCREASE)
     return base in RATES or (base.endswith(ENDS) and base.rpartition("_")[0] in RATES)
 
@@ -178,7 +196,7 @@ RANGES = {
 def _range(metric: str) -> tuple[float, float]:
     """The smallest and largest possible value of a metric."""
     base = metric.removesuffix(INCREASE)
-    if _is_share(base):
+    if is_share(base):
         low, high = 0.0, 1.0
     elif base == "pairs":
         low, high = 0.0, math.inf
@@ -205,4 +223,5 @@ def _refuse_unreachable(text: str, metric: str, comparison: str, threshold: floa
             f"rule {text!r} is never true: {metric} is from {low:g} to {high:g}",
             "a condition that can be true; the gate fails if it is",
             "move the threshold into that range, or reverse the comparison",
+            topic="ci",
         )

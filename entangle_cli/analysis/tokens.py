@@ -9,26 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from entangle_cli.analysis.movement import movement_names
+from entangle_cli.analysis.token_sums import Role, TokenSums
 from entangle_cli.records.arrays import Floats
-
-
-class Role(StrEnum):
-    """Relation of a token to the other answer."""
-
-    PREFIX = "prefix"
-    """Part of the common start of both answers."""
-    CONTRASTIVE = "contrastive"
-    """Replaces other tokens of the other answer."""
-    SHARED = "shared"
-    """After the first difference, in both answers."""
-    REST = "rest"
-    """In one answer only, without a counterpart in the other."""
 
 
 def token_roles(chosen: Sequence[int], rejected: Sequence[int]) -> tuple[list[Role], list[Role]]:
@@ -51,51 +38,50 @@ class Pushes(NamedTuple):
     """Effect of a step on tokens and answers, in nats per unit learning rate."""
 
     tokens_N: Floats
-    """Change of every token's log-prob, [n], chosen first."""
+    """Change of every token's log-prob, [N], chosen first."""
     by_tokens_2N: Floats
-    """Change of the chosen and the rejected answer's log-prob by every token's own part of the step, [2, n]."""
+    """Change of the chosen and the rejected answer's log-prob by every token's own part of the step, [2, N]."""
 
     def total(self, num_chosen: int) -> tuple[float, float]:
         """Changes of both answers' log-probs."""
         return float(self.tokens_N[:num_chosen].sum()), float(self.tokens_N[num_chosen:].sum())
 
 
-def pushes(gram_NN: Floats, num_chosen: int, coefficients: tuple[float, float], mask_N: Floats | None = None) -> Pushes:
-    """The effect of a step with masked tokens.
+def pushes(sums: TokenSums, coefficients: tuple[float, float], masked: Role | None = None) -> Pushes:
+    """The effect of a step in which the loss ignores the tokens of one role.
 
     Args:
-        gram_NN: inner products of the token gradients, chosen first.
         coefficients: d_c and d_r of the loss.
-        mask_N: weight of every token in the loss, [n]; None for 1. Changes are for all tokens, including masked ones.
+        masked: the role; None for no mask. Changes are for all tokens, including masked ones.
     """
-    weights = np.concatenate(
-        [np.full(num_chosen, coefficients[0]), np.full(len(gram_NN) - num_chosen, -coefficients[1])]
+    weights_G = np.array([sign * (role is not masked) for sign in (coefficients[0], -coefficients[1]) for role in Role])
+    by_answer = sums.by_group_NG[:, : len(Role)].sum(1), sums.by_group_NG[:, len(Role) :].sum(1)
+    weights_N = np.array(
+        [
+            (coefficients[0] if token < sums.num_chosen else -coefficients[1]) * (role is not masked)
+            for token, role in enumerate(sums.roles)
+        ]
     )
-    if mask_N is not None:
-        weights = weights * mask_N
-    by_tokens = np.stack([gram_NN[:num_chosen].sum(0), gram_NN[num_chosen:].sum(0)]) * weights
-    return Pushes(gram_NN @ weights, by_tokens)
+    return Pushes(sums.by_group_NG @ weights_G, np.stack(by_answer) * weights_N)
 
 
-def masked_roles(
-    gram_NN: Floats, num_chosen: int, coefficients_of: Callable[[Floats], tuple[float, float]], roles: Sequence[Role]
-) -> list[dict[str, Any]]:
+def masked_roles(sums: TokenSums, coefficients_of: Callable[[Floats], tuple[float, float]]) -> list[dict[str, Any]]:
     """The movement of the answers if the loss ignores the tokens of one role. The first case masks nothing.
 
     Args:
-        coefficients_of: returns d_c and d_r for a mask [n]. Log-probs and lengths are those of the unmasked tokens.
+        coefficients_of: returns d_c and d_r for a mask [N]. Log-probs and lengths are those of the unmasked tokens.
     Returns:
         One mapping per case: `masked` (a role or None), number of masked `tokens`, changes of both answers, movement.
     """
-    masks: list[Role | None] = [None, *(role for role in Role if role in roles)]
+    masks: list[Role | None] = [None, *(role for role in Role if role in sums.roles)]
     cases = []
     for masked in masks:
-        mask = np.array([0.0 if role is masked else 1.0 for role in roles])
-        chosen, rejected = pushes(gram_NN, num_chosen, coefficients_of(mask), mask).total(num_chosen)
+        mask_N = np.array([0.0 if role is masked else 1.0 for role in sums.roles])
+        chosen, rejected = pushes(sums, coefficients_of(mask_N), masked).total(sums.num_chosen)
         cases.append(
             {
                 "masked": None if masked is None else masked.value,
-                "tokens": int((mask == 0).sum()),
+                "tokens": int((mask_N == 0).sum()),
                 "chosen_delta": chosen,
                 "rejected_delta": rejected,
                 "movement": str(movement_names(np.array([chosen]), np.array([rejected]))[0]),
@@ -104,29 +90,41 @@ def masked_roles(
     return cases
 
 
-def role_products(gram_NN: Floats, num_chosen: int, roles: Sequence[Role]) -> list[dict[str, Any]]:
+def role_products(sums: TokenSums) -> list[dict[str, Any]]:
     """The inner product of the two answers' gradients, split by the roles of both tokens. The parts add up to it."""
+    chosen, rejected = sums.roles[: sums.num_chosen], sums.roles[sums.num_chosen :]
     parts = []
     for left in Role:
+        rows = [token for token, role in enumerate(chosen) if role is left]
         for right in Role:
-            rows = [number for number, role in enumerate(roles[:num_chosen]) if role is left]
-            columns = [number for number, role in enumerate(roles) if role is right and number >= num_chosen]
-            block = gram_NN[np.ix_(rows, columns)]
-            if block.size:
-                parts.append(
-                    {
-                        "chosen": left.value,
-                        "rejected": right.value,
-                        "inner_product": float(block.sum()),
-                        "of": block.size,
-                    }
-                )
+            if count := len(rows) * rejected.count(right):
+                column = sums.by_group_NG[rows, sums.group(right, is_rejected=True)]
+                part = {"chosen": left.value, "rejected": right.value, "inner_product": float(column.sum())}
+                parts.append({**part, "of": count})
     return parts
 
 
 def cosines(gram_NN: Floats) -> Floats:
-    """The Gram matrix as cosines, [n, n]; NaN if a token has no gradient."""
+    """The Gram matrix as cosines, [N, N]; NaN if a token has no gradient."""
     norms = np.sqrt(np.diagonal(gram_NN))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios: Floats = gram_NN / np.outer(norms, norms)
     return np.clip(ratios, -1.0, 1.0)
+
+
+LARGE_PART = 0.8
+
+
+def concentration(sums: TokenSums) -> dict[str, Any] | None:
+    """The fewest pairs of tokens, chosen x rejected, whose inner products make up most of the answers' inner product.
+
+    Returns:
+        `token_pairs`, `of` all of them, and their `share` of the inner product, at least `LARGE_PART`. None where the
+        inner product is not positive, or where more token pairs are needed than `TokenSums` keeps.
+    """
+    total = float(sums.by_group_NG[: sums.num_chosen, len(Role) :].sum())
+    running = np.cumsum(sums.largest)
+    if not total > 0 or not len(running) or running.max() < LARGE_PART * total:
+        return None
+    enough = int(np.argmax(running >= LARGE_PART * total))
+    return {"token_pairs": enough + 1, "of": sums.num_products, "share": float(running[enough]) / total}

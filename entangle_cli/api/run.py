@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, overload
 from entangle_cli.errors import UsageError
 from entangle_cli.records import run as stored
 from entangle_cli.records.columns import FIELD_NAMES, Columns, rows_of, taken
+from entangle_cli.records.overview import NextStep, Overview, Reason
 from entangle_cli.records.pair import PairRecord, Status
 from entangle_cli.records.settings import LossSettings, ReportFormat
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 NUM_WORST = 5
 NUM_SKIPPED = 5
-PAGE_ROWS = 100
-"""Numbers of worst pairs and of skipped rows that a page lists."""
+PAGE_PAIRS, PAGE_SKIPPED = 25, 100
+"""Worst pairs and skipped rows that a page lists."""
 
 
 class Run(stored.Run, Sequence[PairRecord]):
@@ -78,12 +79,37 @@ class Run(stored.Run, Sequence[PairRecord]):
         summary = run_summary(self.all_columns, self.loss, read_layers(self), self.identity.sources)
         return {**summary, "notices": [asdict(notice) for notice in self.notices]}
 
+    @cached_property
+    def reasons(self) -> Sequence[Reason]:
+        """Why pairs go the wrong way under the loss, the most telling reason first; empty where none does."""
+        from entangle_cli.analysis.reasons import run_reasons
+
+        return run_reasons(self.all_columns, self.summary["layers"])
+
+    @cached_property
+    def next_steps(self) -> Sequence[NextStep]:
+        """What can be done about it: measured consequences, each with a command."""
+        from entangle_cli.diagnose.views.next_steps import next_steps
+
+        codes = [reason.code for reason in self.reasons]
+        worst = next(iter(self.worst_rows(1)), None)
+        return next_steps(self, self.summary, self.losses(), codes, worst)
+
+    @cached_property
+    def overview(self) -> Overview:
+        """Verdict, shares, reasons, worst pairs, notices and next steps: what every report leads with."""
+        return self._overview_of(NUM_WORST)
+
+    def _overview_of(self, num_worst: int) -> Overview:
+        from entangle_cli.diagnose.views.overview import overview
+
+        worst = self.worst_rows(num_worst)
+        return overview(self, self.summary, self.reasons, worst, self.notices, self.next_steps)
+
     @property
     def verdict(self) -> str:
-        """A sentence about the movement of the pairs under the loss."""
-        from entangle_cli.report.terminal import verdict_sentence
-
-        return verdict_sentence(self.summary, self.loss_words)
+        """What the pairs do under the loss, in one sentence."""
+        return self.overview.verdict
 
     @property
     def loss_words(self) -> str:
@@ -127,6 +153,36 @@ class Run(stored.Run, Sequence[PairRecord]):
             raise UsageError(name, f"a row and pair in {self.place}", "choose a value of the `index` column")
         return self[int(positions[0])]
 
+    def pair_document(
+        self,
+        row: int | None = None,
+        *,
+        line: int | None = None,
+        pair_in_row: int | None = None,
+        data: str | Path | None = None,
+    ) -> dict[str, Any]:
+        """One pair in numbers and words, JSON-able: its fields, why it moves as it does, and its text.
+
+        Args:
+            row: its `index`; None to find it by line.
+            line: its line in the data file, from 1.
+            pair_in_row: which pair of a ranked row; None for the first.
+            data: where to read the text of a run that was scanned without it.
+        Raises:
+            UsageError: the run has no such pair, or was scanned from other data.
+            DataError: the data no longer hold the pair.
+        """
+        from entangle_cli.diagnose.views.one_pair import pair_document
+
+        place = None if data is None else str(data)
+        return pair_document(self, self.all_columns, row, line, pair_in_row, place)
+
+    def tokens_command(self, row: int) -> str:
+        """The command that shows a pair token by token."""
+        from entangle_cli.diagnose.views.next_steps import tokens_command
+
+        return tokens_command(self, row)
+
     def worst(self, count: int = NUM_WORST) -> list[PairRecord]:
         """The measured pairs with the smallest slack, smallest first, then with the largest cosine."""
         return [PairRecord(**row) for row in self.worst_rows(count)]
@@ -136,7 +192,11 @@ class Run(stored.Run, Sequence[PairRecord]):
         return list(rows_of(taken(self.all_columns, worst_places(self.all_columns, count))))
 
     def losses(self) -> dict[str, Any]:
-        """The measured pairs under every loss, and weights that let more of them separate, JSON-able."""
+        """The measured pairs under every loss, and what would let more of them separate, JSON-able."""
+        return self._losses
+
+    @cached_property
+    def _losses(self) -> dict[str, Any]:
         from entangle_cli.diagnose.views.movements import losses_compared
 
         return losses_compared(self.all_columns, self.loss, self.identity.dtype)
@@ -169,20 +229,23 @@ class Run(stored.Run, Sequence[PairRecord]):
         self.write_report(stream, output_format)
         return stream.getvalue()
 
-    def write_report(self, stream: IO[str], output_format: str = "terminal", rules: Sequence[str] = ()) -> None:
+    def write_report(
+        self, stream: IO[str], output_format: str = "terminal", rules: Sequence[str] = (), *, verbose: bool = False
+    ) -> None:
         """Write the report.
 
         Args:
-            rules: gate rules; html and markdown reports include their verdict.
+            rules: what a gate would say; in html and markdown.
+            verbose: every number in the terminal's report.
         Raises:
             UsageError: the format is unknown, or a rule is invalid.
         """
         from entangle_cli.report import rows
-        from entangle_cli.report.terminal import console_for
+        from entangle_cli.report.consoles import show
 
         match output_format:
             case "terminal":
-                console_for(stream).print(self.rendered())
+                show(stream, self.rendered(verbose=verbose))
             case "html":
                 self._write_page(stream, rules)
             case "markdown":
@@ -198,36 +261,44 @@ class Run(stored.Run, Sequence[PairRecord]):
                     f"report format {output_format!r}", f"one of {', '.join(ReportFormat)}", "choose one of these"
                 )
 
-    def rendered(self) -> Any:
-        """The terminal report as a rich renderable."""
-        from entangle_cli.report.terminal import summary_report
+    def rendered(self, *, verbose: bool = False) -> Any:
+        """The terminal report, as rich renders it.
 
-        return summary_report(
-            self, self.summary, self.worst_rows(NUM_WORST), self._skipped(NUM_SKIPPED), self.notices, self.loss_words
-        )
+        Args:
+            verbose: with every number that the summary leaves out.
+        """
+        from entangle_cli.report.summary import Summary
+
+        summary = Summary(self.overview, shows_everything=verbose)
+        if not verbose:
+            return summary
+        from entangle_cli.diagnose.views.overview import is_random_sample
+        from entangle_cli.report.details import details_report
+
+        worst, skipped = self.worst_rows(NUM_WORST), self._skipped(NUM_SKIPPED)
+        sample = is_random_sample(self)
+        return details_report(summary, self, self.summary, worst, skipped, self.loss_words, is_sample=sample)
 
     def _write_page(self, stream: IO[str], rules: Sequence[str]) -> None:
         from entangle_cli.diagnose.views.page_data import page_data
         from entangle_cli.report.html import write_report_page
 
+        comparison, layers = self.losses(), self.summary["layers"]
         write_report_page(
             stream,
             self,
+            self._overview_of(PAGE_PAIRS),
             self.summary,
-            self.loss_words,
-            self.notices,
-            self.worst_rows(PAGE_ROWS),
-            self._skipped(PAGE_ROWS),
-            self.losses(),
-            page_data(self.all_columns, self.loss, self.identity.dtype),
+            self._skipped(PAGE_SKIPPED),
+            comparison,
+            page_data(self.all_columns, self.loss, self.identity.dtype, comparison, layers),
             self._verdict_of(rules),
         )
 
     def _write_markdown(self, stream: IO[str], rules: Sequence[str]) -> None:
         from entangle_cli.report.markdown import write_report_markdown
 
-        worst = self.worst_rows(NUM_WORST)
-        write_report_markdown(stream, self, self.summary, self.loss_words, self.notices, worst, self._verdict_of(rules))
+        write_report_markdown(stream, self.overview, self._verdict_of(rules))
 
     def _verdict_of(self, rules: Sequence[str]) -> Verdict | None:
         from entangle_cli.analysis.gate import judge

@@ -20,12 +20,14 @@ from entangle_cli.cli.explain import explain
 from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
+from entangle_cli.cli.help import FIRST_STEPS, GroupedCommands
 from entangle_cli.cli.inspect import inspect
 from entangle_cli.cli.merge import merge
 from entangle_cli.cli.option_groups import with_option_groups
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.cli.schema import schema
+from entangle_cli.cli.show import show
 from entangle_cli.cli.streams import CANNOT_WRITE, flush_streams, prepare_streams
 from entangle_cli.cli.tokens import tokens
 from entangle_cli.cli.usage_errors import TyperUsageError, usage_error
@@ -40,12 +42,13 @@ from entangle_cli.errors import (
 
 app = typer.Typer(
     name="entangle",
+    cls=GroupedCommands,
     help="Measure gradient entanglement of preference pairs on a causal LM, before training on them.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (scan, report, gate, forecast, inspect, filter_rows, compare, tokens, explain, merge, schema):
+for command in (scan, report, show, gate, forecast, inspect, filter_rows, compare, tokens, explain, merge, schema):
     name = "filter" if command is filter_rows else command.__name__
     app.command(name, cls=ConfiguredCommand)(with_option_groups(command))
 
@@ -70,8 +73,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     Python would exit with 1 on an unexpected error, which is what a failed gate exits with: here that is 4.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if not words:
+            print(FIRST_STEPS)
+            return ExitCode.DONE
         commands: Any = typer.main.get_command(app)
         configuration = read_configuration(_options(commands), _working_directory(), os.environ, words)
         code = commands(

@@ -37,17 +37,17 @@ def compare(
     from entangle_cli import api
     from entangle_cli.cli.chosen_run import chosen_run
     from entangle_cli.report.comparison import comparison_report
+    from entangle_cli.report.consoles import show
     from entangle_cli.report.html import write_comparison_page
     from entangle_cli.report.markdown import print_markdown
     from entangle_cli.report.rows import write_json
-    from entangle_cli.report.terminal import console_for
 
     if len(runs) < 2:
         raise UsageError(f"one run, {runs[0]}", "two runs or more", "name the run to compare it with")
     document = api.compare(*(chosen_run(run, loss) for run in runs))
     match output_format:
         case CompareFormat.TERMINAL:
-            console_for(sys.stdout).print(comparison_report(document, box.SIMPLE_HEAD))
+            show(sys.stdout, comparison_report(document, box.SIMPLE_HEAD))
         case CompareFormat.MARKDOWN:
             print_markdown(sys.stdout, "entangle: runs compared", comparison_report, document)
         case CompareFormat.HTML:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
-from typer.core import TyperCommand
 
+from entangle_cli.cli.help import GroupedCommand
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
 
@@ -210,7 +210,7 @@ def _shown(file: Path) -> str:
         return str(file)
 
 
-class ConfiguredCommand(TyperCommand):
+class ConfiguredCommand(GroupedCommand):
     """A command that says on standard error which options were set outside its command line."""
 
     def invoke(self, ctx: Any) -> Any:

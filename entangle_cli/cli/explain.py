@@ -22,8 +22,8 @@ def explain(
 ) -> None:
     """Explain a name in the output, or show a topic of the documentation. Without a name: the topics."""
     from entangle_cli.api import explaining
+    from entangle_cli.report.consoles import console_for
     from entangle_cli.report.explanation import explanations_report, topic_report, topics_report
-    from entangle_cli.report.terminal import console_for
 
     console = console_for(sys.stdout)
     wanted = " ".join(name or ())

@@ -62,9 +62,9 @@ def filter_rows(
     """Write the rows of a data set that a run's numbers keep or drop."""
     from entangle_cli import api
     from entangle_cli.cli.chosen_run import chosen_run
+    from entangle_cli.report.consoles import show
     from entangle_cli.report.filtering import filter_report
     from entangle_cli.report.rows import write_json
-    from entangle_cli.report.terminal import console_for
 
     rules = FilterRules(
         drop=tuple(drop or ()),
@@ -88,7 +88,7 @@ def filter_rows(
         raise UsageError(f"--json {json_file} and -o {output}", "two files", "name another one")
     seen = chosen_run(run, loss)
     result = api.filter_rows(seen, data, output, rules, write_dropped=write_dropped, annotate=annotate)
-    console_for(sys.stdout).print(filter_report(result, seen.loss_words))
+    show(sys.stdout, filter_report(result, seen.loss_words))
     if json_file is not None:
         write_file(json_file, lambda stream: write_json(stream, {**result, "loss": seen.loss_words}))
     if not result["kept"]:

@@ -55,7 +55,7 @@ def forecast(
     eval_split: Annotated[str | None, typer.Option(help="Split of the held-out data set.")] = None,
     optimizer: Annotated[OptimizerName, typer.Option(help="Optimizer that takes the step.")] = OptimizerName.ADAMW,
     learning_rate: Annotated[
-        float | None, typer.Option("--lr", help="Learning rate; default: the state's, else TRL's 1e-6.")
+        float | None, typer.Option("--learning-rate", help="Learning rate; default: the state's, else TRL's 1e-6.")
     ] = None,
     weight_decay: Annotated[
         float | None,
@@ -72,7 +72,7 @@ def forecast(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pairs per batch, drawn with --seed; default: all pairs in one step.")
     ] = None,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches per step.")] = 1,
+    accumulate: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, help="Batches per step.")] = 1,
     verify: Annotated[
         bool, typer.Option("--verify", help="Take the real step on a copy at three learning rates and compare.")
     ] = False,
@@ -94,7 +94,9 @@ def forecast(
     refuse_unwritable(json_file, *pairs.inputs(model, *data, eval_data, ref_model, state))
     if accumulate > 1 and batch_size is None:
         raise UsageError(
-            "--accumulate without --batch-size", "the pairs of a batch", "give --batch-size, or leave it out"
+            "--gradient-accumulation-steps without --batch-size",
+            "the pairs of a batch",
+            "give --batch-size, or leave it out",
         )
     if eval_split is not None and eval_data is None:
         raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
@@ -117,10 +119,10 @@ def forecast(
         tell("a forecast keeps nothing; the same command starts anew", prefix="interrupted: ")
         raise
     if not quiet:
+        from entangle_cli.report.consoles import show
         from entangle_cli.report.forecast import forecast_report
-        from entangle_cli.report.terminal import console_for
 
-        console_for(sys.stdout).print(forecast_report(document))
+        show(sys.stdout, forecast_report(document))
     if json_file is not None:
         from entangle_cli.report.rows import write_json
 
@@ -131,7 +133,8 @@ def _display(*, quiet: bool) -> ForecastObserver:
     """Shows on standard error how a forecast goes on."""
     from entangle_cli.api.forecasting import ForecastObserver
     from entangle_cli.cli.progress import progress
-    from entangle_cli.report.terminal import console_for, plan_lines
+    from entangle_cli.report.consoles import console_for
+    from entangle_cli.report.plan import plan_lines
 
     class Display(ForecastObserver):
         def planned(self, plan: ScanPlan) -> None:

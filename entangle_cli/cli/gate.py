@@ -17,7 +17,7 @@ import typer
 from entangle_cli import __version__
 from entangle_cli.cli.config import origins_of
 from entangle_cli.cli.ignore_file import read_ignore_file
-from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.json_file import format_and_file, write_file
 from entangle_cli.cli.option_groups import OtherLossChoice
 from entangle_cli.cli.options import Debug, FailIf, RunFolder
 from entangle_cli.cli.tell import tell
@@ -72,7 +72,7 @@ def gate(
 
     origins = origins_of(context)
     rules = api.parsed_rules(fail_if or (), origins.of("fail-if"))
-    files = [_format_and_file(text, ignore_file) for text in write or []]
+    files = [format_and_file(text, GateFormat, "junit=gate.xml", ignore_file) for text in write or []]
     if not rules:
         raise UsageError(
             "gate without a rule", 'at least one --fail-if "METRIC OP VALUE"', 'add --fail-if "both_fall_rate > 0.1"'
@@ -118,16 +118,6 @@ def _add_to_step_summary(write: Callable[[IO[str]], None]) -> None:
         tell(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}; nothing is added to the step's summary")
 
 
-def _format_and_file(text: str, *inputs: Path | None) -> tuple[GateFormat, Path]:
-    kind, _, file = text.partition("=")
-    if kind not in list(GateFormat) or not file:
-        raise UsageError(
-            f"--write {text!r}", f"FORMAT=FILE with a format of {', '.join(GateFormat)}", "write it like junit=gate.xml"
-        )
-    refuse_unwritable(Path(file), *inputs, option="--write")
-    return GateFormat(kind), Path(file)
-
-
 def _about(run: Run) -> dict[str, Any]:
     return {
         "run": run.place,
@@ -138,13 +128,14 @@ def _about(run: Run) -> dict[str, Any]:
 
 def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[str, Any]) -> None:
     from entangle_cli.report import gate as report
+    from entangle_cli.report.consoles import show
     from entangle_cli.report.rows import write_json
     from entangle_cli.report.sarif import write_sarif
-    from entangle_cli.report.terminal import console_for, verdict_lines
+    from entangle_cli.report.verdict import verdict_lines
 
     match kind:
         case GateFormat.TEXT:
-            console_for(stream).print(verdict_lines(verdict))
+            show(stream, verdict_lines(verdict, about["run"]))
         case GateFormat.JSON:
             write_json(stream, report.verdict_document(verdict, about))
         case GateFormat.MARKDOWN:

@@ -35,9 +35,9 @@ def inspect(
 ) -> None:
     """Show how a data set is read: format, counts, lengths, warnings, three pairs."""
     from entangle_cli import api
+    from entangle_cli.report.consoles import show
     from entangle_cli.report.inspection import inspection_report
     from entangle_cli.report.rows import write_json
-    from entangle_cli.report.terminal import console_for
 
     refuse_unwritable(json_file, *pairs.inputs(model, *data))
     document = api.inspect(
@@ -49,7 +49,7 @@ def inspect(
         max_length=pairs.length(),
         truncation=pairs.truncation.value,
     )
-    console_for(sys.stdout).print(inspection_report(document))
+    show(sys.stdout, inspection_report(document))
     if json_file is not None:
         write_file(json_file, lambda stream: write_json(stream, document))
     if not document["usable"]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from entangle_cli.errors import UnfinishedError, UsageError
+
+Format = TypeVar("Format", bound=StrEnum)
 
 
 def refuse_unwritable(path: Path | None, *inputs: Path | None, option: str = "--json") -> None:
@@ -33,6 +36,23 @@ def refuse_unwritable(path: Path | None, *inputs: Path | None, option: str = "--
             )
     if _is_runs_own(path.resolve()):
         raise UsageError(f"{option} {path}: a run's own file", "a file that no run consists of", "name another file")
+
+
+def format_and_file(text: str, formats: type[Format], example: str, *inputs: Path | None) -> tuple[Format, Path]:
+    """The format and the file of an option `--write FORMAT=FILE`.
+
+    Args:
+        inputs: files and folders that are read, which the file must not change.
+    Raises:
+        UsageError: another form, an unknown format, or a file that cannot be one.
+    """
+    kind, _, file = text.partition("=")
+    if kind not in list(formats) or not file:
+        raise UsageError(
+            f"--write {text!r}", f"FORMAT=FILE with a format of {', '.join(formats)}", f"write it like {example}"
+        )
+    refuse_unwritable(Path(file), *inputs, option="--write")
+    return formats(kind), Path(file)
 
 
 def _is_or_is_in(path: Path, given: Path) -> bool:

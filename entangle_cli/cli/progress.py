@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from entangle_cli.cli.tell import tell
-from entangle_cli.report.terminal import console_for
+from entangle_cli.report.consoles import console_for
 
 PLAIN_LINE_SECONDS = 30.0
 
@@ -25,13 +25,16 @@ class Advance(Protocol):
 
 
 class _Speed(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        speed = task.speed
-        return Text("" if speed is None else f"{speed:.3g} rows/s")
+        return Text("" if task.speed is None else f"{task.speed:.3g} {self._unit}/s")
 
 
 @contextmanager
-def progress(total: int, done: int, *, quiet: bool) -> Iterator[Advance]:
+def progress(total: int, done: int, *, quiet: bool, unit: str = "rows") -> Iterator[Advance]:
     """Show progress while the context lasts.
 
     Args:
@@ -41,18 +44,19 @@ def progress(total: int, done: int, *, quiet: bool) -> Iterator[Advance]:
     if quiet:
         yield lambda num_rows: None  # noqa: ARG005 -- called by keyword
     elif sys.stderr.isatty():
-        columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+        columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), _Speed(unit), TimeRemainingColumn())
         with Progress(*columns, console=console_for(sys.stderr), transient=True) as bar:
             task = bar.add_task("scan", total=total, completed=done)
             yield lambda num_rows: bar.advance(task, num_rows)
     else:
-        yield _PlainLines(total, done)
+        yield _PlainLines(total, done, unit)
 
 
 class _PlainLines:
     """A status line every `PLAIN_LINE_SECONDS`."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, unit: str) -> None:
+        self._unit = unit
         self._total = total
         self._done = self._done_before = done
         self._start = self._last = time.monotonic()
@@ -64,4 +68,4 @@ class _PlainLines:
             self._last = now
             speed = (self._done - self._done_before) / (now - self._start)
             left = f", {(self._total - self._done) / speed:,.0f} s left" if speed else ""
-            tell(f"{self._done:,} of {self._total:,} rows, {speed:.3g} rows/s{left}")
+            tell(f"{self._done:,} of {self._total:,} {self._unit}, {speed:.3g} {self._unit}/s{left}")

@@ -113,8 +113,9 @@ def scan(
     from entangle_cli.cli.processes import scan_processes
     from entangle_cli.cli.scan_display import ScanDisplay
     from entangle_cli.diagnose.processes.ranks import WorkerRank
+    from entangle_cli.report.consoles import show
     from entangle_cli.report.escape import for_terminal
-    from entangle_cli.report.terminal import console_for, plan_lines
+    from entangle_cli.report.plan import plan_lines
 
     with scan_processes(debug=debug) as launch:
         origins = origins_of(context)
@@ -156,7 +157,7 @@ def scan(
             ranks = launch.ranks.apart(each)
             if dry_run:
                 if (plan := scanning.estimate(each, data, settings, ranks)) is not None:
-                    console_for(sys.stdout).print(plan_lines(*plan))
+                    show(sys.stdout, plan_lines(*plan))
                 continue
             if isinstance(ranks, WorkerRank):
                 scanning.measure_for_first(each, data, settings, known, ranks)
@@ -201,7 +202,8 @@ def _show_result(
     from entangle_cli import api
     from entangle_cli.api.scanning import write_summary
     from entangle_cli.cli.verdict import CODES, keeping
-    from entangle_cli.report.terminal import console_for, decision_lines, verdict_lines
+    from entangle_cli.report.consoles import show
+    from entangle_cli.report.verdict import decision_lines, verdict_lines
 
     run = api.read(folder).under(settings.loss)
     verdict, code = None, ExitCode.DONE
@@ -213,16 +215,15 @@ def _show_result(
         code = CODES[verdict.outcome]
     with keeping(code):
         write_summary(run)
-        console = console_for(sys.stdout)
         if not quiet:
-            console.print(run.rendered())
+            show(sys.stdout, run.rendered())
         if json_file is not None:
             write_file(json_file, lambda stream: run.write_report(stream, "json"))
         if decision is not None:
             assert settings.until_decided is not None
-            console.print(decision_lines(decision, f"confidence {settings.until_decided.confidence:g}"))
+            show(sys.stdout, decision_lines(decision, f"confidence {settings.until_decided.confidence:g}"))
         elif verdict is not None:
-            console.print(verdict_lines(verdict))
+            show(sys.stdout, verdict_lines(verdict, str(folder)))
         sys.stdout.flush()
     if decision is None and verdict is None and not run.summary["pairs"]:
         raise NothingToJudgeError(

@@ -12,7 +12,8 @@ from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import Advance, progress
 from entangle_cli.cli.tell import tell
 from entangle_cli.records.plan import ScanPlan
-from entangle_cli.report.terminal import console_for, plan_lines
+from entangle_cli.report.consoles import console_for
+from entangle_cli.report.plan import plan_lines
 
 
 class ScanDisplay(ScanObserver):

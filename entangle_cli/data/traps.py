@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 PROMPT_COLUMNS = {
@@ -184,3 +184,10 @@ def content_text(content: Any) -> str:
     if isinstance(content, list):
         return "\n".join(str(block.get("text", "")) for block in content)
     return "" if content is None else str(content)
+
+
+def plain_text(part: str | Sequence[Mapping[str, Any]]) -> str:
+    """A prompt or an answer as a person reads it: its text, or its messages, each after its role."""
+    if isinstance(part, str):
+        return part
+    return "\n".join(f"{message['role']}: {content_text(message.get('content'))}" for message in part)

@@ -9,8 +9,9 @@ of the whole model never exists.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -32,24 +33,33 @@ MATERIALISED_ELEMENTS = 2**25
 
 
 @dataclass(frozen=True, slots=True)
-class TokenGram:
-    """Log-probs and Gram of the scored tokens of a pair, those of the chosen answer first."""
+class GramBlock:
+    """A block of a pair's token Gram, on the host."""
 
-    log_probs_N: Tensor
-    """float64, nats."""
-    gram_NN: Tensor
-    """float64: inner products between the tokens' gradients."""
+    rows: Sequence[int]
+    """Tokens of the block's rows, among the scored tokens of the pair, chosen first."""
+    columns: Sequence[int]
+    """Tokens of its columns; the same as `rows` for a block on the diagonal."""
+    gram_BB: Tensor
+    """float64: inner products of the tokens' gradients."""
+    log_probs_B: Tensor | None
+    """float64, nats: of the tokens in `rows`, for a block on the diagonal."""
 
 
-def token_gram(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: TokenizedPair, max_tokens: int
-) -> TokenGram:
-    """Compute the token Gram of a pair.
+def token_gram_blocks(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    pair: TokenizedPair,
+    max_tokens: int,
+    passed: Callable[[], None] = lambda: None,
+) -> Iterator[GramBlock]:
+    """The token Gram of a pair, block by block: every pair of tokens is in one block, or mirrored in one.
 
     Args:
         parameters: name to parameter, for the selected parameters.
         max_tokens: tokens per batch, padding included; at least twice the longer sequence. If the rows do not fit in
             one batch, pairs of row blocks run one after another. This costs time but no extra memory.
+        passed: called after every pass.
     Raises:
         ModelError: no rule covers one of the parameters.
     Precision: inner products within a layer in float32 (float64 for float64 models), sums over layers in float64.
@@ -62,18 +72,36 @@ def token_gram(
         rows = [*_rows_of(pair.chosen), *_rows_of(pair.rejected)]
         sides = [0] * pair.chosen.num_scored + [1] * pair.rejected.num_scored
         names = {id(parameter): name for name, parameter in parameters.items()}
-        gram_NN = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-        log_probs_N = torch.zeros(len(rows), dtype=torch.float64)
-        for block in _passes(rows, max_tokens):
+        on_diagonal: set[int] = set()
+        for parts in _passes(rows, max_tokens):
+            tokens = [token for part in parts for token in part]
             try:
-                part = _one_pass(model, head, [rows[row] for row in block], [sides[row] for row in block], names)
+                gram_BB, log_probs_B = _one_pass(
+                    model, head, [rows[token] for token in tokens], [sides[token] for token in tokens], names
+                )
             except UnrecognisedUse as unrecognised:
                 _refuse_slow(unrecognised.functions)
                 raise
-            block_B = torch.tensor(block)
-            gram_NN[block_B.unsqueeze(1), block_B] = part.gram_NN.cpu()
-            log_probs_N[block_B] = part.log_probs_N.cpu()
-    return TokenGram(log_probs_N, gram_NN)
+            passed()
+            yield from _blocks(parts, gram_BB.cpu(), log_probs_B.cpu(), on_diagonal)
+
+
+def _blocks(
+    parts: Sequence[Sequence[int]], gram_BB: Tensor, log_probs_B: Tensor, on_diagonal: set[int]
+) -> Iterator[GramBlock]:
+    """The blocks of one pass that no earlier pass gave.
+
+    Args:
+        on_diagonal: first tokens of the parts whose own block was given; extended here.
+    """
+    ends = list(accumulate(map(len, parts), initial=0))
+    own = [slice(start, end) for start, end in pairwise(ends)]
+    for part, rows in zip(parts, own, strict=True):
+        if part[0] not in on_diagonal:
+            on_diagonal.add(part[0])
+            yield GramBlock(part, part, gram_BB[rows, rows], log_probs_B[rows])
+    if len(parts) == 2:
+        yield GramBlock(parts[0], parts[1], gram_BB[own[0], own[1]], None)
 
 
 def planned_passes(pair: TokenizedPair, max_tokens: int) -> tuple[int, int]:
@@ -101,16 +129,16 @@ def _rows_of(response: TokenizedResponse) -> list[TokenizedResponse]:
     ]
 
 
-def _passes(rows: Sequence[TokenizedResponse], max_tokens: int) -> list[list[int]]:
+def _passes(rows: Sequence[TokenizedResponse], max_tokens: int) -> list[list[list[int]]]:
     """Row indices of each pass. Every two rows share at least one pass."""
     longest = max(len(row.ids) for row in rows)
     if (len(rows) + len(rows) % 2) * longest <= max_tokens:
-        return [list(range(len(rows)))]
+        return [[list(range(len(rows)))]]
     size = max(1, max_tokens // (2 * longest))
     blocks = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
     if len(blocks) == 1:
-        return blocks
-    return [first + second for index, first in enumerate(blocks) for second in blocks[index + 1 :]]
+        return [blocks]
+    return [[first, second] for index, first in enumerate(blocks) for second in blocks[index + 1 :]]
 
 
 def _one_pass(
@@ -119,7 +147,7 @@ def _one_pass(
     rows: list[TokenizedResponse],
     sides: list[int],
     names: Mapping[int, str],
-) -> TokenGram:
+) -> tuple[Tensor, Tensor]:
     """The Gram of some rows, computed in one batch."""
     # A batch has two rows per pair. With an odd number of rows the last one is duplicated, and its copy dropped again.
     count, half = len(rows), math.ceil(len(rows) / 2)
@@ -130,7 +158,7 @@ def _one_pass(
     collector = _RowGrams(batch, head, names, [*sides, *sides[-1:]][: 2 * half])
     head_pass = run_pass(model, head, batch, names, collector)
     total_BB = torch.stack(list(collector.totals.values())).sum(0)
-    return TokenGram(head_pass.log_probs_N[:count], total_BB[:count, :count])
+    return total_BB[:count, :count], head_pass.log_probs_N[:count]
 
 
 class _RowGrams(Collector):

@@ -35,6 +35,10 @@ class Truncation(StrEnum):
     KEEP_END = "keep_end"
 
 
+OWN_NAMES = {"dpo": "sigmoid"}
+"""What people call a loss to TRL's name for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LossSettings:
     """The preference loss. Its coefficients weight the two gradients."""
@@ -45,6 +49,9 @@ class LossSettings:
     """Inverse temperature of the loss, as TRL's `beta`. Losses without one ignore it."""
     options: Mapping[str, float] = field(default_factory=dict)
     """Other parameters of the loss, by the names in its table row. Missing ones use their defaults."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", OWN_NAMES.get(self.name, self.name))
 
 
 LARGEST_ROW = 8 * 2**20

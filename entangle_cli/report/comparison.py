@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_markdown, for_terminal
-from entangle_cli.report.terminal import STYLES
+from entangle_cli.report.marks import STYLES, WORDS, movement_words
 
 SHORT = {"separates": "sep.", "both_rise": "rise", "both_fall": "fall", "reversed": "rev.", "still": "still"}
 
@@ -25,10 +26,14 @@ def comparison_report(document: Mapping[str, Any], style: box.Box) -> Renderable
     runs, whole = document["runs"], document["whole"]
     parts: list[RenderableType] = [*_names(runs, style), Text(), _runs(runs, style), Text()]
     if document["differences"]:
-        parts += [Text(differences_sentence(document), style="yellow"), Text()]
+        parts += [Text(differences_sentence(document), style="bold"), Text()]
     parts += [_heading("Shares", f"of the {whole['matched']:,} pairs that first and last have in common", style)]
     parts += [_left_out(whole), _shares(whole, style), Text()]
-    parts += [_heading("Who went where", "first run down, last across", style), _transitions(whole, style), Text()]
+    parts += [
+        _heading("From class to class", "rows: first run, columns: last run", style),
+        _transitions(whole, style),
+        Text(),
+    ]
     parts += [_heading("Shifts", "from first to last, with 95 % intervals of the paired differences", style)]
     parts += [_fields(whole, style), Text()]
     parts += [_heading("Log-probs", "what they did from run to run, and where the run before had predicted", style)]
@@ -37,17 +42,20 @@ def comparison_report(document: Mapping[str, Any], style: box.Box) -> Renderable
 
 
 def comparison_sentence(document: Mapping[str, Any]) -> str:
-    """What changed, in one sentence."""
+    """Changes that chance would not explain, in one sentence."""
     whole = document["whole"]
     moved = [
-        f"{name} {_points(change['difference'])} ({_interval(change['interval'], points=True)})"
+        f"{percent(change['after']['rate'])} {VERBS[name]}, "
+        f"{'up' if change['difference'] > 0 else 'down'} from {percent(change['before']['rate'])}"
         for name, change in whole["movements"].items()
         if change["interval"] is not None and (change["interval"][0] > 0 or change["interval"][1] < 0)
     ]
-    basis = f"over {whole['matched']:,} common pairs, by pair-sgd"
-    if not moved:
-        return f"Verdict {basis}: no share changed by more than its interval allows for."
-    return f"Verdict {basis}: {'; '.join(moved)}."
+    basis = f"{counted(whole['matched'], 'pair')} in common, each on its own first step"
+    return f"{basis}: {'; '.join(moved) or 'no share changed by more than chance would explain'}."
+
+
+VERBS: Mapping[str, str] = {**WORDS, "separates": "separate", "reversed": "are reversed", "still": "do not move"}
+"""A movement after a share of pairs."""
 
 
 def _names(runs: Sequence[Mapping[str, Any]], style: box.Box) -> list[Text]:
@@ -96,14 +104,14 @@ def _left_out(whole: Mapping[str, Any]) -> Text:
         for key, which in (("only_first", "first"), ("only_second", "last"))
         if whole[key]
     ]
-    return Text("; ".join(left), style="yellow") if left else Text("all of both", style="dim")
+    return Text("; ".join(left), style="bold") if left else Text("all of both", style="dim")
 
 
 def _shares(whole: Mapping[str, Any], style: box.Box) -> Table:
     table = _table(style, "movement", "first", "last", "change", "95 % interval")
     for name, change in whole["movements"].items():
         table.add_row(
-            Text(name, style=STYLES[name]),
+            Text(movement_words(name), style=STYLES[name]),
             _rate(change["before"]),
             _rate(change["after"]),
             _points(change["difference"]),
@@ -121,7 +129,7 @@ def _transitions(whole: Mapping[str, Any], style: box.Box) -> Table:
             for new, count in whole["transitions"][old].items()
         ]
         if any(whole["transitions"][old].values()):
-            table.add_row(Text(old, style=STYLES[old]), *cells)
+            table.add_row(Text(movement_words(old), style=STYLES[old]), *cells)
     return table
 
 
@@ -151,13 +159,13 @@ def _log_probs(document: Mapping[str, Any], style: box.Box) -> Table:
                 _signed(change["mean_change"]),
                 _rate(change["fell"]),
                 _rate(predicted),
-                "-" if predicted["interval"] is None else "{:.1%} to {:.1%}".format(*predicted["interval"]),
+                "-" if predicted["interval"] is None else " to ".join(percent(end, 1) for end in predicted["interval"]),
             )
     return table
 
 
 def _rate(share: Mapping[str, Any]) -> str:
-    return "-" if share["rate"] is None else f"{share['rate']:.1%}"
+    return "-" if share["rate"] is None else percent(share["rate"], 1)
 
 
 def _points(difference: float | None) -> str:

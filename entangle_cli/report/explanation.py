@@ -19,7 +19,7 @@ def explanations_report(explanations: Sequence[Any]) -> RenderableType:
     parts = []
     for one in explanations:
         text = Text(one.name, style="bold")
-        text.append(f"  ({one.kind})\n{one.text}\n", style="not bold")
+        text.append(f"  ({one.kind})\n{one.text.replace('`', '')}\n", style="not bold")
         text.append(f"more: entangle explain {one.topic}\n", style="not bold dim")
         parts.append(text)
     return Group(*parts)

@@ -1,4 +1,4 @@
-"""Figures as SVG: numbers in, markup out. Only numbers and our own words get in, so that there is nothing to escape.
+"""Figures as SVG: numbers in, markup out. Only numbers and our own words get in, but for the names of tokens.
 
 Colours and fonts are classes, which the page's style sheet sets for light and dark.
 """
@@ -11,84 +11,111 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from entangle_cli.records.arrays import Floats
+from entangle_cli.records.pair import Movement
+from entangle_cli.report.marks import MARKS, WORDS
 
-MAP_WIDTH, MAP_HEIGHT = 640, 400
-MARGIN = 44
-RANGES = (0.5, 1.0, 2.0)
-"""Log ratios at the map's edges, of which the smallest is taken that holds nearly all pairs."""
+MAP_WIDTH, MAP_HEIGHT = 600, 420
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 52
+"""Room around the map for ticks and words."""
+OCTAVES = (1, 2, 4)
+"""Powers of two at the map's edges, of which the smallest is taken that holds nearly all pairs."""
 LOWEST = (0.8, 0.5, 0.0, -1.0)
 """Cosines at its bottom, of which the highest is taken below which hardly any pair lies."""
 NEARLY_ALL = 0.98
 BINS = (64, 40)
 """Of the map's background, across and down."""
 
+SHAPES = {
+    Movement.SEPARATES.value: "m-3,0a3,3 0 1 0 6,0a3,3 0 1 0-6,0",
+    Movement.BOTH_FALL.value: "m-4.5,-3.4h9l-4.5,7.4z",
+    Movement.BOTH_RISE.value: "m-4.5,3.4h9l-4.5,-7.4z",
+    Movement.REVERSED.value: "m-3.4,-3.4l6.8,6.8m0,-6.8l-6.8,6.8",
+    Movement.STILL.value: "m-3.4,-1.5h6.8m-6.8,3h6.8",
+}
+"""The mark of each movement, drawn from its point: ring, triangle down, triangle up, cross, two lines."""
+
 
 @dataclass(frozen=True, slots=True)
 class MapScale:
     """Where numbers stand in the map; what lies beyond stands at the edge."""
 
-    edge: float
+    octaves: int
     lowest: float
 
     @classmethod
-    def of(cls, log_ratios: Floats, cosines: Floats) -> MapScale:
+    def holding(cls, log_ratios: Floats, cosines: Floats) -> MapScale:
         """The closest look that shows nearly all pairs."""
         ratios, known = np.abs(log_ratios[np.isfinite(log_ratios)]), cosines[np.isfinite(cosines)]
-        edge = next(
-            (edge for edge in RANGES if np.count_nonzero(ratios <= edge) >= NEARLY_ALL * len(ratios)), RANGES[-1]
+        octaves = next(
+            (n for n in OCTAVES if np.count_nonzero(ratios <= n * math.log(2)) >= NEARLY_ALL * len(ratios)),
+            OCTAVES[-1],
         )
         lowest = next((low for low in LOWEST if np.count_nonzero(known >= low) >= NEARLY_ALL * len(known)), LOWEST[-1])
-        return cls(edge, lowest)
+        return cls(octaves, lowest)
+
+    @property
+    def edge(self) -> float:
+        """The log ratio at the right edge."""
+        return self.octaves * math.log(2)
 
     def across(self, log_ratio: float) -> float:
         """Of a log ratio, in the map's units."""
         inside = min(self.edge, max(-self.edge, log_ratio))
-        return MARGIN + (inside + self.edge) / (2 * self.edge) * (MAP_WIDTH - 2 * MARGIN)
+        return LEFT + (inside + self.edge) / (2 * self.edge) * (MAP_WIDTH - LEFT - RIGHT)
 
     def down(self, cosine: float) -> float:
         """Of a cosine; 1 is at the top."""
         share = (1 - max(self.lowest, cosine)) / (1 - self.lowest)
-        return MARGIN / 2 + share * (MAP_HEIGHT - 1.5 * MARGIN)
+        return TOP + share * (MAP_HEIGHT - TOP - BOTTOM)
 
 
 def movement_map(
-    scale: MapScale, log_ratios: Floats, cosines: Floats, movements: Sequence[str], shown: Sequence[int]
+    scale: MapScale,
+    log_ratios: Floats,
+    cosines: Floats,
+    shown: Sequence[int],
+    movements: Sequence[str | None],
 ) -> Markup:
     """Every pair by the log of its coefficient-weighted norm ratio and its cosine, with the regions of movement.
 
     A pair separates where cosine < exp(-|log ratio|); above, both rise on the right and fall on the left.
 
     Args:
-        log_ratios, cosines, movements: of all pairs, [pairs].
-        shown: places of the pairs that are drawn as points; where they are not all, all of them colour the background.
+        log_ratios, cosines: of all pairs, [pairs].
+        shown: places of the pairs that are drawn as marks; where they are not all, all of them colour the background.
+        movements: of the shown pairs.
     """
     across, down = scale.across, scale.down
-    top, bottom, left, right = down(1), down(-1), across(-scale.edge), across(scale.edge)
+    top, left, right = down(1), across(-scale.edge), across(scale.edge)
     curve = [scale.edge * x / 40 for x in range(-40, 41)]
     falls = " ".join(f"{across(x):.1f},{down(math.exp(x)):.1f}" for x in curve if x <= 0)
     rises = " ".join(f"{across(x):.1f},{down(math.exp(-x)):.1f}" for x in curve if x >= 0)
     parts = [
-        f'<svg id="map" viewBox="0 0 {MAP_WIDTH} {MAP_HEIGHT}" role="img" aria-labelledby="map-title map-words">',
-        '<title id="map-title">Map of all pairs</title>',
-        '<desc id="map-words">Across: log of the weighted norm ratio, chosen longer to the right. '
-        "Up: cosine of the two gradients. Above the curve both log-probs move the same way.</desc>",
-        f'<rect class="region separates" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>',
+        f'<svg id="map" viewBox="0 0 {MAP_WIDTH} {MAP_HEIGHT}" role="img" tabindex="0" '
+        'aria-labelledby="map-title map-words"><title id="map-title">Map of all pairs</title>'
+        '<desc id="map-words">Across: which gradient is larger, weighted by the loss. Up: cosine of the two gradients. '
+        "Above the curves both log-probs move the same way. Arrow keys go from pair to pair.</desc>",
         f'<polygon class="region both_fall" points="{left:.1f},{top:.1f} {falls}"/>',
         f'<polygon class="region both_rise" points="{rises} {right:.1f},{top:.1f}"/>',
+        _axes(scale),
         _background(scale, log_ratios, cosines) if len(shown) < len(cosines) else "",
-        _axis(scale),
-        '<g id="points">',
+        '<g id="marks">',
     ]
-    for place in shown:
-        x, y = float(log_ratios[place]), float(cosines[place])
-        if math.isfinite(x) and math.isfinite(y):
-            parts.append(f'<circle class="{movements[place]}" cx="{across(x):.1f}" cy="{down(y):.1f}" r="2.4"/>')
-        else:
-            parts.append('<circle class="none" r="0"/>')
-    return Markup("".join([*parts, "</g></svg>"]))
+    parts += [
+        _mark(scale, float(log_ratios[place]), float(cosines[place]), movement)
+        for place, movement in zip(shown, movements, strict=True)
+    ]
+    return Markup("".join([*parts, "</g>", _regions(scale), "</svg>"]))
+
+
+def _mark(scale: MapScale, log_ratio: float, cosine: float, movement: str | None) -> str:
+    if movement is None or not (math.isfinite(log_ratio) and math.isfinite(cosine)):
+        return "<path/>"
+    point = f"{scale.across(log_ratio):.0f},{scale.down(cosine):.0f}"
+    return f'<path class="{movement}" d="M{point}{SHAPES[movement]}"/>'
 
 
 def _background(scale: MapScale, log_ratios: Floats, cosines: Floats) -> str:
@@ -113,73 +140,72 @@ def _background(scale: MapScale, log_ratios: Floats, cosines: Floats) -> str:
     return "".join(squares)
 
 
-def _axis(scale: MapScale) -> str:
-    across, down, edge = scale.across, scale.down, scale.edge
-    left, right, middle, bottom = across(-edge), across(edge), across(0), down(-1)
-    ticks = [
-        f'<text class="tick" x="{across(x):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{math.exp(x):.2g}</text>'
-        for x in (-edge, -edge / 2, 0, edge / 2, edge)
-    ]
-    ticks += [
-        f'<text class="tick" x="{left - 6:.1f}" y="{down(y) + 4:.1f}" text-anchor="end">{y:+.2f}</text>'
-        for y in np.linspace(scale.lowest, 1.0, 5)
-    ]
-    words = [
-        (left + 10, down(1) + 24, "start", "both fall"),
-        (right - 10, down(1) + 24, "end", "both rise"),
-        (middle, bottom - 24, "middle", "separates"),
-    ]
-    labels = [
-        f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{word}</text>'
-        for x, y, anchor, word in words
-    ]
-    axis = (
-        f'<text class="tick" x="{middle:.1f}" y="{MAP_HEIGHT - 4}" text-anchor="middle">'
-        "weighted norm ratio, chosen over rejected</text>"
-        f'<line class="axis" x1="{middle}" x2="{middle}" y1="{down(1)}" y2="{bottom}"/>'
+def _axes(scale: MapScale) -> str:
+    left, right, top, bottom = scale.across(-scale.edge), scale.across(scale.edge), scale.down(1), scale.down(-1)
+    step = max(1, scale.octaves // 2)
+    parts = []
+    for octave in range(-scale.octaves, scale.octaves + 1, step):
+        x = scale.across(octave * math.log(2))
+        words = "equal" if not octave else f"1:{2**-octave}" if octave < 0 else f"{2**octave}:1"
+        anchor = "start" if octave == -scale.octaves else "end" if octave == scale.octaves else "middle"
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom:.1f}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 17:.1f}" text-anchor="{anchor}">{words}</text>')
+    for cosine in np.linspace(scale.lowest, 1.0, 5):
+        y = scale.down(float(cosine))
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{cosine:.3g}</text>')
+    middle, side = (left + right) / 2, (top + bottom) / 2
+    parts.append(
+        f'<text class="tick" x="{middle:.1f}" y="{MAP_HEIGHT - 8}" text-anchor="middle">'
+        "rejected gradient larger &#8592; &#183; &#8594; chosen gradient larger</text>"
+        f'<text class="tick" x="13" y="{side:.1f}" text-anchor="middle" transform="rotate(-90 13 {side:.1f})">'
+        "cosine of the two gradients</text>"
     )
-    return axis + "".join(ticks) + "".join(labels)
+    return "".join(parts)
+
+
+def _regions(scale: MapScale) -> str:
+    left, right, top, bottom = scale.across(-scale.edge), scale.across(scale.edge), scale.down(1), scale.down(-1)
+    words = [
+        (left + 8, top + 18, "start", Movement.BOTH_FALL),
+        (right - 8, top + 18, "end", Movement.BOTH_RISE),
+        ((left + right) / 2, bottom - 10, "middle", Movement.SEPARATES),
+    ]
+    return "".join(
+        f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{MARKS[kind]} {WORDS[kind]}</text>'
+        for x, y, anchor, kind in words
+    )
 
 
 def histogram_bars(edges: Sequence[float], counts: Sequence[int], title: str) -> Markup:
-    """A histogram with its range below."""
-    width, height, base = 300, 110, 84
+    """A histogram with its range below, and a line at 0 where the range holds it."""
+    width, height, base = 300, 112, 84
     top = max(counts, default=0) or 1
+    low, high = edges[0], edges[-1]
     step = (width - 20) / max(1, len(counts))
-    bars = "".join(
-        f'<rect class="bar" x="{10 + place * step:.1f}" y="{base - 70 * count / top:.1f}" '
-        f'width="{max(1.0, step - 1):.1f}" height="{70 * count / top:.1f}"><title>{low:.3g} to {high:.3g}: '
-        f"{count:,} pairs</title></rect>"
-        for place, (count, low, high) in enumerate(zip(counts, edges, edges[1:], strict=False))
+    outline = "".join(f"V{base - 70 * count / top:.0f}h{step:.1f}" for count in counts)
+    bars = f'<path class="count" d="M10,{base}{outline}V{base}z"/>'
+    zero = 10 + (0 - low) / (high - low) * (width - 20)
+    marked = (
+        f'<line class="zero" x1="{zero:.1f}" x2="{zero:.1f}" y1="6" y2="{base}"/>'
+        f'<text class="tick" x="{zero:.1f}" y="{base + 18}" text-anchor="middle">0</text>'
+        if low < 0 < high
+        else ""
     )
-    low, high = (f"{edge:+.3g}" for edge in (edges[0], edges[-1]))
+    ends = (f"{edge:+.3g}" for edge in (low, high))
     return Markup(
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Histogram of {title}">{bars}'
-        f'<line class="axis" x1="10" x2="{width - 10}" y1="{base}" y2="{base}"/>'
-        f'<text class="tick" x="10" y="{base + 16}">{low}</text>'
-        f'<text class="tick" x="{width - 10}" y="{base + 16}" text-anchor="end">{high}</text></svg>'
+        f'<line class="axis" x1="10" x2="{width - 10}" y1="{base}" y2="{base}"/>{marked}'
+        f'<text class="tick" x="10" y="{base + 18}">{next(ends)}</text>'
+        f'<text class="tick" x="{width - 10}" y="{base + 18}" text-anchor="end">{next(ends)}</text></svg>'
     )
-
-
-def share_bars(rows: Sequence[tuple[str, Sequence[float]]], movements: Sequence[str], title: str) -> Markup:
-    """One bar a row, divided by movement; the rows' names stand left of them."""
-    height = 22 * len(rows) + 6
-    parts = [f'<svg viewBox="0 0 420 {height}" role="img" aria-label="{title}">']
-    for place, (name, shares) in enumerate(rows):
-        y, x = 4 + 22 * place, 130.0
-        parts.append(f'<text class="tick" x="124" y="{y + 13}" text-anchor="end">{name}</text>')
-        for movement, share in zip(movements, shares, strict=True):
-            if share > 0:
-                parts.append(
-                    f'<rect class="{movement}" x="{x:.1f}" y="{y}" width="{280 * share:.1f}" height="17">'
-                    f"<title>{movement}: {share:.1%}</title></rect>"
-                )
-            x += 280 * share
-    return Markup("".join([*parts, "</svg>"]))
 
 
 HEAT_CELLS = 150
 """Of a heat map at most, each way; more tokens are averaged over."""
+NAMED_CELLS = 60
+"""Tokens each way up to which every row and column has its name."""
+NAME_CHARACTERS = 10
 
 
 def _binned(block: Floats) -> Floats:
@@ -194,22 +220,45 @@ def _binned(block: Floats) -> Floats:
     return block
 
 
-def heat_map(cosines: Any, num_chosen: int) -> Markup:
-    """Cosines of the tokens' gradients, chosen down and rejected across, orange above 0 and blue below."""
+def heat_map(cosines: Any, names: Sequence[Sequence[str]]) -> Markup:
+    """Cosines of the tokens' gradients, chosen down and rejected across, orange above 0 and blue below.
+
+    Args:
+        cosines: [N, N], chosen first; NaN where a token has no gradient.
+        names: of the chosen and of the rejected answer's tokens, as they are shown.
+    """
+    num_chosen = len(names[0])
     block = _binned(np.asarray(cosines, dtype=np.float64)[:num_chosen, num_chosen:])
-    with_titles = block.shape == (num_chosen, len(cosines) - num_chosen)
-    size = max(4, min(16, 900 // max(1, *block.shape)))
+    named = max(map(len, names)) <= NAMED_CELLS
+    size = 16 if named else max(4, min(16, 900 // max(1, *block.shape)))
+    left, top = (9 * NAME_CHARACTERS, 9 * NAME_CHARACTERS) if named else (0, 0)
     parts = [
-        f'<svg class="heat" width="{size * block.shape[1]}" height="{size * block.shape[0]}" role="img" '
+        f'<svg class="heat" width="{left + size * block.shape[1]}" height="{top + size * block.shape[0]}" role="img" '
         'aria-label="Cosines of the gradients of the tokens of both answers">'
     ]
+    if named:
+        parts += _names(names, size, left, top)
     for (row, column), cosine in np.ndenumerate(block):
         if math.isfinite(cosine):
             kind = "positive" if cosine > 0 else "negative"
             parts.append(
-                f'<rect class="{kind}" x="{size * column}" y="{size * row}" width="{size}" height="{size}" '
-                f'opacity="{abs(cosine):.2f}">'
-                + (f"<title>chosen {row}, rejected {column}: {cosine:+.3f}</title>" if with_titles else "")
-                + "</rect>"
+                f'<rect class="{kind}" x="{left + size * column}" y="{top + size * row}" width="{size}" '
+                f'height="{size}" opacity="{abs(cosine):.2f}"/>'
             )
     return Markup("".join([*parts, "</svg>"]))
+
+
+def _names(names: Sequence[Sequence[str]], size: int, left: int, top: int) -> list[str]:
+    """Token names beside the rows and, turned, above the columns; the only text of a data set in a figure, escaped."""
+    parts = []
+    for row, name in enumerate(names[0]):
+        y = top + size * row + size - 4
+        parts.append(f'<text class="tick" x="{left - 6}" y="{y}" text-anchor="end">{_short(name)}</text>')
+    for column, name in enumerate(names[1]):
+        x, y = left + size * column + size - 4, top - 6
+        parts.append(f'<text class="tick" x="{x}" y="{y}" transform="rotate(-90 {x} {y})">{_short(name)}</text>')
+    return parts
+
+
+def _short(name: str) -> Markup:
+    return escape(name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "~")

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.report.terminal import STYLES
-from entangle_cli.report.words import counted
+from entangle_cli.report.marks import STYLES, movement_words
 
 
 def filter_report(result: Mapping[str, Any], loss: str) -> RenderableType:
@@ -22,9 +22,7 @@ def filter_report(result: Mapping[str, Any], loss: str) -> RenderableType:
     heading.append(for_terminal(f"; the {result['written']} ones are in {result['output']}"), style="not bold")
     parts: list[RenderableType] = [heading]
     if result["not_in_run"]:
-        parts.append(
-            Text(f"{result['not_in_run']:,} rows are not in the run, which measured only a part", style="yellow")
-        )
+        parts.append(Text(f"Warning: {counted(result['not_in_run'], 'row')} of the data never measured", style="bold"))
     parts += [Text(f"Expected shares of the measured pairs under {loss}, by pair-sgd:"), _table(result)]
     return Group(*parts)
 
@@ -36,13 +34,16 @@ def _table(result: Mapping[str, Any]) -> Table:
     for heading in (f"all {before['pairs']:,}", f"kept {after['pairs']:,}"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in before["movements"]:
-        table.add_row(Text(name, style=STYLES[name]), *(_rate(side["movements"][name]) for side in (before, after)))
+        table.add_row(
+            Text(movement_words(name), style=STYLES[name]),
+            *(_rate(side["movements"][name]) for side in (before, after)),
+        )
     table.add_row("mean cosine", *(_cosine(side["mean_cosine"]) for side in (before, after)))
     return table
 
 
 def _rate(share: Mapping[str, Any]) -> str:
-    return "-" if share["rate"] is None else f"{share['rate']:.1%}"
+    return "-" if share["rate"] is None else percent(share["rate"], 1)
 
 
 def _cosine(value: float | None) -> str:

@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from entangle_cli.records.pair import Movement
+from entangle_cli.records.words import percent
 from entangle_cli.report.escape import for_terminal
+from entangle_cli.report.marks import movement_words
 
 MOVEMENTS = tuple(movement.value for movement in Movement)
 NUM_NAMED = 5
@@ -76,9 +78,9 @@ def _movement_table(summary: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("predictor", no_wrap=True)
     for name in MOVEMENTS:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(movement_words(name), justify="right", no_wrap=True)
     for predictor, shares in summary["movements"].items():
-        values = ["-" if shares[name]["rate"] is None else f"{shares[name]['rate']:.1%}" for name in MOVEMENTS]
+        values = ["-" if shares[name]["rate"] is None else percent(shares[name]["rate"], 1) for name in MOVEMENTS]
         table.add_row(predictor, *values)
     return table
 
@@ -115,7 +117,8 @@ def _reach_lines(document: Mapping[str, Any]) -> list[RenderableType]:
     if summary["turned_by_others"] is not None:
         lines.append(
             Text("Other pairs", style="bold").append(
-                f"  turn the sign of {summary['turned_by_others']:.1%} of the log-probs' changes", style="not bold"
+                f"  turn the sign of {percent(summary['turned_by_others'], 1)} of the log-probs' changes",
+                style="not bold",
             )
         )
     worst = max(check["identity_error"] for check in document["checks"])
@@ -192,11 +195,11 @@ def _agreement_table(rows: Sequence[Mapping[str, Any]], first: str) -> Table:
             f"{row[first]:,}" if first == "steps" else f"{row[first]:.3g}",
             *([row["data"]] if several else []),
             row["predictor"],
-            f"{row['same_sign'] / row['log_probs']:.1%}" if row["log_probs"] else "-",
-            "{:.1%} to {:.1%}".format(*row["interval"]) if row["interval"] else "-",
-            f"{row['same_movement'] / row['pairs']:.1%}" if row["pairs"] else "-",
+            percent(row["same_sign"] / row["log_probs"], 1) if row["log_probs"] else "-",
+            " to ".join(percent(end, 1) for end in row["interval"]) if row["interval"] else "-",
+            percent(row["same_movement"] / row["pairs"], 1) if row["pairs"] else "-",
             "-" if row["slope"] is None else f"{row['slope']:.3g}",
-            "-" if row["relative_error"] is None else f"{row['relative_error']:.1%}",
+            "-" if row["relative_error"] is None else percent(row["relative_error"], 1),
         )
     return table
 
@@ -207,7 +210,8 @@ def _verdict(document: Mapping[str, Any]) -> str:
     falls = movements["both_fall"]["count"] + movements["reversed"]["count"]
     rises = movements["both_rise"]["count"] + movements["reversed"]["count"]
     basis = f"under {document['loss']['text']}, by optimizer (the batch's first step)"
+    fall, rise = (f"{count:,} ({percent(count / pairs, 1)})" for count in (falls, rises))
     return (
-        f"Verdict {basis}: of {pairs:,} pairs {falls:,} ({falls / pairs:.1%}) would lose probability of the chosen "
-        f"answer and {rises:,} ({rises / pairs:.1%}) would gain probability of the rejected one."
+        f"Verdict {basis}: of {pairs:,} pairs {fall} would lose probability of the chosen answer "
+        f"and {rise} would gain probability of the rejected one."
     )

@@ -8,6 +8,7 @@ from typing import IO, Any
 from xml.etree import ElementTree
 
 from entangle_cli.report.escape import for_cell, for_markdown, for_terminal
+from entangle_cli.report.marks import movement_words
 
 ANNOTATIONS = 10
 """GitHub shows about so many of a kind in a step."""
@@ -86,7 +87,7 @@ def write_github(stream: IO[str], verdict: Any, about: Mapping[str, Any]) -> Non
 def pair_sentence(row: Mapping[str, Any]) -> str:
     """What a pair does, in words for a line beside it."""
     slack = "" if row["slack"] is None else f", slack {row['slack']:.3f}"
-    return f"row {row['index']}: {row['movement']}, cosine {row['cosine']:.3f}{slack}"
+    return f"row {row['index']}: {movement_words(row['movement'])}, cosine {row['cosine']:.3f}{slack}"
 
 
 def _command(

@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from entangle_cli.records.words import counted
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.report.words import counted
 
 SHOWN_CHARACTERS = 400
 SHOWN_TOKENS = 24
@@ -27,7 +27,7 @@ def inspection_report(document: Mapping[str, Any]) -> RenderableType:
     if document["reasons"]:
         parts += [_reasons(document), Text()]
     for notice in document["notices"]:
-        parts.append(Text(f"{notice['code']} ({notice['count']:,}): {notice['message']}", style="yellow"))
+        parts.append(Text(f"{notice['code']} ({notice['count']:,}): {notice['message']}", style="bold"))
     return Group(*parts)
 
 

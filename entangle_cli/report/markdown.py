@@ -1,23 +1,29 @@
-"""Reports as Markdown, for a pull request's comment: rich's tables in Markdown's own form, text made harmless."""
+"""Reports as Markdown, for a pull request: the terminal's message in about forty lines, text made harmless."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from entangle_cli.records.pair import MOVEMENT_MEANINGS
-from entangle_cli.records.run import Notice, Run
-from entangle_cli.report.escape import for_markdown
-from entangle_cli.report.terminal import verdict_sentence
+from entangle_cli.records.overview import Overview
+from entangle_cli.records.pair import Movement
+from entangle_cli.records.words import counted, last_turn, percent
+from entangle_cli.report.escape import for_markdown, for_terminal
+from entangle_cli.report.marks import HARMS, MARKS, WORDS
+from entangle_cli.report.summary import data_set_lines, place_words, shortened
 
 WIDTH = 10_000
 """No line is broken."""
+
+BAR = 20
+"""Characters of a bar of 100 %."""
+
+NUM_WORST, NUM_NOTICES, NUM_STEPS = 3, 4, 4
+PROMPT_CHARACTERS = 80
 
 
 def print_markdown(
@@ -28,91 +34,96 @@ def print_markdown(
 ) -> None:
     """Any report that can draw its tables in a given style."""
     stream.write(f"### {for_markdown(title)}\n\n")
-    _print(stream, render(document, box.MARKDOWN))
-
-
-def _print(stream: IO[str], renderable: RenderableType) -> None:
     console = Console(file=stream, width=WIDTH, highlight=False, markup=False, emoji=False, color_system=None)
     with console.capture() as capture:
-        console.print(renderable)
+        console.print(render(document, box.MARKDOWN))
     for line in capture.get().split("\n"):
         stream.write(re.sub(r" {2,}", " ", line).rstrip() + "\n")
 
 
-def write_report_markdown(
-    stream: IO[str],
-    run: Run,
-    summary: Mapping[str, Any],
-    loss: str,
-    notices: Sequence[Notice],
-    worst: Sequence[Mapping[str, Any]],
-    verdict: Any,
-) -> None:
-    """The report of a run, with the same message as in a terminal."""
-    identity = run.identity
-    stream.write(f"### {for_markdown(identity.model_name)} on {for_markdown(identity.data_name)}\n\n")
-    if run.status != "complete":
-        stream.write("**This run is partial.**\n\n")
-    stream.write(f"**{for_markdown(verdict_sentence(summary, loss))}**\n\n")
-    if verdict is not None:
-        for result in verdict.results:
-            outcome = result.outcome.value.replace("_", " ")
-            stream.write(f"- **{outcome}**: {for_markdown(result.sentence)}\n")
-        stream.write(f"- gate {verdict.outcome.value.replace('_', ' ')}: {for_markdown(verdict.sentence)}\n\n")
-    if summary["pairs"]:
-        _print(stream, _movements(summary))
-        _print(stream, _worst(worst))
-    if summary["data_sets"]:
-        _print(stream, _data_sets(summary["data_sets"]))
-    if summary["layers"]:
-        _print(stream, _layers(summary["layers"]))
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary["reasons"].items())
-    if reasons:
-        stream.write(f"Not measured: {for_markdown(reasons)}\n\n")
-    for notice in notices:
-        stream.write(f"- {notice.code} ({notice.count:,}): {for_markdown(notice.message)}\n")
+def write_report_markdown(stream: IO[str], overview: Overview, verdict: Any) -> None:
+    """The report of a run.
+
+    Args:
+        verdict: a gate's, or None.
+    """
+    for line in (*_head(overview), *_gate(verdict), *_shares(overview), *_body(overview)):
+        stream.write(line + "\n")
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.MARKDOWN)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left")
-    return table
+def _head(overview: Overview) -> Iterator[str]:
+    yield f"### {for_markdown(overview.model)} on {for_markdown(overview.data)}"
+    yield ""
+    if overview.is_partial:
+        yield "**This run is partial.**"
+        yield ""
+    yield f"**{for_markdown(overview.verdict)}** {for_markdown(overview.scope)}, {for_markdown(overview.loss_words)}"
+    yield ""
 
 
-def _movements(summary: Mapping[str, Any]) -> Table:
-    table = _table("movement", "pairs", "share", "95 % interval", "meaning")
-    for name, share in summary["movements"].items():
-        interval = "{:.1%} to {:.1%}".format(*share["interval"])
-        table.add_row(name, f"{share['count']:,}", f"{share['rate']:.1%}", interval, MOVEMENT_MEANINGS[name])
-    if without := summary["without_movement"]:
-        rate = f"{without / summary['pairs']:.1%}"
-        table.add_row("none", f"{without:,}", rate, "", "the loss has no finite coefficients for these pairs")
-    return table
+def _gate(verdict: Any) -> Iterator[str]:
+    if verdict is None:
+        return
+    for result in verdict.results:
+        yield f"- **{result.outcome.value.replace('_', ' ')}**: {for_markdown(result.sentence)}"
+    yield f"- gate {verdict.outcome.value.replace('_', ' ')}: {for_markdown(verdict.sentence)}"
+    yield ""
 
 
-def _data_sets(data_sets: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("data set", "rows", "pairs", *MOVEMENT_MEANINGS)
-    for found in data_sets:
-        rates = (share["rate"] for share in found["movements"].values())
-        cells = ("-" if rate is None else f"{rate:.1%}" for rate in rates)
-        table.add_row(Text(for_markdown(found["name"])), f"{found['rows']:,}", f"{found['pairs']:,}", *cells)
-    return table
+def _shares(overview: Overview) -> Iterator[str]:
+    if not overview.pairs:
+        return
+    yield "| | pairs | share | | |"
+    yield "| --- | ---: | ---: | --- | --- |"
+    for share in overview.shares:
+        bar = "█" * max(bool(share.count), round(BAR * share.rate))
+        name = f"{MARKS[share.movement]} {WORDS[share.movement]}"
+        yield f"| {name} | {share.count:,} | {percent(share.rate)} | {bar} | {HARMS.get(share.movement, '')} |"
+    yield ""
 
 
-def _worst(worst: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("worst pairs, row", "line", "movement", "slack", "cosine", "norm ratio")
-    for row in worst:
-        numbers = ("-" if row[name] is None else f"{row[name]:+.3f}" for name in ("slack", "cosine"))
-        line = "" if row["line"] is None else str(row["line"])
-        ratio = "-" if row["norm_ratio"] is None else f"{row['norm_ratio']:.3g}"
-        table.add_row(str(row["index"]), line, row["movement"] or "undefined", *numbers, ratio)
-    return table
+def _body(overview: Overview) -> Iterator[str]:
+    if overview.reasons:
+        yield "**Why**"
+        yield ""
+        yield from (f"- {for_markdown(reason.sentence)}" for reason in overview.reasons)
+        yield ""
+    if overview.worst:
+        yield "**Worst pairs**"
+        yield ""
+        yield from (_pair(row) for row in overview.worst[:NUM_WORST])
+        yield ""
+    if overview.data_sets:
+        yield from (f"- {for_markdown(line.strip())}" for line in data_set_lines(overview.data_sets))
+        yield ""
+    if notes := list(_notes(overview)):
+        yield from (f"- {note}" for note in notes)
+        yield ""
+    if overview.steps:
+        yield "**Next**"
+        yield ""
+        for step in overview.steps[:NUM_STEPS]:
+            yield f"- {for_markdown(step.sentence)} {_code(step.command)}"
 
 
-def _layers(profile: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("parameters", "part of cosine", "own cosine")
-    for row in profile:
-        numbers = ("-" if row[name] is None else f"{row[name]:+.3f}" for name in ("cosine_part", "cosine"))
-        table.add_row(Text(for_markdown(row["group"])), *numbers)
-    return table
+def _pair(row: Mapping[str, Any]) -> str:
+    mark = MARKS[Movement(row["movement"])]
+    words = f"- {for_markdown(place_words(row))} {mark} {for_markdown(row['why'])}"
+    if row["prompt_text"] is None:
+        return words
+    return f"{words} {for_markdown(shortened(' '.join(last_turn(row['prompt_text']).split()), PROMPT_CHARACTERS))}"
+
+
+def _notes(overview: Overview) -> Iterator[str]:
+    if overview.not_measured:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in overview.not_measured.items())
+        yield for_markdown(f"{counted(sum(overview.not_measured.values()), 'row')} not measured: {reasons}")
+    for notice in overview.notices[:NUM_NOTICES]:
+        count = f", {notice.count:,} rows" if notice.count > 1 else ""
+        yield for_markdown(f"{notice.message} ({notice.code}{count})")
+
+
+def _code(command: str) -> str:
+    """A command as code. A backtick in it would end the code, so that such a command is shown as text."""
+    shown = for_terminal(command).replace("@", "@\u200b")
+    return for_markdown(command) if "`" in shown else f"`{shown}`"

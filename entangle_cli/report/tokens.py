@@ -10,8 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.report.terminal import STYLES
+from entangle_cli.report.marks import STYLES, movement_words
+from entangle_cli.report.summary import place_words
 
 SHOWN_TOKENS = 40
 """Of each answer in the terminal's heat map and table."""
@@ -22,22 +24,35 @@ def tokens_report(document: Mapping[str, Any], cosines: Any) -> RenderableType:
     """What `diagnose.tokens.pair_tokens` found.
 
     Args:
-        cosines: of the tokens' gradients, [n, n], chosen first; NaN where there is none.
+        cosines: of the first tokens' gradients, chosen down, rejected across; NaN where there is none.
     """
     pair = document["pair"]
-    place = f"row {pair['index']}" + ("" if pair["line"] is None else f", line {pair['line']}")
-    heading = Text(f"Pair {place}", style="bold").append(
-        f", {document['loss']['words']}: predicted changes by pair-sgd, nats per unit learning rate", style="not bold"
+    heading = Text(f"{place_words({'file': None, **pair})}: {concentration_sentence(document)}", style="bold").append(
+        f"\n{document['loss']['words']}: predicted changes by pair-sgd, nats per unit learning rate", style="not bold"
     )
     tokens = document["tokens"]
     sides = [[token for token in tokens if token["answer"] == answer] for answer in ("chosen", "rejected")]
-    parts: list[RenderableType] = [heading, Text(), _checks(document["checks"]), Text()]
+    parts: list[RenderableType] = [heading, Text()]
     parts += [_heat_heading(), _heat_map(sides[0], sides[1], cosines), Text()]
     for name, side in zip(("Chosen", "Rejected"), sides, strict=True):
         parts += [Text(f"{name} answer", style="bold"), _token_table(side), Text()]
     parts += [Text("Inner product by role", style="bold"), _role_table(document["roles"]), Text()]
-    parts += [Text("If a role's tokens were left out of the loss", style="bold"), _mask_table(document["masks"])]
+    parts += [
+        Text("If a role's tokens were left out of the loss", style="bold"),
+        _mask_table(document["masks"]),
+        Text(),
+    ]
+    parts += [Text("Self-check", style="bold"), _checks(document["checks"])]
     return Group(*parts)
+
+
+def concentration_sentence(document: Mapping[str, Any]) -> str:
+    """How much of the inner product few pairs of tokens make up."""
+    found = document["concentration"]
+    if found is None:
+        return "the gradients do not overlap: their inner product is not positive"
+    pairs = f"{counted(found['token_pairs'], 'token pair')} of {found['of']:,}"
+    return f"{percent(min(1.0, found['share']))} of the inner product comes from {pairs}"
 
 
 def _table(*headings: str) -> Table:
@@ -69,12 +84,12 @@ def _heat_heading() -> Text:
 def _heat_map(
     chosen: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]], cosines: Any
 ) -> RenderableType:
-    width = max((len(_visible(token["text"])) for token in chosen[:SHOWN_TOKENS]), default=0)
+    width = max((len(visible(token["text"])) for token in chosen[:SHOWN_TOKENS]), default=0)
     lines = []
     for row, token in enumerate(chosen[:SHOWN_TOKENS]):
-        line = Text(_visible(token["text"]).rjust(width) + " ")
+        line = Text(visible(token["text"]).rjust(width) + " ")
         for column in range(min(len(rejected), SHOWN_TOKENS)):
-            mark, style = _mark(float(cosines[row, len(chosen) + column]))
+            mark, style = _mark(float(cosines[row, column]))
             line.append(mark, style=style)
         lines.append(line)
     left = max(0, len(chosen) - SHOWN_TOKENS), max(0, len(rejected) - SHOWN_TOKENS)
@@ -87,14 +102,14 @@ def _mark(cosine: float) -> tuple[str, str]:
     if cosine != cosine:  # no gradient
         return " ", ""
     quarter = min(3, int(4 * abs(cosine)))
-    return (POSITIVE[quarter], "yellow") if cosine > 0 else (NEGATIVE[quarter], "cyan")
+    return (POSITIVE[quarter], "dark_orange3") if cosine > 0 else (NEGATIVE[quarter], "blue")
 
 
 def _token_table(side: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("token", "role", "log-prob", "norm", "Δ", "pushes\nchosen", "pushes\nrejected")
     for token in side[:SHOWN_TOKENS]:
         table.add_row(
-            Text(_visible(token["text"])),
+            Text(visible(token["text"])),
             token["role"],
             f"{token['log_prob']:.3f}",
             f"{token['grad_norm']:.3g}",
@@ -105,7 +120,8 @@ def _token_table(side: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """A token in brackets, which show its blanks; line breaks and invisible characters as their codes."""
     return "[" + for_terminal(text.replace("\n", "\\n")) + "]"
 
 
@@ -125,6 +141,6 @@ def _mask_table(masks: Sequence[Mapping[str, Any]]) -> Table:
             f"{case['tokens']:,}",
             f"{case['chosen_delta']:+.3g}",
             f"{case['rejected_delta']:+.3g}",
-            Text(movement, style=STYLES[movement]),
+            Text(movement_words(movement), style=STYLES[movement]),
         )
     return table

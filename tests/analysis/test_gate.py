@@ -58,6 +58,9 @@ def outcome(columns: Columns, *texts: str) -> str:
         ("chosen_tokens_max != 0", ("chosen_tokens_max", "!=", 0.0)),
         ("chosen_log_prob_mean >= -1e2", ("chosen_log_prob_mean", ">=", -100.0)),
         ("skipped_rate > 0", ("skipped_rate", ">", 0.0)),
+        ("both_fall_rate > 20%", ("both_fall_rate", ">", 0.2)),
+        ("both_fall_rate > 12.5 %", ("both_fall_rate", ">", 0.125)),
+        ("both_fall_rate_increase > 5%", ("both_fall_rate_increase", ">", 0.05)),
     ],
 )
 def test_rules_are_read(text: str, rule: tuple[str, str, float]) -> None:
@@ -87,7 +90,8 @@ def test_rule_fields_are_fields_of_a_pair(field: str) -> None:
         "both_fall_rate > 0.1 and pairs < 3",
         "both fall rate > 0.1",
         "0.1 < both_fall_rate < 0.2",
-        "both_fall_rate > 10%",
+        "both_fall_rate > 110%",
+        "cosine_median > 10%",
         "both_fall_rate > nan",
         "both_fall_rate > inf",
         "both_fall_rate > ten",
@@ -271,12 +275,30 @@ def test_no_rules_do_not_pass() -> None:
     assert judge([], TEN).outcome is Outcome.CANNOT_JUDGE
 
 
-def test_the_sentence_shows_the_number_unrounded() -> None:
-    columns = run(["both_fall"] + ["separates"] * 6)
-    (result,) = verdict(columns, "both_fall_rate > 0.14285714").results
-    assert result.observed == 1 / 7
-    assert "0.14285714285714285 (1 of 7 measured pairs)" in result.sentence
-    assert "> 0.14285714." in result.sentence
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("both_fall_rate > 0.1", "both fall: 14.3 % (1 of 7 measured pairs), limit 10 %"),
+        # As many digits as it takes to stand on its own side of the limit.
+        ("both_fall_rate > 0.1428", "both fall: 14.3 % (1 of 7 measured pairs), limit 14.28 %"),
+        ("both_fall_rate > 0.143", "both fall: 14.29 % (1 of 7 measured pairs), limit 14.3 %"),
+        ("both_fall_rate > 0.14285714", "both fall: 14.3 % (1 of 7 measured pairs), limit 14.285714 %"),
+        ("both_fall_rate >= 0.2", "both fall: 14.3 % (1 of 7 measured pairs), must stay below 20 %"),
+        ("separates_rate < 0.9", "separates: 85.7 % (6 of 7 measured pairs), at least 90 %"),
+        (
+            "both_fall_rate_high > 0.9",
+            "both fall, upper end of the 95 % interval: 51.3 % (1 of 7 measured pairs), limit 90 %",
+        ),
+        ("pairs < 10", "pairs: 7 (of 7 rows), at least 10"),
+    ],
+)
+def test_a_sentence_shows_a_short_number_on_its_side_of_the_limit(rule: str, words: str) -> None:
+    (result,) = verdict(run(["both_fall"] + ["separates"] * 6), rule).results
+    assert result.sentence == words
+
+
+def test_the_observed_number_is_not_rounded() -> None:
+    assert verdict(run(["both_fall"] + ["separates"] * 6), "both_fall_rate > 0.1").results[0].observed == 1 / 7
 
 
 def test_numpy_string_columns_are_read_too() -> None:

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entangle_cli.analysis.loss_comparison import compare_losses
+from entangle_cli.analysis.loss_comparison import compare_losses, customary_settings, nearest_value
 from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
 from entangle_cli.analysis.losses.table import LOSSES, loss_coefficients
 from entangle_cli.analysis.movement import Geometry, pair_movements
 from entangle_cli.analysis.windows import (
+    BestValue,
     Windows,
     best_value,
     likelihood_windows,
@@ -103,14 +104,28 @@ def test_the_comparison_counts_what_each_loss_does() -> None:
     geometry, point = drawn(2)
     settings = LossSettings("simpo", 2.0, {"gamma": 1.5})
     comparison = compare_losses(geometry, point, settings, 0.0)
-    assert [outcome.name for outcome in comparison.outcomes] == list(LOSSES)
+    assert [outcome.name for outcome in comparison.outcomes] == ["simpo", *(name for name in LOSSES if name != "simpo")]
+    movement_of = {}
     for outcome in comparison.outcomes:
-        own = settings if outcome.name == "simpo" else LossSettings(outcome.name, 2.0)
+        own = settings if outcome.name == "simpo" else customary_settings(LOSSES[outcome.name])
         movements = pair_movements(geometry, loss_coefficients(own, point), 0.0)
+        movement_of[outcome.name] = movements.movement.tolist()
+        same = [name for name, known in movement_of.items() if known == movement_of[outcome.name]]
+        assert outcome.same_as == (None if same == [outcome.name] else same[0])
         assert outcome.counts == {m.value: int((movements.movement == m.value).sum()) for m in Movement}
         assert sum(outcome.counts.values()) + outcome.undefined == comparison.pairs
-    assert comparison.outcomes[list(LOSSES).index("simpo")].numbers == {"beta": 2.0, "gamma": 1.5, "nll_weight": 0.0}
-    ratio = comparison.remedies[0].best
+    assert comparison.outcomes[0].numbers == {"beta": 2.0, "gamma": 1.5, "nll_weight": 0.0}
+    ratio, value = comparison.remedies[0].best, comparison.remedies[0].value
     assert ratio is not None
-    assert ratio.pairs >= comparison.outcomes[0].counts["separates"]
+    assert ratio.pairs >= next(each for each in comparison.outcomes if each.name == "sigmoid").counts["separates"]
     assert comparison.separable >= ratio.pairs
+    assert value is not None
+    assert ratio.low < value < ratio.high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "present", "value"),
+    [(1.0612, 1.09, 1.0, 1.07), (1.0612, 1.0631, 1.0, 1.06215), (0.2, 0.8616, 1.0, 0.861), (0.9, 1.1, 1.0, 1.0)],
+)
+def test_the_smallest_change_that_helps_most(low: float, high: float, present: float, value: float) -> None:
+    assert nearest_value(BestValue(low, high, 5), present) == pytest.approx(value)

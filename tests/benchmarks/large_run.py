@@ -38,7 +38,7 @@ COMMANDS = {
     "report": ("report", "{run}"),
     "report --losses": ("report", "{run}", "--losses"),
     "report --format json": ("report", "{run}", "--format", "json"),
-    "gate": ("gate", "{run}", "--fail-if", "cosine_p95 > 2"),
+    "gate": ("gate", "{run}", "--fail-if", "cosine_p95 > 0.99999"),
     "compare": ("compare", "{run}", "{run}"),
     "filter": ("filter", "{run}", "{data}", "-o", "{out}", "--drop", "movement == both_fall"),
 }

@@ -18,9 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from entangle_cli.engine.per_response import response_log_prob
-from entangle_cli.engine.token_grams import token_gram
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
-from tests.engine.pairs import random_pair
+from tests.engine.pairs import random_pair, whole_gram
 
 
 def plain_gram(model: torch.nn.Module, pair: TokenizedPair) -> torch.Tensor:
@@ -44,7 +43,7 @@ def one_way(way: str, tokens: int, prompt: int) -> None:
     if way == "plain":
         gram = plain_gram(model, pair)
     else:
-        gram = token_gram(model, dict(model.named_parameters()), pair, 2 * tokens * (tokens + prompt)).gram_NN
+        gram, _ = whole_gram(model, dict(model.named_parameters()), pair, 2 * tokens * (tokens + prompt))
     seconds = time.process_time() - start
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"{seconds} {peak} {float(gram[:tokens, tokens:].sum())}")

@@ -82,7 +82,9 @@ def test_one_run_under_two_losses_needs_no_second_scan(entangle: Entangle) -> No
 def test_every_output_has_the_verdict(entangle: Entangle, runs: list[str], output: str) -> None:
     outcome = entangle("compare", *runs, "--format", output)
     assert outcome.code == 0, outcome.err
-    assert "Verdict over 14 common pairs, by pair-sgd" in " ".join(outcome.out.split())
+    assert "14 pairs in common, each on its own first step: 64 % separate, up from 21 %" in " ".join(
+        outcome.out.split()
+    )
 
 
 @pytest.mark.usefixtures("runs")
@@ -112,7 +114,7 @@ def test_pages_of_hostile_runs(entangle: Entangle, rows_file: Callable[..., Path
     assert entangle("scan", hostile, path, "-q", "-o", "run").code == 0
     pages = {
         "compare": entangle("compare", "run", "run", "--format", "html"),
-        "tokens": entangle("tokens", hostile, path, "--pair", "0", "--format", "html"),
+        "tokens": entangle("tokens", hostile, path, "--row", "0", "--format", "html"),
         "report": entangle("report", "run", "--format", "html"),
     }
     for name, outcome in pages.items():

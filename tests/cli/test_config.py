@@ -39,7 +39,7 @@ def test_entangle_toml_takes_precedence_over_pyproject_and_is_found_from_subfold
     assert settings("run")["max_length"] == 400
     outcome = entangle("gate", "run")
     assert outcome.code == 1
-    assert "pairs is 2" in outcome.out
+    assert "pairs: 2 (of 2 rows), at least 3 (../../entangle.toml): FAILED" in outcome.out
 
 
 def test_a_rule_from_the_environment(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:

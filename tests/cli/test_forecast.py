@@ -12,7 +12,8 @@ from tests.cli.conftest import LONG, MODEL, SAMPLE, Entangle
 
 def test_a_forecast_with_everything(entangle: Entangle, tmp_path: Path) -> None:
     outcome = entangle(
-        "forecast", MODEL, LONG, "--limit", "8", "--batch-size", "4", "--lr", "1e-6", "--verify", "--steps", "3",
+        "forecast", MODEL, LONG, "--limit", "8", "--batch-size", "4", "--learning-rate", "1e-6",
+        "--verify", "--steps", "3",
         "--eval-data", SAMPLE / "one_token.jsonl", "--loss", "simpo", "--beta", "2", "--json", "forecast.json",
     )  # fmt: skip
     assert outcome.code == 0
@@ -50,7 +51,7 @@ def test_a_forecast_with_everything(entangle: Entangle, tmp_path: Path) -> None:
 
 
 def test_a_forecast_of_one_pair(entangle: Entangle) -> None:
-    outcome = entangle("forecast", MODEL, LONG, "--limit", "1", "--optimizer", "sgd", "--lr", "1e-7")
+    outcome = entangle("forecast", MODEL, LONG, "--limit", "1", "--optimizer", "sgd", "--learning-rate", "1e-7")
     assert outcome.code == 0
     assert "Pairs against one another" not in outcome.out
 
@@ -58,9 +59,9 @@ def test_a_forecast_of_one_pair(entangle: Entangle) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--accumulate", "2"], 2, "--accumulate without --batch-size"),
-        (["--lr", "0"], 2, "learning rate 0"),
-        (["--lr", "nan"], 2, "learning rate nan"),
+        (["--gradient-accumulation-steps", "2"], 2, "--gradient-accumulation-steps without --batch-size"),
+        (["--learning-rate", "0"], 2, "learning rate 0"),
+        (["--learning-rate", "nan"], 2, "learning rate nan"),
         (["--state", "nowhere.pt"], 3, "no such file"),
         (["--optimizer", "sgd", "--state", "x.pt"], 2, "has no state"),
         (["--loss", "simpoo"], 2, "did you mean 'simpo'"),

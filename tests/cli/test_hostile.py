@@ -128,7 +128,7 @@ def outputs(entangle: Entangle, model: Path, data: Path) -> Iterator[tuple[str, 
         "losses": (("report", "run", "--losses"), ("terminal",)),
         "gate": (("gate", "run", *RULE), ("text", "json", "markdown", "github", "junit", "sarif")),
         "compare": (("compare", "run", "run"), ("terminal", "html", "markdown", "json")),
-        "tokens": (("tokens", model, data, "--pair", "0"), ("terminal", "html")),
+        "tokens": (("tokens", model, data, "--row", "0"), ("terminal", "html")),
     }
     for command, (words, formats) in commands.items():
         for name in formats:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
+import pytest
 import typer.main
 
-from entangle_cli.cli.app import app
+from entangle_cli.cli.app import app, run
+from entangle_cli.cli.help import COMMANDS, EXAMPLES, OPTIONS, SUMMARIES, option_group
 
 READS_PAIRS = {
     "MODEL", "DATA...", "--split", "--config-name", "--data-revision", "--data-format", "--map", "--ranked",
@@ -31,14 +36,23 @@ SURFACE = {
     "merge": {"RUN ...", "--output", "-o"},
     "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
     "tokens": {
-        *READS_PAIRS, "--pair", "--pair-in-row", "--format", "--json", "--npy", "--loss", "--beta", "--gamma",
+        *READS_PAIRS, "--row", "--pair-in-row", "--quiet", "-q", "--format", "--json", "--npy",
+        "--loss", "--beta", "--gamma",
         "--loss-option", "--dtype", "--device",
         "--parameters",
     },
-    "report": {"[RUN]", "--format", "--fail-if", "--losses", "--loss", "--beta", "--gamma", "--loss-option"},
+    "show": {
+        "[RUN]", "--row", "--line", "--pair-in-row", "--data", "--format",
+        "--loss", "--beta", "--gamma", "--loss-option",
+    },
+    "report": {
+        "[RUN]", "--format", "--write", "--verbose", "-v", "--fail-if", "--losses",
+        "--loss", "--beta", "--gamma", "--loss-option",
+    },
     "forecast": {
-        *READS_PAIRS, "--eval-data", "--eval-split", "--optimizer", "--lr", "--weight-decay",
-        "--state", "--max-grad-norm", "--batch-size", "--accumulate", "--verify", "--steps", "--ref-model",
+        *READS_PAIRS, "--eval-data", "--eval-split", "--optimizer", "--learning-rate", "--weight-decay",
+        "--state", "--max-grad-norm", "--batch-size", "--gradient-accumulation-steps", "--verify", "--steps",
+        "--ref-model",
         "--loss", "--beta", "--gamma", "--loss-option", "--json", "--dtype", "--device",
          "--limit", "--sample", "--seed",
         "--parameters", "--quiet", "-q",
@@ -70,3 +84,44 @@ def test_commands_and_options() -> None:
             words.update(parameter.opts if is_option else [parameter.metavar])
         found[name] = words | {"--help", "-h"}
     assert found == {name: words | COMMON for name, words in SURFACE.items()}
+
+
+def test_help_puts_every_option_under_a_title_and_ends_with_examples() -> None:
+    group = typer.main.get_command(app)
+    known = [name for names in OPTIONS.values() for name in names]
+    assert len(known) == len(set(known))
+    for name, command in group.commands.items():
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                long = next(word for word in parameter.opts if word.startswith("--"))
+                assert long.removeprefix("--") in known, f"{name} {long}"
+        assert len(SUMMARIES[name]) <= 45
+        assert EXAMPLES[name]
+        assert all(line.startswith(f"entangle {name}") for line in EXAMPLES[name])
+    assert sorted(name for names in COMMANDS.values() for name in names) == sorted(group.commands)
+
+
+def test_scan_has_ten_options_that_are_most_used() -> None:
+    command = typer.main.get_command(app).commands["scan"]
+    long = [next(word for word in one.opts if word.startswith("--")) for one in command.params if one.opts[0][0] == "-"]
+    assert len([word for word in long if option_group([word]) == "Most used"]) == 10
+
+
+def test_examples_can_be_parsed() -> None:
+    group = typer.main.get_command(app)
+    for name, lines in EXAMPLES.items():
+        for line in lines:
+            words = shlex.split(re.sub(r" > [\w.]+$", "", line))[2:]
+            group.commands[name].make_context(name, words, resilient_parsing=True)
+
+
+def test_without_a_command_the_first_steps_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("  entangle")] == [
+        "inspect",
+        "scan",
+        "report",
+        "show",
+        "gate",
+    ]

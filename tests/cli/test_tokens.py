@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
+import entangle_cli
+from entangle_cli.diagnose.tokens import token_texts
+from entangle_cli.errors import UsageError
 from entangle_cli.report.figures import heat_map
 from tests.cli.conftest import LONG, MODEL, Entangle
 
@@ -18,7 +22,7 @@ SIDES = ("chosen", "rejected")
 def test_the_gram_adds_up_to_what_a_scan_measures(entangle: Entangle) -> None:
     assert entangle("scan", MODEL, LONG, "--limit", "4", "-q", "-o", "run", "--json", "run.json").code == 0
     pair = json.loads(Path("run.json").read_text())["pairs"][3]
-    outcome = entangle("tokens", MODEL, LONG, "--pair", "3", "--json", "tokens.json", "--npy", "gram.npy")
+    outcome = entangle("tokens", MODEL, LONG, "--row", "3", "--json", "tokens.json", "--npy", "gram.npy")
     assert outcome.code == 0, outcome.err
     document, gram = json.loads(Path("tokens.json").read_text()), np.load("gram.npy")
     assert np.allclose(gram, document["inner_products"])
@@ -39,7 +43,7 @@ def test_the_gram_adds_up_to_what_a_scan_measures(entangle: Entangle) -> None:
 
 def test_roles_are_where_the_answers_differ(entangle: Entangle, rows_file: Callable[..., Path]) -> None:
     path = rows_file([{"prompt": "The owl", "chosen": " is awake now.", "rejected": " is asleep now."}])
-    assert entangle("tokens", MODEL, path, "--pair", "0", "--json", "t.json").code == 0
+    assert entangle("tokens", MODEL, path, "--row", "0", "--json", "t.json").code == 0
     tokens = json.loads(Path("t.json").read_text())["tokens"]
     chosen = [token for token in tokens if token["answer"] == "chosen"]
     assert [token["role"] for token in chosen if token["text"] == " is"] == ["prefix"]
@@ -49,7 +53,7 @@ def test_roles_are_where_the_answers_differ(entangle: Entangle, rows_file: Calla
 
 def test_the_loss_weighs_the_pushes(entangle: Entangle) -> None:
     for words, name in ((("--beta", "0.1"), "a.json"), (("--beta", "0.2"), "b.json")):
-        assert entangle("tokens", MODEL, LONG, "--pair", "0", "--json", name, *words).code == 0
+        assert entangle("tokens", MODEL, LONG, "--row", "0", "--json", name, *words).code == 0
     one, other = (json.loads(Path(name).read_text()) for name in ("a.json", "b.json"))
     assert other["tokens"][0]["delta"] == pytest.approx(2 * one["tokens"][0]["delta"], rel=1e-3)
     assert other["tokens"][0]["grad_norm"] == pytest.approx(one["tokens"][0]["grad_norm"], rel=1e-6)
@@ -58,11 +62,11 @@ def test_the_loss_weighs_the_pushes(entangle: Entangle) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--pair", "9"), 2, "--pair 9: the data have 3 rows"),
-        (("--pair", "1"), 5, "identical"),
-        (("--pair", "0", "--pair-in-row", "1"), 2, "the row has 1"),
-        (("--pair", "0", "--loss", "dpoo"), 2, "dpoo"),
-        (("--pair", "0", "--npy", "no/such/file"), 2, "--npy no/such/file"),
+        (("--row", "9"), 2, "--row 9: the data have 3 rows"),
+        (("--row", "1"), 5, "identical"),
+        (("--row", "0", "--pair-in-row", "1"), 2, "the row has 1"),
+        (("--row", "0", "--loss", "dpoo"), 2, "dpoo"),
+        (("--row", "0", "--npy", "no/such/file"), 2, "--npy no/such/file"),
     ],
 )
 def test_what_cannot_be_shown(
@@ -75,7 +79,7 @@ def test_what_cannot_be_shown(
 
 def test_eighty_columns_are_enough(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    out = entangle("tokens", MODEL, LONG, "--pair", "0").out
+    out = entangle("tokens", MODEL, LONG, "--row", "0").out
     assert max(map(len, out.splitlines())) <= 80
     for words in ("sums over tokens", "If a role's tokens were left out", "contrastive", "inner_product"):
         assert words in out
@@ -83,7 +87,7 @@ def test_eighty_columns_are_enough(entangle: Entangle, monkeypatch: pytest.Monke
 
 def test_a_terminal_that_is_too_narrow_cuts_no_number(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "50")
-    assert "…" not in entangle("tokens", MODEL, LONG, "--pair", "0").out
+    assert "…" not in entangle("tokens", MODEL, LONG, "--row", "0").out
 
 
 def test_a_masked_role_counts_neither_in_the_log_prob_nor_in_the_length(
@@ -92,7 +96,7 @@ def test_a_masked_role_counts_neither_in_the_log_prob_nor_in_the_length(
     """SimPO without a margin has coefficients 1 / length. Without the shared words, the shorter answer weighs more."""
     path = rows_file([{"prompt": "The owl", "chosen": " is awake now.", "rejected": " is asleep and very old now."}])
     words = ("--loss", "simpo", "--json", "t.json")
-    assert entangle("tokens", MODEL, path, "--pair", "0", *words).code == 0
+    assert entangle("tokens", MODEL, path, "--row", "0", *words).code == 0
     document = json.loads(Path("t.json").read_text())
     gram = np.array(document["inner_products"])
     tokens = document["tokens"]
@@ -113,7 +117,32 @@ def test_answers_of_hundreds_of_tokens_have_a_page_of_some_megabytes() -> None:
     random = np.random.default_rng(0)
     cosines = np.clip(random.normal(0, 0.3, (900, 900)), -1, 1)
     cosines[:, 5] = np.nan
-    markup = str(heat_map(cosines, 400))
+    markup = str(heat_map(cosines, [["a"] * 400, ["b"] * 500]))
     assert len(markup) < 4_000_000
     assert markup.count("<rect") <= 150 * 150
     assert "nan" not in markup
+
+
+def test_few_tokens_have_their_names_on_the_map() -> None:
+    markup = str(heat_map(np.full((4, 4), 0.5), [["[<b>]", "[two]"], ["[a very long token]", "[&]"]]))
+    assert "[&lt;b&gt;]" in markup
+    assert "[a very l~" in markup
+    assert "[&amp;]" in markup
+
+
+def test_a_terminal_needs_no_whole_matrix() -> None:
+    report = entangle_cli.tokens(MODEL, LONG, 3, with_gram=False)
+    whole = entangle_cli.tokens(MODEL, LONG, 3)
+    assert report.document == whole.document
+    count = sum(token["answer"] == "chosen" for token in whole.document["tokens"])
+    np.testing.assert_array_equal(report.shown_cosines, whole.cosines[: min(count, 40), count:][:, :40])
+    with pytest.raises(UsageError, match="without its Gram matrix"):
+        report.npy()
+
+
+def test_tokens_are_shown_as_they_stand_in_the_text() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    text = " The rain in Spain, again."
+    assert "".join(token_texts(tokenizer, tokenizer(text, add_special_tokens=False).input_ids)) == text
+    halves = token_texts(tokenizer, tokenizer(" \u00e9", add_special_tokens=False).input_ids)
+    assert not any("\ufffd" in half for half in halves)

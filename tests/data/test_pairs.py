@@ -526,6 +526,7 @@ ROWS = st.one_of(
 @settings(max_examples=400, deadline=None)
 @example({"chosen": [{"role": "user", "content": [{"type": "text"}]}], "rejected": [{"role": "user"}]})
 @example({"chosen": [[]], "rejected": [{}]})
+@example({"prompt": [{"role": "user"}], "chosen": "", "rejected": "0"})
 @example({"chosen": "\ud800", "rejected": "\udfff"})
 @example({"prompt": "", "chosen": "a", "rejected": "b", "tools": '["\\ud800"]', "chat_template_kwargs": {"\udfff": 1}})
 def test_no_row_raises(row: Any) -> None:
@@ -541,5 +542,9 @@ def test_no_row_raises(row: Any) -> None:
     assert len(result.pair_id) == 32
     if row.get("prompt") is None:
         assert (result.prompt, result.chosen, result.rejected) == extract_prompt(row["chosen"], row["rejected"])
+    elif isinstance(row["prompt"], list) and isinstance(row["chosen"], str):
+        # Messages before two plain answers: the answers become messages too.
+        answers = [[{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")]
+        assert (result.prompt, result.chosen, result.rejected) == (row["prompt"], *answers)
     else:
         assert (result.prompt, result.chosen, result.rejected) == (row["prompt"], row["chosen"], row["rejected"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from entangle_cli.analysis.losses.table import LOSSES
+from entangle_cli.analysis.reasons import ReasonCode
 from entangle_cli.analysis.rules import RATES, RULE_FIELDS
 from entangle_cli.diagnose.views.explaining import CHECKPOINT_WARNINGS, explain, topics
 from entangle_cli.errors import ExitCode, UsageError
@@ -53,6 +54,8 @@ def test_every_code_field_loss_metric_reason_and_exit_code_is_explained() -> Non
         assert "movement" in kinds(movement.value)
     for code in ExitCode:
         assert "exit code" in kinds(str(code.value))
+    for reason in ReasonCode:
+        assert "reason of a run" in kinds(reason.value)
 
 
 def test_every_reason_is_explained() -> None:

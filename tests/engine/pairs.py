@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
+import torch
+from torch import nn
+
+from entangle_cli.engine.token_grams import token_gram_blocks
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 
 
@@ -37,3 +41,21 @@ def assorted_pairs(vocabulary: int) -> list[TokenizedPair]:
     chosen, rejected = pairs[0].chosen, pairs[0].rejected
     late = TokenizedPair(TokenizedResponse(chosen.ids, chosen.first_scored + 2), TokenizedResponse(rejected.ids, 1))
     return [*pairs, late]
+
+
+def whole_gram(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: TokenizedPair, max_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The whole token Gram [N, N] and the tokens' log-probs [N], put together from its blocks; every entry once."""
+    count = pair.chosen.num_scored + pair.rejected.num_scored
+    gram = torch.full((count, count), torch.nan, dtype=torch.float64)
+    log_probs = torch.full((count,), torch.nan, dtype=torch.float64)
+    for block in token_gram_blocks(model, parameters, pair, max_tokens):
+        rows, columns = torch.tensor(block.rows), torch.tensor(block.columns)
+        assert gram[rows.unsqueeze(1), columns].isnan().all()
+        gram[rows.unsqueeze(1), columns] = block.gram_BB
+        gram[columns.unsqueeze(1), rows] = block.gram_BB.T
+        if block.log_probs_B is not None:
+            log_probs[rows] = block.log_probs_B
+    assert not gram.isnan().any()
+    return gram, log_probs

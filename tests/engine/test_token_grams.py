@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from entangle_cli.engine import token_grams
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.per_response import response_log_prob
-from entangle_cli.engine.token_grams import token_gram
 from entangle_cli.errors import ModelError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
-from tests.engine.pairs import random_pair
+from tests.engine.pairs import random_pair, whole_gram
 from tests.tiny_models import VOCABULARY, tiny_model
 from tests.true_float64 import TrueFloat64
 
@@ -41,10 +40,10 @@ def test_every_entry_is_autograds(family: str) -> None:
     model = tiny_model(family)
     with TrueFloat64():
         log_probs, gram = brute_force(model, pair_of())
-        found = token_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
+        found = whole_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
     scale = gram.diagonal().sqrt()
-    assert torch.allclose(found.log_probs_N, log_probs, rtol=1e-9)
-    assert float(((found.gram_NN - gram) / torch.outer(scale, scale)).abs().max()) < 1e-8
+    assert torch.allclose(found[1], log_probs, rtol=1e-9)
+    assert float(((found[0] - gram) / torch.outer(scale, scale)).abs().max()) < 1e-8
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -55,7 +54,7 @@ def test_blocks_add_up_to_the_pairs_numbers(family: str, chosen: int, rejected: 
     with TrueFloat64(), Engine(model, dict(model.named_parameters())) as engine:
         measured = engine.measure([pair])[0]
     with TrueFloat64():
-        gram = token_gram(model, dict(model.named_parameters()), pair, 10_000).gram_NN
+        gram = whole_gram(model, dict(model.named_parameters()), pair, 10_000)[0]
     assert float(gram[:chosen, :chosen].sum()) == pytest.approx(measured.chosen_squared_norm, rel=1e-9)
     assert float(gram[chosen:, chosen:].sum()) == pytest.approx(measured.rejected_squared_norm, rel=1e-9)
     assert float(gram[:chosen, chosen:].sum()) == pytest.approx(measured.inner_product, rel=1e-9, abs=1e-9)
@@ -65,21 +64,21 @@ def test_blocks_add_up_to_the_pairs_numbers(family: str, chosen: int, rejected: 
 def test_blocks_of_rows_give_the_same(max_tokens: int) -> None:
     model = tiny_model("llama")
     with TrueFloat64():
-        whole = token_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
-        parts = token_gram(model, dict(model.named_parameters()), pair_of(), max_tokens)
-    assert torch.allclose(parts.gram_NN, whole.gram_NN, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(parts.log_probs_N, whole.log_probs_N)
+        whole = whole_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
+        parts = whole_gram(model, dict(model.named_parameters()), pair_of(), max_tokens)
+    assert torch.allclose(parts[0], whole[0], rtol=1e-9, atol=1e-9)
+    assert torch.allclose(parts[1], whole[1])
 
 
 @pytest.mark.parametrize("elements", [1, 100, 10_000])
 def test_both_routes_give_the_same_whatever_is_held(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
     parameters = dict(model.named_parameters())
-    whole = token_gram(model, parameters, pair_of(), 10_000).gram_NN
+    whole = whole_gram(model, parameters, pair_of(), 10_000)[0]
     monkeypatch.setattr(token_grams, "MATERIALISED_ELEMENTS", elements)
-    assert torch.allclose(token_gram(model, parameters, pair_of(), 10_000).gram_NN, whole, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(whole_gram(model, parameters, pair_of(), 10_000)[0], whole, rtol=1e-9, atol=1e-9)
     long = random_pair(VOCABULARY, prompt=30, chosen=20, rejected=15, seed=2)  # more tokens than inputs
-    found = token_gram(model, parameters, long, 10_000).gram_NN
+    found = whole_gram(model, parameters, long, 10_000)[0]
     with Engine(model, parameters) as engine:
         assert float(found[:20, 20:].sum()) == pytest.approx(engine.measure([long])[0].inner_product, rel=1e-9)
 
@@ -87,7 +86,7 @@ def test_both_routes_give_the_same_whatever_is_held(elements: int, monkeypatch: 
 def test_some_parameters_alone() -> None:
     model = tiny_model("gpt2")
     some = {name: parameter for name, parameter in model.named_parameters() if "mlp" in name}
-    gram = token_gram(model, some, pair_of(), 10_000).gram_NN
+    gram = whole_gram(model, some, pair_of(), 10_000)[0]
     with Engine(model, some) as engine:
         measured = engine.measure([pair_of()])[0]
     assert float(gram[:6, 6:].sum()) == pytest.approx(measured.inner_product, rel=1e-9)
@@ -96,11 +95,11 @@ def test_some_parameters_alone() -> None:
 def test_parameters_without_a_rule_are_refused() -> None:
     model = tiny_model("mamba")
     with pytest.raises(ModelError, match="no rule works token by token"):
-        token_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
+        whole_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = tiny_model("gpt2").train()
-    token_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
+    whole_gram(model, dict(model.named_parameters()), pair_of(), 10_000)
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from entangle_cli.analysis.losses.loss import Coefficients, Loss, LossPoint, Option, logistic, where_below
+from entangle_cli.analysis.losses.loss import (
+    LIKELIHOOD_RAISES_BOTH,
+    Coefficients,
+    Loss,
+    LossPoint,
+    Option,
+    logistic,
+    where_below,
+)
 
 Numbers = Mapping[str, float]
 
@@ -74,6 +82,7 @@ CHOSEN_PUSH = (
         uses_reference=False,
         uses_lengths=True,
         options={"nll_weight": Option(1.0, "TRL's cpo_alpha", 0.0)},
+        by_design=LIKELIHOOD_RAISES_BOTH,
     ),
     Loss(
         name="slic_hf",
@@ -84,7 +93,8 @@ CHOSEN_PUSH = (
         uses_reference=False,
         uses_lengths=False,
         uses_beta=False,
-        options={"margin": Option(1.0, "nats", 0.0), "nll_weight": Option(0.1, "weight of the summed likelihood", 0.0)},
+        options={"margin": Option(1.0, "nats", 0.0), "nll_weight": Option(0.1, "of the summed likelihood", 0.0)},
+        by_design=LIKELIHOOD_RAISES_BOTH,
     ),
     Loss(
         name="orpo",
@@ -94,5 +104,6 @@ CHOSEN_PUSH = (
         coefficients=_orpo,
         uses_reference=False,
         uses_lengths=True,
+        by_design=LIKELIHOOD_RAISES_BOTH,
     ),
 )

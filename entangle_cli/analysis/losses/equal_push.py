@@ -154,6 +154,7 @@ EQUAL_PUSH = (
         coefficients=_equal(_discopop),
         uses_reference=True,
         uses_lengths=False,
+        by_design="pushes against the label at the reference, where training starts",
         options={"tau": Option(0.05, "temperature of the blend", 1e-6)},
     ),
     Loss(

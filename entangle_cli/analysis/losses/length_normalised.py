@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from entangle_cli.analysis.losses.loss import Coefficients, Loss, LossPoint, Option, logistic, where_below
+from entangle_cli.analysis.losses.loss import (
+    LIKELIHOOD_RAISES_BOTH,
+    Coefficients,
+    Loss,
+    LossPoint,
+    Option,
+    logistic,
+    where_below,
+)
 from entangle_cli.records.arrays import Floats
 
 Numbers = Mapping[str, float]
@@ -87,6 +95,7 @@ LENGTH_NORMALISED = (
         coefficients=_sigmoid_norm,
         uses_reference=True,
         uses_lengths=True,
+        customary_beta=5.0,
     ),
     Loss(
         name="simpo",
@@ -96,6 +105,7 @@ LENGTH_NORMALISED = (
         coefficients=_simpo,
         uses_reference=False,
         uses_lengths=True,
+        customary_beta=2.0,
         options={"gamma": GAMMA, "nll_weight": Option(0.0, "TRL's cpo_alpha; TRL's default is 1", 0.0)},
     ),
     Loss(
@@ -116,6 +126,7 @@ LENGTH_NORMALISED = (
         coefficients=_rrhf,
         uses_reference=False,
         uses_lengths=True,
+        by_design=LIKELIHOOD_RAISES_BOTH,
         uses_beta=False,
         options={"nll_weight": Option(1.0, "weight of the chosen answer's summed likelihood", 0.0)},
     ),

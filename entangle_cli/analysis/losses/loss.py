@@ -14,6 +14,10 @@ TRL_BETA = 0.1
 """Default `beta` of TRL's DPOConfig, CPOConfig, ORPOConfig and KTOConfig."""
 
 
+LIKELIHOOD_RAISES_BOTH = "both rise by design: a likelihood term lifts what the answers share"
+"""Of losses whose likelihood term outweighs their margin term at usual settings."""
+
+
 @dataclass(frozen=True, eq=False)
 class LossPoint:
     """Inputs of a preference loss for every pair. All arrays are float64, [pairs]."""
@@ -93,6 +97,10 @@ class Loss:
     depends_on_batch: bool = False
     """Whether a pair's coefficients depend on the other pairs of its batch."""
     options: Mapping[str, Option] = field(default_factory=dict)
+    customary_beta: float = TRL_BETA
+    """The beta that people train with: TRL's default, or the paper's where TRL's is not meant for the loss."""
+    by_design: str | None = None
+    """What the loss does to both log-probs on purpose; None for one that means to separate them."""
 
 
 def logistic(x: Floats) -> Floats:

@@ -123,6 +123,7 @@ SEPARATE_TERMS = (
         coefficients=_apo_down,
         uses_reference=True,
         uses_lengths=False,
+        by_design="both fall by design: for chosen answers that the policy should unlearn too",
     ),
     Loss(
         name="nca_pair",

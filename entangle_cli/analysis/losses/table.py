@@ -45,7 +45,7 @@ def find_loss(name: str) -> Loss:
         return LOSSES[name]
     near = OTHER_NAMES.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), LOSSES, n=1)), None)
     hint = f"did you mean {near!r}?" if near else "choose one of these"
-    raise UsageError(f"unknown loss {name!r}", f"one of {', '.join(LOSSES)}", hint)
+    raise UsageError(f"unknown loss {name!r}", f"one of {', '.join(LOSSES)}", hint, topic="losses")
 
 
 def loss_numbers(settings: LossSettings) -> dict[str, float]:
@@ -61,6 +61,7 @@ def loss_numbers(settings: LossSettings) -> dict[str, float]:
             f"beta = {settings.beta!r} for loss {loss.name!r}",
             "a finite number above 0",
             f"set beta to the value used in training, or omit it for the default, {TRL_BETA}",
+            topic="losses",
         )
     for name, value in settings.options.items():
         _refuse_option(loss, name, value)
@@ -76,6 +77,7 @@ def _refuse_option(loss: Loss, name: str, value: float) -> None:
             f"loss {loss.name!r} has no option {name!r}",
             f"an option of this loss: {known}",
             f"did you mean {near!r}?" if near else "remove the option, or choose another loss",
+            topic="losses",
         )
     option = loss.options[name]
     if not (math.isfinite(value) and option.low <= value <= option.high) or _is_singular(loss, name, value):
@@ -83,6 +85,7 @@ def _refuse_option(loss: Loss, name: str, value: float) -> None:
             f"{name} = {value!r} for loss {loss.name!r}",
             f"a finite number{_range(option.low, option.high)}: {option.meaning}",
             f"set {name} to the value used in training, or omit it for the default, {option.default:g}",
+            topic="losses",
         )
 
 

@@ -34,7 +34,9 @@ def refuse_rate(rate: float | None) -> None:
     """
     if rate is not None and not (np.isfinite(rate) and rate > 0):
         raise UsageError(
-            f"learning rate {rate:g}", "a finite number above 0", "set --lr; a finished schedule saves a rate of 0"
+            f"learning rate {rate:g}",
+            "a finite number above 0",
+            "set --learning-rate; a finished schedule saves a rate of 0",
         )
 
 

@@ -8,8 +8,7 @@ from math import isfinite, sqrt
 from entangle_cli.analysis.alignment import edit_distance, shared_suffix
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.tokenize import TokenizedRow
-from entangle_cli.data.traps import content_text
-from entangle_cli.data.trl_rows import Text
+from entangle_cli.data.traps import plain_text
 from entangle_cli.diagnose.views.movements import DerivedFields
 from entangle_cli.records.measurement import PairMeasurement, TokenizedPair, shared_prefix
 from entangle_cli.records.pair import LayerRecord, PairRecord, Status
@@ -106,14 +105,8 @@ def with_references(record: PairRecord, row: PreparedRow) -> PairRecord:
 
 def with_text(record: PairRecord, row: PreparedRow) -> PairRecord:
     """The record with the pair's text."""
-    prompt, chosen, rejected = (_plain_text(part) for part in (row.pair.prompt, row.pair.chosen, row.pair.rejected))
+    prompt, chosen, rejected = (plain_text(part) for part in (row.pair.prompt, row.pair.chosen, row.pair.rejected))
     return replace(record, prompt_text=prompt, chosen_text=chosen, rejected_text=rejected)
-
-
-def _plain_text(part: Text) -> str:
-    if isinstance(part, str):
-        return part
-    return "\n".join(f"{message['role']}: {content_text(message.get('content'))}" for message in part)
 
 
 def layer_records(row: PreparedRow, measured: PairMeasurement) -> list[LayerRecord]:

@@ -17,6 +17,7 @@ def refuse_baseline(run: Run, baseline: Run) -> None:
             f"--baseline {baseline.place}: the run that is judged",
             "another run, scanned before",
             "name an earlier run",
+            topic="ci",
         )
     different = baseline.identity.difference_words(run.identity, ignoring=OTHER_ROWS)
     if baseline.loss != run.loss:
@@ -26,6 +27,7 @@ def refuse_baseline(run: Run, baseline: Run) -> None:
             f"--baseline {baseline.place}: measured with a different {', '.join(different)}",
             "a run of the same model, settings and loss",
             f"scan the baseline's data again, or look at both: entangle compare {baseline.place} {run.place}",
+            topic="ci",
         )
 
 

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from entangle_cli.analysis.comparison import compare_runs
+from entangle_cli.analysis.comparison import compare_runs, match_pairs
+from entangle_cli.analysis.reasons import pair_reason
 from entangle_cli.analysis.statistics import numbers, quantiles, share
 from entangle_cli.diagnose.views.movements import describe_loss, with_movements
 from entangle_cli.errors import NothingToJudgeError
-from entangle_cli.records.columns import Columns
+from entangle_cli.records.columns import Columns, rows_of, taken
 from entangle_cli.records.pair import Movement, Status
 from entangle_cli.records.run import OTHER_ROWS, Run
 
@@ -37,6 +38,7 @@ def compare_document(runs: Sequence[Run]) -> dict[str, Any]:
                 f"{runs[place].place} and {runs[place + 1].place} have no measured pair in common",
                 "runs of the same data, or of two versions of it",
                 "name runs that measured the same pairs",
+                topic="reports",
             )
     return {
         "schema": "entangle.comparison",
@@ -45,7 +47,31 @@ def compare_document(runs: Sequence[Run]) -> dict[str, Any]:
         "runs": list(map(_about, seen)),
         "differences": sorted({name for run in runs[1:] for name in _differences(runs[0], run)}),
         "steps": steps,
+        **_changed(seen[0], seen[-1]),
         "whole": steps[0] if len(runs) == 2 else _compared(seen[0], seen[-1]),
+    }
+
+
+NUM_CHANGED = 25
+SHOWN_FIELDS = ("index", "line", "file", "pair_in_row", "movement", "prompt_text", "chosen_text", "rejected_text")
+
+
+def _changed(first: _Seen, second: _Seen) -> dict[str, Any]:
+    """Pairs that moved to another class: how many, and those whose slack changed most, in words and with their text."""
+    match = match_pairs(first.columns, second.columns)
+    before, after = first.columns["movement"][match.first], second.columns["movement"][match.second]
+    known = np.array([old is not None and new is not None for old, new in zip(before, after, strict=True)], dtype=bool)
+    changed = np.flatnonzero(known & (before != after))
+    slack = second.columns["slack"][match.second] - first.columns["slack"][match.first]
+    largest = np.argsort(-np.nan_to_num(np.abs(slack[changed]), nan=0.0, posinf=np.inf), kind="stable")[:NUM_CHANGED]
+    places = match.second[changed[largest]]
+    rows = rows_of(taken(second.columns, places))
+    return {
+        "num_changed": len(changed),
+        "changed": [
+            {name: row[name] for name in SHOWN_FIELDS} | {"movement_before": old, "why": pair_reason(row)}
+            for row, old in zip(rows, before[changed[largest]], strict=True)
+        ],
     }
 
 
@@ -69,7 +95,7 @@ def _compared(first: _Seen, second: _Seen) -> dict[str, Any]:
 
 def _differences(first: Run, second: Run) -> list[str]:
     """What else than model, data and loss differs between two runs' measurements."""
-    found = first.identity.differences(second.identity, ignoring=OTHER_ROWS | {"model"})
+    found = first.identity.differences(second.identity, ignoring=OTHER_ROWS | {"model", "include_text", "layers"})
     templates = (run.identity.model.get("chat_template") for run in (first, second))
     return found + ["chat_template"] * (len(set(templates)) > 1)
 

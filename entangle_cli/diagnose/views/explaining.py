@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from entangle_cli.analysis.losses.table import LOSSES, OTHER_NAMES
+from entangle_cli.analysis.reasons import REASON_MEANINGS
 from entangle_cli.analysis.rules import METRICS, metric_meaning
 from entangle_cli.data.traps import MESSAGES
 from entangle_cli.errors import EXIT_CODES, UsageError
@@ -93,6 +94,8 @@ def _all() -> Iterator[Explanation]:
         yield Explanation(loss.name, "loss", text, "losses")
     for metric, meaning in METRICS.items():
         yield Explanation(metric, "metric of a rule", meaning, "ci")
+    for code, meaning in REASON_MEANINGS.items():
+        yield Explanation(code.value, "reason of a run", meaning, "reports")
     for reason, meaning in REASONS.items():
         yield Explanation(reason, "reason", meaning, "data")
     for exit_code, meaning in EXIT_CODES.items():

@@ -11,13 +11,12 @@ import numpy as np
 
 from entangle_cli.analysis.selection import Extreme, Selection, parse_condition, parse_extreme, selected
 from entangle_cli.analysis.statistics import share
-from entangle_cli.data.rows import RowSource
-from entangle_cli.data.sources import open_source
 from entangle_cli.data.subset import Subset, check_target, write_subset
+from entangle_cli.diagnose.views.run_data import data_of_run
 from entangle_cli.errors import UsageError
 from entangle_cli.records.pair import PAIR_FIELDS, Kind, Movement, Status
 from entangle_cli.records.run import Run
-from entangle_cli.records.settings import FilterRules, ReadingSettings
+from entangle_cli.records.settings import FilterRules
 
 ANNOTATED = (
     *("status", "reason", "movement", "cosine", "norm_ratio", "slack"),
@@ -74,7 +73,7 @@ def filter_data(
         UsageError: the run is of other data or has several pairs a row, or the target cannot be.
         UnfinishedError: the rows cannot be written.
     """
-    source, start = _source_of(run, data)
+    source, start = data_of_run(run, data)
     check_target(source, target)
     columns = _rows_of(columns, start, source.indices)
     if not np.isnan(columns["pair_in_row"]).all():
@@ -112,32 +111,6 @@ def filter_data(
         "before": _shares(columns, np.ones(len(kept), dtype=bool)),
         "after": _shares(columns, kept),
     }
-
-
-def _source_of(run: Run, data: str) -> tuple[RowSource, int]:
-    """The data set, and the run's index of its first row: a run of several data sets counts through."""
-    settings = run.identity.settings
-    names = ("split", "config_name", "revision", "data_format")
-    given: dict[str, Any] = {name: settings.get(name) for name in names}
-    reading = ReadingSettings(**given, columns=settings.get("columns") or {})
-    source = open_source(data, reading)
-    measured = run.identity.data
-    start = 0
-    for part in measured.get("sources", [measured]):
-        if _is_same(source.identity, part):
-            return source, start
-        start += part.get("rows") or 0
-    raise UsageError(
-        f"{data} is not the data of {run.place}, which measured {measured['name']}",
-        "a data set that the run was scanned from, unchanged",
-        "name that file, or scan this one",
-    )
-
-
-def _is_same(identity: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
-    """Whether two identities are of the same rows, whatever they are called."""
-    beside = {"name": None, "rows": None, "described": None}
-    return {**identity, **beside} == {**measured, **beside}
 
 
 def _rows_of(columns: Mapping[str, Any], start: int, indices: Sequence[int]) -> dict[str, Any]:

@@ -1,79 +1,214 @@
 "use strict";
 document.documentElement.classList.add("scripted");
 const data = JSON.parse(document.getElementById("data").textContent);
-const choice = document.getElementById("loss");
-if (choice) {
-  const circles = document.querySelectorAll("#points circle");
-  const say = document.getElementById("loss-words");
-  const holder = document.getElementById("plotly");
-  const zoom = (loss) => {
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue("--" + name).trim();
-    const places = data.movements.map((_, number) =>
-      data.cosine.map((_, place) => place).filter((place) => loss.movement[place] === number && loss.log_ratio[place] !== null));
-    const points = places.map((own, number) => ({
-      type: "scatter", mode: "markers", name: data.movements[number],
-      x: own.map((place) => loss.log_ratio[place]), y: own.map((place) => data.cosine[place]),
-      text: own.map((place) => "row " + data.rows[place]),
-      hovertemplate: "%{text}<br>log ratio %{x:.3f}<br>cosine %{y:.4f}<extra></extra>",
-      marker: { color: colour(data.movements[number]), size: 5 },
+data.pairs = (data.pairs || []).map(([row, line, file, one, other, why, prompt, chosen, rejected]) =>
+  ({ row, line, file, tokens: [one, other], why, prompt, chosen, rejected }));
+const find = (id) => document.getElementById(id);
+const element = (name, kind, text) => {
+  const made = document.createElement(name);
+  if (kind) { made.className = kind; }
+  if (text !== undefined) { made.textContent = text; }
+  return made;
+};
+const PAGE = 25;
+const NUM_MARK = 5;
+
+if (find("map") && data.losses) {
+  const marks = [...document.querySelectorAll("#marks path")];
+  let loss = data.losses[0];
+  let order = [];
+  let shown = PAGE;
+  let chosen = -1;
+
+  const movement = (pair) => (loss.movement[pair] < NUM_MARK ? data.movements[loss.movement[pair]] : null);
+  const word = (name) => data.marks[name] + " " + data.words[name];
+  const place = (pair) => {
+    const { line, row, file } = data.pairs[pair];
+    return (file ? file + ", " : "") + (line ? "line " + line : "row " + row);
+  };
+  const slack = (pair) => {
+    const cosine = data.cosine[pair] / 1e4;
+    const ratio = loss.ratio[pair];
+    return ratio === null || cosine <= 0 ? Infinity : -Math.log(cosine) - Math.abs(ratio) / data.scale;
+  };
+  const times = (pair) => Math.abs(Math.log(data.pairs[pair].tokens[0] / data.pairs[pair].tokens[1]));
+  const across = (ratio) => {
+    const inside = Math.min(data.edge, Math.max(-data.edge, ratio / data.scale));
+    return data.left + (inside + data.edge) / (2 * data.edge) * (data.right - data.left);
+  };
+  const down = (cosine) => data.top + (1 - Math.max(data.lowest, cosine / 1e4)) / (1 - data.lowest) * (data.bottom - data.top);
+
+  const answer = (title, pieces) => {
+    const side = element("div");
+    side.append(element("h4", "", title));
+    pieces.forEach((text, number) => side.append(element("span", number % 2 ? "shared" : "", text)));
+    return side;
+  };
+  const body = (pair) => {
+    const one = data.pairs[pair];
+    const made = document.createDocumentFragment();
+    made.append(element("p", "why", one.why));
+    if (one.chosen) {
+      const two = element("div", "two");
+      const fates = data.fates[movement(pair)] || ["", ""];
+      two.append(answer("Chosen " + fates[0], one.chosen), answer("Rejected " + fates[1], one.rejected));
+      made.append(two);
+    }
+    made.append(element("code", "", "entangle show " + data.run + " --row " + one.row));
+    return made;
+  };
+  const headline = (pair) => {
+    const one = data.pairs[pair];
+    const name = movement(pair);
+    const amount = slack(pair);
+    const meta = place(pair) + " · " + one.tokens.join(" / ") + " tokens" + (isFinite(amount) ? " · slack " + amount.toFixed(2) : "");
+    return [element("span", "tag " + (name || ""), name ? word(name) : "no movement"), element("span", "pr", one.prompt || one.why), element("span", "meta", meta)];
+  };
+
+  const choose = (pair) => {
+    if (marks[chosen]) { marks[chosen].classList.remove("chosen"); }
+    chosen = pair;
+    marks[pair].classList.add("chosen");
+    marks[pair].parentNode.append(marks[pair]);
+    const head = element("div", "head");
+    head.append(...headline(pair));
+    find("panel").replaceChildren(head, body(pair));
+    history.replaceState(null, "", "#row-" + data.pairs[pair].row);
+  };
+
+  const list = () => {
+    const filter = find("filter").value;
+    const wanted = find("search").value.toLowerCase();
+    const text = (pair) => {
+      const one = data.pairs[pair];
+      return [place(pair), one.prompt, ...(one.chosen || []), ...(one.rejected || []), one.why].join(" ").toLowerCase();
+    };
+    const keys = { slack, cosine: (pair) => -data.cosine[pair], length: (pair) => -times(pair), row: (pair) => data.pairs[pair].row };
+    const key = keys[find("sort").value];
+    order = data.pairs.map((_, pair) => pair)
+      .filter((pair) => !filter || (filter === "wrong" ? data.wrong.includes(movement(pair)) : movement(pair) === filter))
+      .filter((pair) => !wanted || text(pair).includes(wanted))
+      .sort((one, other) => key(one) - key(other));
+    find("count").textContent = order.length.toLocaleString("en") + (order.length === 1 ? " pair" : " pairs") + (data.drawn ? " of those drawn" : "");
+    find("list").replaceChildren(...order.slice(0, shown).map((pair) => {
+      const made = element("details", "pair");
+      made.id = "row-" + data.pairs[pair].row;
+      const summary = element("summary");
+      summary.append(...headline(pair));
+      made.append(summary);
+      made.addEventListener("toggle", () => {
+        if (made.open && made.childElementCount === 1) { made.append(body(pair)); choose(pair); }
+      });
+      return made;
     }));
-    const across = Array.from({ length: 121 }, (_, place) => -3 + place / 20);
-    const edge = { type: "scatter", mode: "lines", name: "boundary", x: across, y: across.map((x) => Math.exp(-Math.abs(x))),
-      hoverinfo: "skip", line: { color: colour("dim"), width: 1 } };
-    const axis = (title, range) => ({ title: { text: title }, range, color: colour("text"), gridcolor: colour("line") });
-    Plotly.react(holder, [...points, edge], {
-      paper_bgcolor: colour("paper"), plot_bgcolor: colour("paper"), font: { color: colour("text") },
-      xaxis: axis("log of the weighted norm ratio", [-data.edge, data.edge]), yaxis: axis("cosine", [data.lowest, 1.02]),
-      margin: { t: 30, r: 10 }, legend: { orientation: "h", y: 1.1 },
-    }, { displayModeBar: false, responsive: true });
+    if (!order.length) { find("list").append(element("p", "dim", "None.")); }
+    find("more").hidden = order.length <= shown;
   };
-  const show = () => {
-    const loss = data.losses[choice.value];
-    if (holder) { zoom(loss); }
-    circles.forEach((circle, place) => {
-      const x = loss.x[place];
-      circle.setAttribute("class", x === null ? "none" : data.movements[loss.movement[place]]);
-      circle.setAttribute("r", x === null ? "0" : "2.4");
-      if (x !== null) { circle.setAttribute("cx", x); circle.setAttribute("cy", data.y[place]); }
+
+  const ownSteps = [...find("steps").childNodes];
+  const otherSteps = () => {
+    const steps = element("ul");
+    [["See every output under this loss.", "entangle report " + data.run], ["Check with your batch size and AdamW.", data.forecast]].forEach(([words, command]) => {
+      const step = element("li", "", words + " ");
+      step.append(element("code", "", command + " " + loss.options));
+      steps.append(step);
     });
-    say.textContent = loss.words;
-    document.querySelectorAll("#map .density").forEach((square) => {
-      square.setAttribute("display", loss.own ? "inline" : "none");
-    });
+    return [element("h2", "", "What you can do"), steps];
   };
-  choice.addEventListener("change", show);
-  if (holder) {
-    document.getElementById("map").style.display = "none";
-    zoom(data.losses[0]);
-  }
-}
-const search = document.getElementById("search");
-if (search) {
-  search.addEventListener("input", () => {
-    const wanted = search.value.toLowerCase();
-    document.querySelectorAll("#pairs tbody tr").forEach((row) => {
-      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+  const percent = (share) => (share > 0 && share < 0.005 ? "<1" : share > 0.995 && share < 1 ? "99" : (100 * share).toFixed(0)) + " %";
+  const bar = (holder, counts, words) => {
+    const total = counts.reduce((sum, count) => sum + count, 0);
+    holder.replaceChildren(...data.movements.flatMap((name, kind) => {
+      if (!counts[kind]) { return []; }
+      const segment = element("span", "seg " + name);
+      segment.style.flexGrow = counts[kind];
+      segment.title = data.words[name] + " " + percent(counts[kind] / total);
+      if (words) { segment.append(element("b", "", percent(counts[kind] / total)), " " + word(name)); }
+      return [segment];
+    }));
+    return total;
+  };
+  const factor = (grid, groups) => {
+    const shares = groups.map((counts) => 1 - counts[0] / counts.reduce((sum, count) => sum + count, 0));
+    grid.querySelectorAll(".bar").forEach((holder, group) => bar(holder, groups[group], false));
+    grid.querySelectorAll(".number").forEach((holder, group) => { holder.textContent = percent(shares[group]); });
+    if (shares.length > 1) {
+      grid.nextElementSibling.firstElementChild.textContent =
+        percent(shares[0]) + " do not separate in the lowest group, " + percent(shares[shares.length - 1]) + " in the highest.";
+    }
+  };
+
+  const show = (number) => {
+    loss = data.losses[number];
+    find("loss").value = number;
+    find("verdict").textContent = loss.verdict + (loss.consequence ? " " + loss.consequence + "." : "");
+    bar(document.querySelector(".main.bar"), loss.counts, true);
+    find("steps").replaceChildren(...(number === 0 ? ownSteps : otherSteps()));
+    if (find("gate")) { find("gate").hidden = number !== 0; }
+    document.querySelectorAll("[data-factor]").forEach((grid) => factor(grid, loss.factors[grid.dataset.factor]));
+    find("why").replaceChildren(...(loss.reasons.length ? loss.reasons : ["No pair goes the wrong way."]).map((sentence) => element("li", "", sentence)));
+    marks.forEach((mark, pair) => {
+      const name = movement(pair);
+      const ratio = loss.ratio[pair];
+      mark.setAttribute("class", (name || "none") + (pair === chosen ? " chosen" : ""));
+      if (name === null || ratio === null || data.cosine[pair] === null) { mark.removeAttribute("d"); return; }
+      mark.setAttribute("d", "M" + across(ratio).toFixed(0) + "," + down(data.cosine[pair]).toFixed(0) + data.shapes[name]);
     });
+    document.querySelectorAll("#map .density").forEach((square) => square.setAttribute("display", number === 0 ? "inline" : "none"));
+    document.querySelectorAll("[data-loss]").forEach((button) => button.setAttribute("aria-pressed", String(Number(button.dataset.loss) === number)));
+    shown = PAGE;
+    list();
+  };
+
+  marks.forEach((mark, pair) => mark.addEventListener("click", () => choose(pair)));
+  const tip = element("div");
+  tip.id = "tip";
+  tip.hidden = true;
+  document.body.append(tip);
+  find("map").addEventListener("mousemove", (event) => {
+    const pair = marks.indexOf(event.target);
+    tip.hidden = pair < 0;
+    if (pair >= 0) {
+      tip.textContent = place(pair) + " " + word(movement(pair)) + ": " + (data.pairs[pair].prompt || data.pairs[pair].why);
+      tip.style.left = Math.min(event.clientX + 14, innerWidth - 280) + "px";
+      tip.style.top = event.clientY + 14 + "px";
+    }
   });
+  find("map").addEventListener("mouseleave", () => { tip.hidden = true; });
+  find("map").addEventListener("keydown", (event) => {
+    const steps = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Enter: 0 };
+    if (!(event.key in steps) || !order.length) { return; }
+    event.preventDefault();
+    const at = order.indexOf(chosen);
+    choose(order[Math.max(0, Math.min(order.length - 1, at + (steps[event.key] || (at < 0 ? 1 : 0))))]);
+  });
+  find("loss").addEventListener("change", () => show(Number(find("loss").value)));
+  document.querySelectorAll("[data-loss]").forEach((button) => button.addEventListener("click", () => show(Number(button.dataset.loss))));
+  ["filter", "sort"].forEach((id) => find(id).addEventListener("change", () => { shown = PAGE; list(); }));
+  find("search").addEventListener("input", () => { shown = PAGE; list(); });
+  find("more").addEventListener("click", () => { shown += PAGE; list(); });
+  list();
+  const named = data.pairs.findIndex((one) => location.hash === "#row-" + one.row);
+  if (named >= 0) { choose(named); } else if (order.length) { const hash = location.hash; choose(order[0]); history.replaceState(null, "", hash || location.pathname + location.search); }
 }
+
 document.querySelectorAll("table.sortable th button").forEach((button) => {
   button.addEventListener("click", () => {
     const heading = button.closest("th");
-    const body = heading.closest("table").tBodies[0];
-    const place = heading.cellIndex;
+    const rows = heading.closest("table").tBodies[0];
+    const column = heading.cellIndex;
     const up = heading.getAttribute("aria-sort") !== "ascending";
     heading.parentElement.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", up ? "ascending" : "descending");
     const value = (row) => {
-      const text = row.cells[place].textContent.trim();
+      const text = row.cells[column].textContent.trim();
       const number = Number(text.replaceAll(",", "").replace("%", ""));
       return Number.isNaN(number) || text === "" ? text : number;
     };
-    [...body.rows].sort((one, other) => {
+    [...rows.rows].sort((one, other) => {
       const [a, b] = [value(one), value(other)];
       const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
       return up ? order : -order;
-    }).forEach((row) => body.append(row));
+    }).forEach((row) => rows.append(row));
   });
 });
