@@ -95,11 +95,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "schema": ("entangle schema > run.schema.json",),
 }
 
-FIRST_STEPS = """entangle measures how a preference loss moves both answers of every pair, before you train.
+FIRST_STEPS = """entangle measures how a preference loss moves both answers of every pair.
 
   entangle inspect pairs.jsonl                     how your data are read
   entangle scan path/to/checkpoint pairs.jsonl     measure every pair
-  entangle report                                  why pairs go the wrong way, and what to do
+  entangle report                                  verdict, reasons, next steps
   entangle show --line 12                          one pair, with its text
   entangle gate --fail-if "both_fall_rate > 20%"   a verdict for CI
 

@@ -29,7 +29,7 @@ from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.losses import NUM_NAMED, loss_groups
 from entangle_cli.report.marks import HARMFUL, MARKS, WORDS
 from entangle_cli.report.one_pair import FATES
-from entangle_cli.report.summary import place_words
+from entangle_cli.report.summary import place_words, show_option
 from entangle_cli.report.tokens import concentration_sentence, visible
 
 NUM_STEPS = 3
@@ -177,6 +177,7 @@ def _listed(row: Mapping[str, Any], pair: Any) -> dict[str, Any]:
     return {
         "row": row,
         "place": place_words(row),
+        "option": show_option(row),
         "prompt": None if pair is None else pair.prompt,
     }
 

@@ -179,6 +179,12 @@ def place_words(row: Mapping[str, Any]) -> str:
     return words if row["file"] is None else for_terminal(f"{row['file']}, {words}")
 
 
+def show_option(row: Mapping[str, Any]) -> str:
+    """How `entangle show` finds a pair, in the terms of `place_words`: a line is unambiguous only within one file."""
+    alone = row["line"] is not None and row["file"] is None
+    return f"--line {row['line']}" if alone else f"--row {row['index']}"
+
+
 def shortened(text: str, width: int) -> str:
     """A text cut to a number of columns, with an ellipsis of three dots where it was cut."""
     if cell_len(text) <= width:

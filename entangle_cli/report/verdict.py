@@ -12,7 +12,7 @@ from rich.text import Text
 from entangle_cli.records.words import counted
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import HARMFUL, movement_words
-from entangle_cli.report.summary import place_words
+from entangle_cli.report.summary import place_words, show_option
 
 STYLES = {"passed": "", "failed": "bold red", "cannot_judge": "bold magenta", "open": ""}
 OUTCOME_WORDS = {"passed": "passed", "failed": "FAILED", "cannot_judge": "CANNOT JUDGE", "open": "open"}
@@ -43,7 +43,7 @@ def _next(worst: Sequence[Mapping[str, Any]], place: str) -> list[Text]:
     shown = [row for row in worst if row["movement"] in HARMFUL][:NUM_WORST]
     pairs = ", ".join(f"{place_words(row)} {movement_words(row['movement'])}" for row in shown)
     lines = [Text(f"worst: {pairs}")] if shown else []
-    commands = [f"entangle show {place} --row {shown[0]['index']}"] if shown else []
+    commands = [f"entangle show {place} {show_option(shown[0])}"] if shown else []
     commands.append(f"entangle report {place}")
     return [*lines, *(Text(f"next:  {command}", no_wrap=True, overflow="ignore") for command in commands)]
 

@@ -125,3 +125,4 @@ def test_without_a_command_the_first_steps_are_shown(capsys: pytest.CaptureFixtu
         "show",
         "gate",
     ]
+    assert max(map(len, out.splitlines())) <= 80

@@ -262,7 +262,7 @@ def test_arrow_keys_and_a_click_show_a_pair(
     monkeypatch.setattr(html, "_source", with_keys)
     (tmp_path / "page.html").write_text(entangle("report", "run", "--format", "html").out)
     panel = open_page(tmp_path / "page.html").dom.split('id="panel"')[1]
-    assert f"--row {worst[1].index}<" in panel[: panel.index("Pairs that go the wrong way")]
+    assert f"--line {worst[1].line}<" in panel[: panel.index("Pairs that go the wrong way")]
     assert "Chosen " in panel
 
 

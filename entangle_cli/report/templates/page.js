@@ -54,7 +54,8 @@ if (find("map") && data.losses) {
       two.append(answer("Chosen " + fates[0], one.chosen), answer("Rejected " + fates[1], one.rejected));
       made.append(two);
     }
-    made.append(element("code", "", "entangle show " + data.run + " --row " + one.row));
+    const option = one.line && !one.file ? " --line " + one.line : " --row " + one.row;
+    made.append(element("code", "", "entangle show " + data.run + option));
     return made;
   };
   const headline = (pair) => {
