@@ -22,7 +22,7 @@ def filter_report(result: Mapping[str, Any], loss: str) -> RenderableType:
     heading.append(for_terminal(f"; the {result['written']} ones are in {result['output']}"), style="not bold")
     parts: list[RenderableType] = [heading]
     if result["not_in_run"]:
-        parts.append(Text(f"Warning: {counted(result['not_in_run'], 'row')} of the data never measured", style="bold"))
+        parts.append(Text(f"Warning: the run never measured {counted(result['not_in_run'], 'row')}", style="bold"))
     parts += [Text(f"Expected shares of the measured pairs under {loss}, by pair-sgd:"), _table(result)]
     return Group(*parts)
 
