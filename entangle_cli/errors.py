@@ -107,13 +107,27 @@ OUT_OF_MEMORY = (
     "can't allocate memory",
     "can't start new thread",
     "Failed to launch worker thread",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "HIP out of memory",
+    "HIP error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
-"""Library messages for a process that cannot get more memory, for example under `ulimit -v`."""
+"""Library messages for a process that cannot get more memory, on the host (for example under `ulimit -v`) or on a GPU.
+
+Only some failures of a GPU are a `torch.OutOfMemoryError`. The driver, cuBLAS and cuDNN raise a RuntimeError.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library error means that memory has run out."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+    """Whether a library error means that memory has run out, on the host or a device."""
+    # By name: `entangle gate` starts without torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def out_of_memory() -> UnfinishedError:

@@ -170,7 +170,7 @@ def _loaded(peft: Any, base: PreTrainedModel, folder: Path) -> Any:
             _refuse_prompts(folder, peft.PeftConfig.from_pretrained(str(folder)))
             adapted = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
         except Exception as error:  # PEFT and the weight reader can raise any exception
-            if isinstance(error, ModelError | torch.OutOfMemoryError) or is_out_of_memory(error):
+            if isinstance(error, ModelError) or is_out_of_memory(error):
                 raise
             raise ModelError(
                 f"{folder}: the adapter does not fit its base: {_first_cause(error)}",

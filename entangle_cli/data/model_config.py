@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from entangle_cli.data.checkpoint_checks import refuse_code, refuse_odd_entries, refuse_other_models
@@ -96,7 +95,7 @@ def translated(origin: Origin, what: str = "checkpoint", config: Any = None) -> 
     """
     try:
         yield
-    except (torch.OutOfMemoryError, ModelError):
+    except ModelError:
         raise
     except Exception as error:  # the libraries can raise any exception of their file readers
         if is_out_of_memory(error):

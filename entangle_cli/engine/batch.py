@@ -49,7 +49,7 @@ def plan_batches(pairs: Sequence[TokenizedPair], max_tokens: int) -> list[list[i
     budget forms its own batch. Sorting by length reduces padding. With the longest pairs first, running out of memory
     shows at once. The plan depends only on its arguments.
     """
-    lengths = [max(len(pair.chosen.ids), len(pair.rejected.ids)) - 1 for pair in pairs]
+    lengths = [_length(pair) for pair in pairs]
     order = sorted(range(len(pairs)), key=lambda position: (-lengths[position], position))
     batches: list[list[int]] = []
     for position in order:
@@ -59,6 +59,11 @@ def plan_batches(pairs: Sequence[TokenizedPair], max_tokens: int) -> list[list[i
         else:
             batches.append([position])
     return batches
+
+
+def padded_tokens(pairs: Sequence[TokenizedPair]) -> int:
+    """2 P T, the tokens of a batch with its padding."""
+    return 2 * len(pairs) * max(_length(pair) for pair in pairs)
 
 
 def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
@@ -100,3 +105,8 @@ def num_shared_tokens(pair: TokenizedPair) -> int:
             break
         shared += 1
     return shared
+
+
+def _length(pair: TokenizedPair) -> int:
+    """T of a pair alone: a row omits its last token."""
+    return max(len(pair.chosen.ids), len(pair.rejected.ids)) - 1

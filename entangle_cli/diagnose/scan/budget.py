@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from entangle_cli.errors import is_out_of_memory
+
 Result = TypeVar("Result")
 
 FASTEST_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -48,8 +50,8 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
     """Return the result of `work`. If memory runs out on device or host, empty the device cache and return None."""
     try:
         return work()
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+    except Exception as error:  # a full device shows itself as several types of error
+        if not is_out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -59,7 +61,9 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
 def _free_bytes(device: torch.device) -> int | None:
     """Free memory of a CUDA device, or of this host within its control group; None if unknown."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # torch keeps what it frees. The driver counts it as used, but the next batch gets it.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     sizes = [size for size in (_host_bytes(Path("/proc/meminfo")), _group_bytes(Path("/sys/fs/cgroup"))) if size]
     return min(sizes, default=None)
 

@@ -1,9 +1,10 @@
-"""Turns prepared rows into records with the engine. Splits a batch if memory runs out."""
+"""Turns prepared rows into records with the engine. Splits a batch if memory runs out, and remembers the size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 from entangle_cli.diagnose.scan.budget import within_memory
 from entangle_cli.diagnose.scan.row_records import (
@@ -14,6 +15,7 @@ from entangle_cli.diagnose.scan.row_records import (
     without_shared_prefix,
 )
 from entangle_cli.diagnose.views.movements import derived_fields
+from entangle_cli.engine.batch import padded_tokens
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import UnfinishedError
@@ -35,6 +37,8 @@ class Measurer:
         self._recompute = settings.activation_checkpointing
         self._unshared_cosine = settings.unshared_cosine
         self._include_text = settings.include_text
+        self._too_many_tokens: dict[bool, float] = {False: inf, True: inf}
+        """Padded tokens of the smallest batch that ran out of memory, without and with recomputed activations."""
 
     def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch:
         """The records of one batch of rows.
@@ -46,9 +50,12 @@ class Measurer:
 
     def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
         """Measure a batch. If memory runs out, measure its halves, and a single pair with recomputed activations."""
-        measured = within_memory(lambda: self._measure_at_once(rows, recompute=recompute))
-        if measured is not None:
-            return measured
+        tokens = padded_tokens([row.tokens.pair for row in rows])
+        if tokens < self._too_many_tokens[recompute]:
+            measured = within_memory(lambda: self._measure_at_once(rows, recompute=recompute))
+            if measured is not None:
+                return measured
+            self._too_many_tokens[recompute] = tokens
         if len(rows) == 1 and not recompute:
             return self._measure(rows, recompute=True)
         if len(rows) == 1:
