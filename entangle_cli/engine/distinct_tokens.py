@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COPY_FLOPS = 48
-"""Cost of copying one float, in flops of a matrix product. On one CPU core it is 10 to 20 if the copy stays in cache,
-and over 200 if it needs fresh memory (tests/benchmarks/routes.py)."""
+from entangle_cli.engine.costs import copy_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +54,13 @@ class TokenLayout:
         """The same layout on a device."""
         return TokenLayout(*(to_device(part, device) for part in (self.computed_E, self.source_F, self.real_L)))
 
-    def saves_time(self, num_inputs: int, num_outputs: int) -> bool:
+    def saves_time(self, weight_IO: Tensor) -> bool:
         """Whether skipping positions in a linear layer saves more than the copies cost."""
+        num_inputs, num_outputs = weight_IO.shape
         num_positions, num_computed = self.source_F.numel(), self.computed_E.numel()
         saved = 2 * (num_positions - num_computed) * num_inputs * num_outputs
-        return saved > COPY_FLOPS * (num_computed * num_inputs + num_positions * num_outputs)
+        copied = copy_flops(weight_IO.device, weight_IO.dtype)
+        return saved > copied * (num_computed * num_inputs + num_positions * num_outputs)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,8 @@ from entangle_cli.engine.collector import Collector, UsesWithGradients, all_look
 from entangle_cli.engine.gradient_pass import run_pass
 from entangle_cli.engine.head_products import head_products, hidden_similarities, tied_cross_products
 from entangle_cli.engine.head_sweep import HeadPass, PairGrams
-from entangle_cli.engine.products import (
-    InputGrams,
-    gram_is_cheaper,
-    gram_products,
-    lookup_products,
-    materialised_products,
-    routed_products,
-    vector_products,
-)
+from entangle_cli.engine.linear_products import linear_products
+from entangle_cli.engine.products import lookup_products, routed_products, vector_products
 from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.engine.uses import LinearInput
 
@@ -95,7 +89,8 @@ class _PairProducts(Collector):
         super().__init__(batch, head, names, repeated)
         self.head_weight_products: Tensor | None = None
         self._route = route
-        self._grams: dict[LinearInput, InputGrams] = {}
+        self._linear = linear_products(batch.ids_BT.device, head.weight_VD.dtype)
+        self._grams: dict[LinearInput, Any] = {}
         self._readers_done: Counter[LinearInput] = Counter()
 
     @property
@@ -138,18 +133,18 @@ class _PairProducts(Collector):
         inputs_BTI = inputs.values_BTI
         use_gram = self._route is Route.GRAM or (
             self._route is Route.CHEAPER
-            and gram_is_cheaper(
+            and self._linear.gram_is_cheaper(
                 inputs_BTI.shape[1], num_shared, inputs_BTI.shape[2], gradient_BTO.shape[2], inputs.num_readers
             )
         )
         if not use_gram:
             self._release(inputs)
-            return materialised_products(inputs_BTI, gradient_BTO)
+            return self._linear.materialised_products(inputs_BTI, gradient_BTO)
         grams = self._grams.get(inputs)
         if grams is None:
-            grams = self._grams[inputs] = InputGrams(inputs_BTI, num_shared)
+            grams = self._grams[inputs] = self._linear.input_grams(inputs_BTI, num_shared)
         self._release(inputs)
-        return gram_products(grams, gradient_BTO)
+        return self._linear.gram_products(grams, gradient_BTO)
 
     def _release(self, inputs: LinearInput) -> None:
         """Mark one reader of a linear input as done. The last one frees its grams."""

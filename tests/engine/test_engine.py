@@ -18,7 +18,6 @@ from entangle_cli.engine import (
     gradient_pass,
     head_products,
     head_sweep,
-    pair_products,
     products,
     recorder,
 )
@@ -84,7 +83,7 @@ def test_every_family_by_every_route_equals_autograd(family: str, route: Route) 
 def test_every_family_equals_autograd_where_layers_run_once_a_token(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distinct_tokens, "COPY_FLOPS", 0.0)
+    monkeypatch.setattr(distinct_tokens, "copy_flops", lambda device, dtype: 0)
     model = tiny_model(family)
     pairs = [random_pair(VOCABULARY, prompt=7, chosen=5, rejected=4, seed=3), *assorted_pairs(VOCABULARY)]
     with TrueFloat64():
@@ -193,7 +192,7 @@ def test_layers_that_read_one_input_share_its_grams(monkeypatch: pytest.MonkeyPa
 
     model = tiny_model("llama")
     with Engine(model, dict(model.named_parameters()), Route.GRAM) as engine:
-        monkeypatch.setattr(pair_products, "InputGrams", Counted)
+        monkeypatch.setattr(products, "InputGrams", Counted)
         engine.measure(assorted_pairs(VOCABULARY))
     assert len(made) == 4 * model.config.num_hidden_layers
 
