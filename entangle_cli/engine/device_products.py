@@ -24,7 +24,7 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
     The product of two bfloat16 or float16 numbers is exact in float32. Tensor cores multiply them without a conversion.
     """
-    if left.dtype.itemsize == 2 and _has_wide_product(left.device):
+    if left.dtype == right.dtype and left.dtype.itemsize == 2 and _has_wide_product(left.device):
         return torch.bmm(left, right, out_dtype=torch.float32)
     return at_least_float32(left) @ at_least_float32(right)
 

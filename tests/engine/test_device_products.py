@@ -85,6 +85,16 @@ def test_products_of_halves_are_accumulated_in_float32() -> None:
     assert device_products.wide_product(left, ones).item() == 1 + 2.0**-12
 
 
+@pytest.mark.parametrize("right", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("left", [torch.bfloat16, torch.float32])
+def test_operands_of_any_dtype_have_a_float32_product(left: torch.dtype, right: torch.dtype) -> None:
+    """An adapter in float32 on a base in bfloat16 can bring both."""
+    for device in ("cpu", "meta"):
+        operands = torch.ones(2, 3, 4, dtype=left, device=device), torch.ones(2, 4, 5, dtype=right, device=device)
+        product = device_products.wide_product(*operands)
+        assert (product.dtype, product.shape) == (torch.float32, (2, 3, 5))
+
+
 @pytest.mark.parametrize(
     ("num_tokens", "num_inputs", "num_outputs", "num_users", "dtype", "expected"),
     [
