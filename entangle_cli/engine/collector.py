@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from entangle_cli.engine.batch import Batch
-from entangle_cli.engine.head_sweep import HeadPass, PairGrams
+from entangle_cli.engine.head_grams import PairGrams
+from entangle_cli.engine.head_sweep import HeadPass
 from entangle_cli.engine.products import at_least_float32, per_row_sum
 from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.engine.uses import LinearInput, Use, UseKind

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from entangle_cli.engine.head_sweep import HeadPass, PairGrams, chosen_and_rejected_slices
+from entangle_cli.engine.head_grams import PairGrams, chosen_and_rejected_slices
+from entangle_cli.engine.head_sweep import HeadPass
 from entangle_cli.engine.products import at_least_float32
 from entangle_cli.engine.unembedding import Unembedding
 

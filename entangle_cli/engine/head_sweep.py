@@ -16,16 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from entangle_cli.engine.head_grams import HeadGrams, PairGrams, start_grams
 from entangle_cli.engine.products import at_least_float32
 from entangle_cli.engine.unembedding import Unembedding
 
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 """Bytes of one float32 chunk of logits. Below 32 MiB the C library reuses heap memory instead of requesting new pages.
 This saves 5 % of the time of a GPT-2 batch at 64 tokens. A GPU is faster with a few large products."""
-
-SYMMETRIC_TILE = 64
-"""Rows per tile of a symmetric gram on a CPU: small enough to skip most of its lower half. A GPU computes the gram
-whole, because small tiles leave most of it idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +43,6 @@ class HeadPass:
     """Gradient at the target's raw logit: (1 - p_y) times the slope."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairGrams:
-    """Grams over the vocabulary between a pair's positions: of exp(logit - maximum) times slope, zero at targets."""
-
-    chosen_RR: Tensor
-    """Between positions of the chosen row; valid on and above the diagonal."""
-    rejected_RR: Tensor
-    """Between positions of the rejected row; valid on and above the diagonal."""
-    mixed_RR: Tensor
-    """Chosen x rejected."""
-
-
 @dataclass(slots=True)
 class _Sweep:
     """Running sums over the vocabulary, all relative to the running maxima."""
@@ -68,29 +53,20 @@ class _Sweep:
     """Sum of exp over all columns except the target."""
     pull_ND: Tensor
     """Sum of exp times slope times unembedding row, over all columns except the target."""
-    grams: list[PairGrams]
+    grams: HeadGrams
 
-    def raise_maxima(self, maxima_N: Tensor, pairs: Sequence[tuple[slice, slice]]) -> None:
+    def raise_maxima(self, maxima_N: Tensor) -> None:
         """Rescale every sum to higher maxima."""
         factor_N = torch.exp(self.maxima_N - maxima_N)
         self.others_N *= factor_N
         self.pull_ND *= factor_N.unsqueeze(1)
-        for (chosen, rejected), grams in zip(pairs, self.grams, strict=False):
-            grams.chosen_RR.mul_(torch.outer(factor_N[chosen], factor_N[chosen]))
-            grams.rejected_RR.mul_(torch.outer(factor_N[rejected], factor_N[rejected]))
-            grams.mixed_RR.mul_(torch.outer(factor_N[chosen], factor_N[rejected]))
+        self.grams.rescale(factor_N)
         self.maxima_N = maxima_N
-
-
-def chosen_and_rejected_slices(slices: Sequence[slice]) -> list[tuple[slice, slice]]:
-    """Ranges within N of the chosen and the rejected row, per pair. `slices` has the chosen rows first."""
-    num_pairs = len(slices) // 2
-    return list(zip(slices[:num_pairs], slices[num_pairs:], strict=True))
 
 
 def sweep_vocabulary(
     head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, slices: Sequence[slice], *, with_grams: bool
-) -> tuple[HeadPass, list[PairGrams]]:
+) -> tuple[HeadPass, Sequence[PairGrams]]:
     """Log-probs of the targets, their gradient at the hidden states, and the grams of each pair.
 
     Args:
@@ -100,12 +76,11 @@ def sweep_vocabulary(
     Precision: sums over the vocabulary in float32 (float64 for float64 models), log-probs in float64.
     Cost: 4 N V D flops, and about 6 R^2 V per pair with grams; memory of a few `CHUNK_BYTES` plus R^2.
     """
-    pairs = chosen_and_rejected_slices(slices)
-    sweep = _start(hidden_ND, pairs if with_grams else [])
+    sweep = _start(hidden_ND, slices if with_grams else ())
     vocabulary = head.weight_VD.shape[0]
     chunk = _chunk_columns(hidden_ND)
     for start in range(0, vocabulary, chunk):
-        _add_columns(sweep, head, hidden_ND, targets_N, pairs, slice(start, min(start + chunk, vocabulary)))
+        _add_columns(sweep, head, hidden_ND, targets_N, slice(start, min(start + chunk, vocabulary)))
     target_exp_N = torch.exp(sweep.target_logits_N - sweep.maxima_N)
     normalisers_N = sweep.others_N + target_exp_N
     target_residuals_N = sweep.others_N / normalisers_N * head.slope(sweep.target_logits_N)
@@ -120,7 +95,7 @@ def sweep_vocabulary(
         normalisers_N=normalisers_N,
         target_residuals_N=target_residuals_N,
     )
-    return head_pass, sweep.grams
+    return head_pass, sweep.grams.pairs
 
 
 def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
@@ -185,22 +160,15 @@ def _chunk_columns(hidden_ND: Tensor) -> int:
     return max(1, chunk_bytes // (4 * max(1, hidden_ND.shape[0])))
 
 
-def _start(hidden_ND: Tensor, pairs: Sequence[tuple[slice, slice]]) -> _Sweep:
+def _start(hidden_ND: Tensor, slices: Sequence[slice]) -> _Sweep:
     values = at_least_float32(hidden_ND)
     num_positions = values.shape[0]
-
-    def gram(rows: slice, columns: slice) -> Tensor:
-        return values.new_zeros(rows.stop - rows.start, columns.stop - columns.start)
-
     return _Sweep(
         maxima_N=values.new_full((num_positions,), -torch.inf),
         target_logits_N=values.new_zeros(num_positions),
         others_N=values.new_zeros(num_positions),
         pull_ND=torch.zeros_like(values),
-        grams=[
-            PairGrams(gram(chosen, chosen), gram(rejected, rejected), gram(chosen, rejected))
-            for chosen, rejected in pairs
-        ],
+        grams=start_grams(values, slices),
     )
 
 
@@ -209,11 +177,10 @@ def _add_columns(
     head: Unembedding,
     hidden_ND: Tensor,
     targets_N: Tensor,
-    pairs: Sequence[tuple[slice, slice]],
     columns: slice,
 ) -> None:
     logits_NC = head.logits(hidden_ND, columns)
-    sweep.raise_maxima(torch.maximum(sweep.maxima_N, logits_NC.amax(1)), pairs)
+    sweep.raise_maxima(torch.maximum(sweep.maxima_N, logits_NC.amax(1)))
     local_N1, inside_N1 = _local_targets(targets_N, columns.start, logits_NC.shape[1])
     at_target_N1 = logits_NC.gather(1, local_N1)
     sweep.target_logits_N = torch.where(inside_N1, at_target_N1, sweep.target_logits_N.unsqueeze(1)).squeeze(1)
@@ -224,15 +191,4 @@ def _add_columns(
     if not isinstance(slope_NC, float) or slope_NC != 1.0:
         exp_NC *= slope_NC
     sweep.pull_ND += (exp_NC.to(head.weight_VD.dtype) @ head.weight_VD[columns]).to(sweep.pull_ND.dtype)
-    for (chosen, rejected), grams in zip(pairs, sweep.grams, strict=False):
-        _add_upper_half(grams.chosen_RR, exp_NC[chosen])
-        _add_upper_half(grams.rejected_RR, exp_NC[rejected])
-        grams.mixed_RR.addmm_(exp_NC[chosen], exp_NC[rejected].T)
-
-
-def _add_upper_half(gram_RR: Tensor, rows_RC: Tensor) -> None:
-    """Add the inner products of the rows. Entries above and on the diagonal are complete, those below only partly."""
-    height = SYMMETRIC_TILE if rows_RC.is_cpu else max(1, rows_RC.shape[0])
-    for start in range(0, rows_RC.shape[0], height):
-        tile_rC = rows_RC[start : start + height]
-        gram_RR[start : start + height, start:].addmm_(tile_rC, rows_RC[start:].T)
+    sweep.grams.add(exp_NC)

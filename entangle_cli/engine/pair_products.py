@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from entangle_cli.engine.batch import Batch
 from entangle_cli.engine.collector import Collector, UsesWithGradients, all_lookups, as_matrix_rows, linear_input
 from entangle_cli.engine.gradient_pass import run_pass
+from entangle_cli.engine.head_grams import PairGrams
 from entangle_cli.engine.head_products import head_products, hidden_similarities, tied_cross_products
-from entangle_cli.engine.head_sweep import HeadPass, PairGrams
+from entangle_cli.engine.head_sweep import HeadPass
 from entangle_cli.engine.linear_products import linear_products
 from entangle_cli.engine.products import lookup_products, routed_products, vector_products
 from entangle_cli.engine.unembedding import Unembedding

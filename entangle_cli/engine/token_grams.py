@@ -20,8 +20,9 @@ from entangle_cli.engine.batch import Batch, make_batch
 from entangle_cli.engine.collector import Collector, UsesWithGradients, all_lookups, as_matrix_rows, linear_input
 from entangle_cli.engine.coverage import make_plan
 from entangle_cli.engine.gradient_pass import UnrecognisedUse, run_pass
+from entangle_cli.engine.head_grams import PairGrams
 from entangle_cli.engine.head_products import other_probabilities
-from entangle_cli.engine.head_sweep import HeadPass, PairGrams
+from entangle_cli.engine.head_sweep import HeadPass
 from entangle_cli.engine.model import find_unembedding, prepared
 from entangle_cli.engine.products import at_least_float32, routed_gram
 from entangle_cli.engine.unembedding import Unembedding

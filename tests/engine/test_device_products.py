@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from entangle_cli.engine import device_products, pair_products
+from entangle_cli.engine import device_products, head_grams, head_sweep, pair_products
 from entangle_cli.engine.costs import copy_flops
 from entangle_cli.engine.distinct_tokens import TokenLayout
 from entangle_cli.engine.engine import Engine
+from entangle_cli.engine.head_grams import GramsAtOnce
 from entangle_cli.engine.linear_products import linear_products
 from entangle_cli.engine.pair_products import Route
 from entangle_cli.records.measurement import PairMeasurement, TokenizedPair
@@ -34,6 +35,10 @@ def measured(family: str, pairs: Sequence[TokenizedPair], route: Route, dtype: t
 
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair_products, "linear_products", lambda device, dtype: linear_products(CUDA, dtype))
+    monkeypatch.setattr(head_sweep, "start_grams", GramsAtOnce)
+    # Several chunks, and several parts of each.
+    monkeypatch.setitem(head_sweep.CHUNK_BYTES, "cpu", 4 * 38 * 7)
+    monkeypatch.setattr(head_grams, "PADDED_BYTES", 4 * 10 * 9 * 2)
 
 
 @pytest.mark.parametrize("route", list(Route))
