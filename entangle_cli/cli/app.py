@@ -159,9 +159,9 @@ def _show(message: str, words: Sequence[str]) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """SIGTERM is as Ctrl-C: torchrun, Slurm and containers say so that it is time to go, and kill a little later.
+    """Handle SIGTERM as Ctrl-C. torchrun, Slurm and containers send it a little before they kill a process.
 
-    Often they say it twice: only another Ctrl-C interrupts what is done at the end.
+    They often send it twice. After the first, only Ctrl-C interrupts the final work.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt

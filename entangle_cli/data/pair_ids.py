@@ -28,5 +28,5 @@ def _without_nulls(value: Any) -> Any:
 
 
 def in_one_order(chosen: Text, rejected: Text) -> list[Text]:
-    """The two answers in an order that is independent of which one was chosen."""
+    """The two answers, sorted by their text. The order does not depend on which one was chosen."""
     return sorted((chosen, rejected), key=lambda answer: json.dumps(answer, sort_keys=True, default=str))

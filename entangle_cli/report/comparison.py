@@ -72,7 +72,7 @@ def _names(runs: Sequence[Mapping[str, Any]], style: box.Box) -> list[Text]:
 def differences_sentence(document: Mapping[str, Any]) -> str:
     """A warning that the runs were not measured alike."""
     names = ", ".join(document["differences"])
-    lost = "" if document["whole"]["log_probs"] else "; other tokens were scored, so that log-probs cannot be compared"
+    lost = "" if document["whole"]["log_probs"] else "; other tokens were scored, so log-probs cannot be compared"
     return f"The runs were measured with other {names}: what changed may be due to that{lost}."
 
 

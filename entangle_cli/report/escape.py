@@ -24,7 +24,7 @@ def for_terminal(text: str) -> str:
 
 
 def for_cell(text: str) -> str:
-    """As `for_terminal`, where a text cannot come to the start of a line, so that `std::error::Error` stays."""
+    """As `for_terminal`, for text that never starts a line. There, `std::error::Error` is harmless and stays."""
     shown = "".join(character if character.isprintable() else _code(character) for character in text)
     return COMMAND_SIGNS.sub(_first_as_code, shown)
 

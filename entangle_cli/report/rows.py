@@ -13,7 +13,7 @@ from entangle_cli.report.escape import for_cell, for_spreadsheet
 
 
 def write_document(stream: IO[str], run: Run, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """The run document, one pair a line so that a large one can be written and read piece by piece."""
+    """The run document with one pair per line. A large one can be written and read piece by piece."""
     head = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "status": run.status}
     parts = [f"{json.dumps(name)}: {_json(value)}" for name, value in head.items()]
     parts += [f'"manifest": {_json(run.manifest)}', f'"summary": {_json(summary)}']

@@ -23,8 +23,8 @@ PAIR_RULE = {
 def write_sarif(stream: IO[str], verdict: Any, about: Mapping[str, Any], version: str) -> None:
     """A result for each breached rule, and one for each of the worst pairs of a failed run, at its line.
 
-    What passes is a note, not a result: services show every result as an alert. What cannot be judged is a
-    tool that did not do its work (`executionSuccessful` is false), so that no results are not a pass.
+    What passes is a note, not a result: services show every result as an alert. If a rule cannot be
+    judged, `executionSuccessful` is false. Otherwise a file without results would look like a pass.
 
     Args:
         about: as for JSON.

@@ -219,7 +219,7 @@ def compare(
     trl = Trl(rows, tokenizer, model, limit, truncation, folder / "trainer")
     data = folder / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    # A few tokens per batch, so that responses are padded differently from TRL.
+    # With a few tokens per batch, responses are padded differently from TRL.
     scan_settings = ScanSettings(max_length=limit, truncation=truncation, device="cpu", batch_tokens=200)
     records = entangle_cli.scan(str(saved), data, scan_settings)
     return Compared(trl, [tokens_of(row, tokenizer) for row in pairs_of(data)], records, limit, truncation)

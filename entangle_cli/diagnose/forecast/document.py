@@ -99,7 +99,7 @@ def _movement_shares(names: NDArray[np.object_]) -> dict[str, Any]:
 
 
 def _uncertain(forecast: Forecast) -> NDArray[np.bool_]:
-    """Whether the rounding error of a pair is at least as large as one of its changes, [pairs]."""
+    """Whether one of a pair's two changes is within its rounding error, [pairs]."""
     within: NDArray[np.bool_] = np.abs(forecast.changes["optimizer"]) <= forecast.error
     either: NDArray[np.bool_] = within[0] | within[1]
     return either

@@ -32,7 +32,7 @@ Decode = Callable[[int], str]
 
 
 class Inspection:
-    """Takes rows one by one, so that a file of any size is looked at in little memory.
+    """Takes rows one by one. A file of any size needs little memory.
 
     Args:
         reader: finds the pairs in rows.
