@@ -18,16 +18,13 @@ from numpy.typing import NDArray
 from entangle_cli.analysis.statistics import quantiles
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.overview import Reason
-from entangle_cli.records.pair import Movement, Status
+from entangle_cli.records.pair import WRONG_WAY, Movement, Status
 from entangle_cli.records.words import percent
 
 Booleans = NDArray[np.bool_]
 Pairs = Mapping[str, Any]
 """Fields of the pairs that go the wrong way, [pairs] each."""
 Layers = Sequence[Mapping[str, Any]]
-
-WRONG_WAY = (Movement.BOTH_FALL, Movement.BOTH_RISE, Movement.REVERSED)
-"""Movements other than the one that a preference loss is for, and than standing still."""
 
 FEWEST_PAIRS = 10
 """With 8 of 10 pairs the 95 % interval of a share begins at 49 %: fewer pairs cannot show that a rule holds in most."""

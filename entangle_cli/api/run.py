@@ -109,7 +109,9 @@ class Run(stored.Run, Sequence[PairRecord]):
     @property
     def verdict(self) -> str:
         """What the pairs do under the loss, in one sentence."""
-        return self.overview.verdict
+        from entangle_cli.diagnose.views.overview import movement_counts, verdict
+
+        return verdict(movement_counts(self.summary), self.summary["pairs"])
 
     @property
     def loss_words(self) -> str:

@@ -28,6 +28,9 @@ class Movement(StrEnum):
     STILL = "still"
 
 
+WRONG_WAY = (Movement.BOTH_FALL, Movement.BOTH_RISE, Movement.REVERSED)
+"""Movements other than the one that a preference loss is for, and than standing still."""
+
 MOVEMENT_MEANINGS = {
     Movement.SEPARATES: "chosen up, rejected down: the goal of a preference loss",
     Movement.BOTH_RISE: "both up: rejected answers gain probability too",

@@ -20,14 +20,14 @@ import jinja2
 from markupsafe import Markup
 
 from entangle_cli.records.overview import NextStep, Overview
-from entangle_cli.records.pair import MOVEMENT_MEANINGS
+from entangle_cli.records.pair import MOVEMENT_MEANINGS, WRONG_WAY
 from entangle_cli.records.run import Run
 from entangle_cli.records.words import counted, percent
 from entangle_cli.report import figures
 from entangle_cli.report.comparison import comparison_sentence, differences_sentence
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.losses import NUM_NAMED, loss_groups
-from entangle_cli.report.marks import HARMFUL, MARKS, WORDS
+from entangle_cli.report.marks import MARKS, WORDS
 from entangle_cli.report.one_pair import FATES
 from entangle_cli.report.summary import place_words, show_option
 from entangle_cli.report.tokens import concentration_sentence, visible
@@ -248,7 +248,7 @@ def _script_data(data: Any, scale: figures.MapScale, run: str, forecast: str) ->
     """What the page's script needs to show every loss and every pair; numbers as integers, which are short."""
     return {
         "movements": MOVEMENTS,
-        "wrong": HARMFUL,
+        "wrong": WRONG_WAY,
         "words": WORDS,
         "marks": MARKS,
         "fates": FATES,

@@ -11,9 +11,10 @@ from rich.console import Console, RenderableType
 
 from entangle_cli.records.overview import Overview
 from entangle_cli.records.pair import Movement
-from entangle_cli.records.words import counted, last_turn, percent
+from entangle_cli.records.words import last_turn, percent
 from entangle_cli.report.escape import for_markdown, for_terminal
 from entangle_cli.report.marks import HARMS, MARKS, WORDS
+from entangle_cli.report.notes import first_steps, notes
 from entangle_cli.report.summary import data_set_lines, place_words, shortened
 
 WIDTH = 10_000
@@ -22,7 +23,7 @@ WIDTH = 10_000
 BAR = 20
 """Characters of a bar of 100 %."""
 
-NUM_WORST, NUM_NOTICES, NUM_STEPS = 3, 4, 4
+NUM_WORST, NUM_NOTICES, NUM_STEPS = 3, 4, 5
 PROMPT_CHARACTERS = 80
 
 
@@ -96,13 +97,13 @@ def _body(overview: Overview) -> Iterator[str]:
     if overview.data_sets:
         yield from (f"- {for_markdown(line.strip())}" for line in data_set_lines(overview.data_sets))
         yield ""
-    if notes := list(_notes(overview)):
-        yield from (f"- {note}" for note in notes)
+    if known := list(notes(overview, NUM_NOTICES)):
+        yield from (f"- {for_markdown(note)}" for note in known)
         yield ""
     if overview.steps:
         yield "**Next**"
         yield ""
-        for step in overview.steps[:NUM_STEPS]:
+        for step in first_steps(overview.steps, NUM_STEPS):
             yield f"- {for_markdown(step.sentence)} {_code(step.command)}"
 
 
@@ -114,16 +115,7 @@ def _pair(row: Mapping[str, Any]) -> str:
     return f"{words} {for_markdown(shortened(' '.join(last_turn(row['prompt_text']).split()), PROMPT_CHARACTERS))}"
 
 
-def _notes(overview: Overview) -> Iterator[str]:
-    if overview.not_measured:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in overview.not_measured.items())
-        yield for_markdown(f"{counted(sum(overview.not_measured.values()), 'row')} not measured: {reasons}")
-    for notice in overview.notices[:NUM_NOTICES]:
-        count = f", {notice.count:,} rows" if notice.count > 1 else ""
-        yield for_markdown(f"{notice.message} ({notice.code}{count})")
-
-
 def _code(command: str) -> str:
-    """A command as code. A backtick in it would end the code, so that such a command is shown as text."""
+    """A command as code; as text if it holds a backtick, which would end the code."""
     shown = for_terminal(command).replace("@", "@\u200b")
     return for_markdown(command) if "`" in shown else f"`{shown}`"

@@ -33,8 +33,6 @@ HARMS: Mapping[str, str] = {
     Movement.REVERSED: "chosen down, rejected up",
     Movement.STILL: "neither moves",
 }
-HARMFUL = (Movement.BOTH_FALL, Movement.BOTH_RISE, Movement.REVERSED)
-"""Movements that go the wrong way."""
 # No yellow, which is unreadable on light terminals.
 STYLES: Mapping[str, str] = {
     Movement.SEPARATES: "",

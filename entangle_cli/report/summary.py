@@ -16,6 +16,7 @@ from entangle_cli.records.words import counted, last_turn, percent
 from entangle_cli.report.consoles import can_show
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import ASCII_MARKS, HARMS, MARKS, STYLES, WORDS
+from entangle_cli.report.notes import first_steps, notes
 
 NUM_REASONS, NUM_WORST, NUM_NOTICES, NUM_STEPS = 3, 2, 2, 3
 
@@ -80,33 +81,16 @@ class Summary:
             yield "Worst", [Text(line) for line in worst_lines(overview.worst[:NUM_WORST], marks, width)]
         if overview.data_sets:
             yield "Data", [Text(line) for line in data_set_lines(overview.data_sets)]
-        if notes := list(self._notes()):
-            yield "Note", [Text(for_terminal(note)) for note in notes]
+        if known := list(notes(overview, None if self._shows_everything else NUM_NOTICES)):
+            yield "Note", [Text(for_terminal(note)) for note in known]
         if overview.steps:
-            steps = overview.steps if self._shows_everything else _shown_steps(overview.steps)
+            steps = overview.steps if self._shows_everything else first_steps(overview.steps, NUM_STEPS)
             yield "Next", [text for step in steps for text in _step(step, with_setting=self._shows_everything)]
         if overview.place is not None:
             yield "Run", [Text(for_terminal(overview.place), no_wrap=True, overflow="ignore")]
         if overview.place is not None and overview.pairs:
             command = f"entangle report {shlex.quote(overview.place)} --write html=report.html"
             yield "Page", [Text(for_terminal(command), no_wrap=True, overflow="ignore")]
-
-    def _notes(self) -> Iterator[str]:
-        overview = self._overview
-        if overview.not_measured:
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in overview.not_measured.items())
-            where = "" if self._shows_everything else " (--verbose lists them)"
-            yield f"{counted(sum(overview.not_measured.values()), 'row')} not measured: {reasons}{where}"
-        if overview.without_movement:
-            yield f"{counted(overview.without_movement, 'pair')} without a movement: the loss is not finite there"
-        if overview.uncertain:
-            yield f"{counted(overview.uncertain, 'pair')} uncertain: the sign is within the dtype's rounding error"
-        for notice in self._first(overview.notices, NUM_NOTICES):
-            count = f", {notice.count:,} rows" if notice.count > 1 else ""
-            yield f"{notice.message} ({notice.code}{count})"
-        if not self._shows_everything and (more := overview.notices[NUM_NOTICES:]):
-            codes = ", ".join(notice.code for notice in more)
-            yield f"{counted(len(more), 'more warning')}: {codes} (--verbose says more)"
 
     def _first(self, things: Sequence[Thing], count: int) -> Sequence[Thing]:
         return things if self._shows_everything else things[:count]
@@ -123,11 +107,6 @@ def data_set_lines(data_sets: Sequence[tuple[str, int, int]]) -> list[str]:
 def _wrapped(text: Text, console: Console, width: int) -> Sequence[Text]:
     """A text in lines of a width; one that must not wrap stays whole."""
     return [text] if text.no_wrap else list(text.wrap(console, width))
-
-
-def _shown_steps(steps: Sequence[NextStep]) -> Sequence[NextStep]:
-    """The first steps and the last, which is the forecast."""
-    return steps if len(steps) <= NUM_STEPS else [*steps[: NUM_STEPS - 1], steps[-1]]
 
 
 def _step(step: NextStep, *, with_setting: bool) -> list[Text]:

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from entangle_cli.records.pair import WRONG_WAY
 from entangle_cli.records.words import counted
 from entangle_cli.report.escape import for_terminal
-from entangle_cli.report.marks import HARMFUL, movement_words
+from entangle_cli.report.marks import movement_words
 from entangle_cli.report.summary import place_words, show_option
 
 STYLES = {"passed": "", "failed": "bold red", "cannot_judge": "bold magenta", "open": ""}
@@ -40,7 +41,7 @@ def verdict_lines(verdict: Any, place: str | None = None) -> RenderableType:
 
 def _next(worst: Sequence[Mapping[str, Any]], place: str) -> list[Text]:
     """The pairs to look at, and how."""
-    shown = [row for row in worst if row["movement"] in HARMFUL][:NUM_WORST]
+    shown = [row for row in worst if row["movement"] in WRONG_WAY][:NUM_WORST]
     pairs = ", ".join(f"{place_words(row)} {movement_words(row['movement'])}" for row in shown)
     lines = [Text(f"worst: {pairs}")] if shown else []
     commands = [f"entangle show {place} {show_option(shown[0])}"] if shown else []

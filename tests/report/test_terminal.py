@@ -46,6 +46,14 @@ def printed(renderable: Any, width: int = 80, encoding: str = "utf-8") -> str:
     return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined, no-any-return]
 
 
+def test_a_runs_name_costs_no_other_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("every loss was computed")
+
+    monkeypatch.setattr("entangle_cli.diagnose.views.movements.losses_compared", never)
+    assert "2 of 4 pairs" in repr(run_of(PAIRS))
+
+
 def test_the_verdict_says_how_many_go_the_wrong_way() -> None:
     run = run_of(PAIRS)
     assert run.verdict == "2 of 4 pairs (50 %) go the wrong way, each on its own first step."
@@ -73,7 +81,7 @@ def test_the_summary_of_eighty_columns() -> None:
         "Run",
         "Page",
     ]
-    assert "1 row not measured: malformed 1 (--verbose lists them)" in text
+    assert "1 row not measured: malformed 1 (--verbose says more)" in text
     assert "  entangle forecast MODEL DATA" in text
 
 

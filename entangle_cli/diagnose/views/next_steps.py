@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from entangle_cli.analysis.reasons import ReasonCode
+from entangle_cli.diagnose.views.overview import movement_counts, num_wrong
 from entangle_cli.records.overview import NextStep
 from entangle_cli.records.pair import Movement
 from entangle_cli.records.run import Run
@@ -40,7 +41,7 @@ def next_steps(
         return []
     names = _Names(run)
     steps = []
-    if any(summary["movements"][kind]["count"] for kind in (Movement.BOTH_FALL, Movement.BOTH_RISE, Movement.REVERSED)):
+    if num_wrong(movement_counts(summary)):
         steps = [*_other_loss(comparison, names), *_weight(comparison, names), *_filter(summary, names)]
         if worst is not None and ALIKE & set(reasons):
             steps.append(

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from entangle_cli.analysis.losses.table import find_loss
-from entangle_cli.analysis.reasons import WRONG_WAY, pair_reason
+from entangle_cli.analysis.reasons import pair_reason
 from entangle_cli.analysis.statistics import share_interval
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records.overview import NextStep, Overview, Reason, Share
-from entangle_cli.records.pair import Movement
+from entangle_cli.records.pair import WRONG_WAY, Movement
 from entangle_cli.records.run import Notice, Run
 from entangle_cli.records.settings import LossSettings
 from entangle_cli.records.words import counted, percent
@@ -36,9 +36,8 @@ def overview(
         summary: `movements.run_summary` of it.
         worst: rows with the smallest slack, smallest first.
     """
-    pairs = summary["pairs"]
-    counts = {movement: summary["movements"][movement.value]["count"] for movement in ORDER}
-    wrong = sum(counts[movement] for movement in WRONG_WAY)
+    pairs, counts = summary["pairs"], movement_counts(summary)
+    wrong = num_wrong(counts)
     missing = (run.manifest.get("plan", {}).get("num_selected") or 0) - summary["rows"]
     return Overview(
         model=run.identity.model_name,
@@ -61,15 +60,10 @@ def overview(
         without_movement=summary["without_movement"],
         uncertain=summary["uncertain"]["count"],
         data_sets=[
-            (found["name"], found["pairs"], sum(found["movements"][movement.value]["count"] for movement in WRONG_WAY))
-            for found in summary["data_sets"]
+            (found["name"], found["pairs"], num_wrong(movement_counts(found))) for found in summary["data_sets"]
         ],
         reasons=reasons,
-        worst=[
-            {**row, "why": pair_reason(row)}
-            for row in worst
-            if row["movement"] in {movement.value for movement in WRONG_WAY}
-        ],
+        worst=[{**row, "why": pair_reason(row)} for row in worst if row["movement"] in WRONG_WAY],
         notices=notices,
         not_measured=summary["reasons"],
         rows_missing=max(0, missing) if run.status != "complete" else 0,
@@ -83,11 +77,21 @@ def _loss_title(loss: LossSettings) -> str:
     return title if loss == LossSettings(loss.name) else f"{title} ({describe_loss(loss)})"
 
 
+def movement_counts(summary: Mapping[str, Any]) -> dict[Movement, int]:
+    """Number of pairs with each movement, in a run or one of its data sets."""
+    return {movement: summary["movements"][movement.value]["count"] for movement in ORDER}
+
+
+def num_wrong(counts: Mapping[Movement, int]) -> int:
+    """Number of pairs that go the wrong way."""
+    return sum(counts[movement] for movement in WRONG_WAY)
+
+
 def verdict(counts: Mapping[Movement, int], pairs: int) -> str:
     """One sentence on how many pairs go the wrong way."""
+    wrong = num_wrong(counts)
     if not pairs:
         return "No pair was measured."
-    wrong = sum(counts[movement] for movement in WRONG_WAY)
     if wrong:
         verb = "goes" if wrong == 1 else "go"
         share = percent(wrong / pairs)
@@ -108,7 +112,7 @@ def consequence(counts: Mapping[Movement, int]) -> str:
 
 
 def is_random_sample(run: Run) -> bool:
-    """Whether the measured rows were drawn at random from more rows, so that an interval means something."""
+    """Whether the measured rows were drawn at random from more rows. Only then does an interval mean something."""
     sample, num_rows = run.identity.settings.get("sample"), run.identity.num_rows
     return run.identity.is_until_decided or (sample is not None and (num_rows is None or sample < num_rows))
 
