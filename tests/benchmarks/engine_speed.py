@@ -70,6 +70,14 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
         num_attention_heads=32,
         num_key_value_heads=8,
     ),
+    "llama-70b": lambda: LlamaConfig(
+        vocab_size=128256,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    ),
     "wide-2048": lambda: LlamaConfig(
         vocab_size=32000,
         hidden_size=2048,

@@ -43,6 +43,7 @@ BATCHES = {
     ("llama-1b", 512): 16,
     ("qwen2-0.5b", 512): 16,
     ("gpt2-124m", 512): 16,
+    ("llama-70b", 512): 2,
 }
 """Shape and tokens of a sequence to pairs of a batch."""
 
@@ -242,6 +243,7 @@ class Estimate:
     floor_seconds: float
     ratio: float
     """Estimated seconds over the floor's."""
+    pairs_per_second: float
 
 
 def estimate(shape: str, num_tokens: int, num_pairs: int, card: Card) -> tuple[Estimate, Work]:
@@ -254,7 +256,7 @@ def estimate(shape: str, num_tokens: int, num_pairs: int, card: Card) -> tuple[E
         measure(model, pairs)
     seconds, floor_seconds = ours.work.seconds(card), lower.work.seconds(card)
     sizes = (shape, num_tokens, num_pairs, ours.work.launches, lower.work.launches, len(reads))
-    return Estimate(*sizes, seconds, floor_seconds, seconds / floor_seconds), ours.work
+    return Estimate(*sizes, seconds, floor_seconds, seconds / floor_seconds, num_pairs / seconds), ours.work
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -280,6 +282,7 @@ def main() -> None:
             print(json.dumps(asdict(found)), flush=True)
             continue
         times = f"{1e3 * found.seconds:.0f} ms, floor {1e3 * found.floor_seconds:.0f} ms, {found.ratio:.2f} floors"
+        times += f", {found.pairs_per_second:.3g} pairs/s"
         launches = f"{found.launches:,} launches, floor {found.floor_launches:,}"
         print(f"{named} x {found.pairs}: {times}; {launches}; {found.synchronisations} synchronisations", flush=True)
         for operation, seconds in work.by_operation.most_common(arguments.operations):

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from entangle_cli.engine.costs import flops_per_byte
 from tests.benchmarks.roofline import Card, WorkCounter, num_bytes
 
 CARD = Card()
+
+
+def test_the_engine_chooses_its_routes_for_the_same_card() -> None:
+    for dtype, flops in ((torch.bfloat16, CARD.bfloat16_flops), (torch.float32, CARD.float32_flops)):
+        assert flops_per_byte(dtype) == round(flops / CARD.bytes_per_second)
 
 
 def work_of(function: object, *tensors: torch.Tensor) -> WorkCounter:
