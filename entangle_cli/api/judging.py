@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from entangle_cli.api.run import Run, worst_places
 from entangle_cli.errors import NothingToJudgeError, UsageError
-from entangle_cli.records.columns import rows_of, taken
-from entangle_cli.records.pair import Status
+from entangle_cli.records.columns import Columns, rows_of, taken
+from entangle_cli.records.pair import WRONG_WAY, Status
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Verdict
@@ -60,11 +60,24 @@ def gate(
         before = baseline.all_columns
     columns, reductions = _judged_columns(run, baseline, ignored, origins, only_new=only_new)
     verdict = judge(parsed, columns, before, Limits(min_pairs, max_skipped), scope_of(run, reductions, origins))
-    return replace(verdict, worst=list(rows_of(taken(columns, worst_places(columns, NUM_WORST)))))
+    return replace(verdict, worst=_worst_rows(verdict, columns))
 
 
 NUM_WORST = 10
 """Number of pairs that a verdict lists."""
+
+
+def _worst_rows(verdict: Verdict, columns: Columns) -> list[dict[str, Any]]:
+    """The worst pairs. If rules on movements failed, only pairs with these movements."""
+    import numpy as np
+
+    from entangle_cli.analysis.gate import Outcome
+
+    failed = {result.rule.metric for result in verdict.results if result.outcome is Outcome.FAILED}
+    movements = [movement.value for movement in WRONG_WAY if f"{movement.value}_rate" in failed]
+    if movements:
+        columns = taken(columns, np.isin(columns["movement"].astype(str), movements))
+    return list(rows_of(taken(columns, worst_places(columns, NUM_WORST))))
 
 
 def parsed_rules(rules: Sequence[str | Rule], origin: str | None = None) -> list[Rule]:

@@ -120,6 +120,13 @@ class Run(stored.Run, Sequence[PairRecord]):
 
         return describe_loss(self.loss)
 
+    @property
+    def command_words(self) -> str:
+        """The run under its loss, as words of a command."""
+        from entangle_cli.diagnose.views.commands import CommandNames
+
+        return CommandNames(self).seen
+
     def __len__(self) -> int:
         return len(self.columns["index"])
 
@@ -181,12 +188,18 @@ class Run(stored.Run, Sequence[PairRecord]):
 
     def tokens_command(self, row: int) -> str:
         """The command that shows a pair token by token."""
-        from entangle_cli.diagnose.views.next_steps import tokens_command
+        from entangle_cli.diagnose.views.commands import tokens_command
 
         return tokens_command(self, row)
 
     def worst(self, count: int = NUM_WORST) -> list[PairRecord]:
-        """The measured pairs with the smallest slack, smallest first, then with the largest cosine."""
+        """The measured pairs with the smallest slack, smallest first, then with the largest cosine.
+
+        Raises:
+            UsageError: the number is negative.
+        """
+        if count < 0:
+            raise UsageError(f"worst({count})", "a number of pairs from 0", f"ask for worst({-count})")
         return [PairRecord(**row) for row in self.worst_rows(count)]
 
     def worst_rows(self, count: int) -> list[dict[str, Any]]:

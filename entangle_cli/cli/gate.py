@@ -94,14 +94,14 @@ def gate(
         max_skipped=max_skipped,
         origins=origins.taken,
     )
-    about = _about(judged)
+    write_verdict = partial(_write, verdict=verdict, about=_about(judged), words=judged.command_words)
     code = CODES[verdict.outcome]
     with keeping(code):
-        _write(sys.stdout, output_format, verdict, about)
+        write_verdict(sys.stdout, output_format)
         sys.stdout.flush()
         for kind, file in files:
-            write_file(file, partial(_write, kind=kind, verdict=verdict, about=about), "--write")
-        _add_to_step_summary(partial(_write, kind=GateFormat.MARKDOWN, verdict=verdict, about=about))
+            write_file(file, partial(write_verdict, kind=kind), "--write")
+        _add_to_step_summary(partial(write_verdict, kind=GateFormat.MARKDOWN))
     raise typer.Exit(code)
 
 
@@ -126,7 +126,7 @@ def _about(run: Run) -> dict[str, Any]:
     }
 
 
-def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[str, Any]) -> None:
+def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[str, Any], words: str) -> None:
     from entangle_cli.report import gate as report
     from entangle_cli.report.consoles import show
     from entangle_cli.report.rows import write_json
@@ -135,7 +135,7 @@ def _write(stream: IO[str], kind: GateFormat, verdict: Verdict, about: Mapping[s
 
     match kind:
         case GateFormat.TEXT:
-            show(stream, verdict_lines(verdict, about["run"]))
+            show(stream, verdict_lines(verdict, words))
         case GateFormat.JSON:
             write_json(stream, report.verdict_document(verdict, about))
         case GateFormat.MARKDOWN:

@@ -223,7 +223,7 @@ def _show_result(
             assert settings.until_decided is not None
             show(sys.stdout, decision_lines(decision, f"confidence {settings.until_decided.confidence:g}"))
         elif verdict is not None:
-            show(sys.stdout, verdict_lines(verdict, str(folder)))
+            show(sys.stdout, verdict_lines(verdict, run.command_words))
         sys.stdout.flush()
     if decision is None and verdict is None and not run.summary["pairs"]:
         raise NothingToJudgeError(

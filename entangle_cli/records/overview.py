@@ -54,6 +54,12 @@ class Overview:
     is_partial: bool
     place: str | None
     """The run's folder; None for a run in memory."""
+    run_words: str
+    """The run under this loss, as words of a command."""
+    folder_words: str
+    """The run alone, as a word of a command."""
+    forecast: str
+    """The command that forecasts, without its loss."""
     pairs: int
     """Measured ones."""
     wrong: int

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -128,7 +127,6 @@ def write_report_page(
     """
     title = f"{overview.model} on {overview.data}"
     scale = figures.MapScale.holding(data.log_ratios, data.cosines)
-    forecast = for_terminal(overview.steps[-1].command) if overview.steps else ""
     shown = {pair.row: pair for pair in reversed(data.pairs)}
     values = {
         "overview": overview,
@@ -143,7 +141,7 @@ def write_report_page(
         "worst": [_listed(row, shown.get(row["index"])) for row in overview.worst],
         "steps": _first_and_more(overview.steps),
         "order": MOVEMENTS,
-        "run": "RUN" if run.folder is None else shlex.quote(str(run.folder)),
+        "run": overview.run_words,
         "groups": _loss_lines(comparison, data.losses),
         "factors": [_factor(each, counts) for each, counts in zip(data.factors, data.losses[0].factors, strict=True)],
         "blocks": _blocks(summary["layers"]),
@@ -159,7 +157,7 @@ def write_report_page(
         "meanings": {name.value: meaning for name, meaning in MOVEMENT_MEANINGS.items()},
         "manifest": json.dumps({**run.manifest, "parts": len(run.manifest["parts"])}, indent=1, ensure_ascii=True),
     }
-    _write(stream, "report.html", f"{title}: entangle", _script_data(data, scale, values["run"], forecast), values)
+    _write(stream, "report.html", f"{title}: entangle", _script_data(data, scale, overview), values)
 
 
 def _first_and_more(steps: Sequence[NextStep]) -> tuple[Sequence[NextStep], Sequence[NextStep]]:
@@ -244,7 +242,7 @@ def _map_words(data: Any) -> str:
     return words + (f" {counted(unplaced, 'pair')} without a place: a coefficient is not positive." if unplaced else "")
 
 
-def _script_data(data: Any, scale: figures.MapScale, run: str, forecast: str) -> dict[str, Any]:
+def _script_data(data: Any, scale: figures.MapScale, overview: Overview) -> dict[str, Any]:
     """What the page's script needs to show every loss and every pair; numbers as integers, which are short."""
     return {
         "movements": MOVEMENTS,
@@ -259,8 +257,9 @@ def _script_data(data: Any, scale: figures.MapScale, run: str, forecast: str) ->
         "right": scale.across(scale.edge),
         "top": scale.down(1.0),
         "bottom": scale.down(-1.0),
-        "run": for_terminal(run),
-        "forecast": forecast,
+        "run": for_terminal(overview.run_words),
+        "folder": for_terminal(overview.folder_words),
+        "forecast": for_terminal(overview.forecast),
         "drawn": len(data.shown) < len(data.cosines),
         "cosine": [_integer(float(data.cosines[place]), 1e4) for place in data.shown],
         "scale": RATIO_SCALE,

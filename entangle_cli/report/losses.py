@@ -92,7 +92,8 @@ def _notes(groups: Sequence[LossGroup]) -> list[Text]:
     notes += [f"{', '.join(names)}: {words}" for words, names in designs.items()]
     rows = [row for group in groups for row in group.rows]
     if ranking := [row["name"] for row in rows if row["depends_on_batch"]]:
-        notes.append(f"{', '.join(ranking)}: ranks pairs against one another; all pairs of the run count as one batch")
+        verb = "ranks" if len(ranking) == 1 else "rank"
+        notes.append(f"{', '.join(ranking)}: {verb} pairs against one another; all pairs of the run count as one batch")
     if undefined := [row["name"] for row in rows if row["undefined"]]:
         notes.append(f"{', '.join(undefined)}: infinite or undefined for some pairs, which are in no column")
     return [Text(note, style="dim") for note in notes]
@@ -135,7 +136,7 @@ def _remedies(comparison: Mapping[str, Any]) -> RenderableType:
 SENTENCES = {
     "coefficient ratio": "weight the chosen answer {} times as much as the rejected one",
     "nll_weight": "add the chosen answer's likelihood with weight {} (sigmoid_sft; in TRL loss_weights)",
-    "penalty": "penalise a fall of the chosen answer with weight {} (dpop)",
+    "penalty": "penalise a fall of the chosen answer, once it has begun, with weight {} (dpop)",
     "factor": "weight the rejected log-ratio {} times (dpo_shift)",
 }
 """Every remedy in words, with its value."""

@@ -80,8 +80,8 @@ def _numbers(pair: Mapping[str, Any]) -> Table:
     slack = pair["slack"]
     if slack is not None:
         words = "goes the wrong way by" if slack < 0 else "separates with"
-        distance = f"{words} a factor of {math.exp(abs(slack)):.2f}"
-        table.add_row("slack", f"{slack:+.2f}", "", Text(distance, style="dim"))
+        distance = f"{words} a factor of {math.exp(abs(slack)):.4g}"
+        table.add_row("slack", f"{slack:+.3g}", "", Text(distance, style="dim"))
     return table
 
 

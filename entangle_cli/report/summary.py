@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -89,7 +88,7 @@ class Summary:
         if overview.place is not None:
             yield "Run", [Text(for_terminal(overview.place), no_wrap=True, overflow="ignore")]
         if overview.place is not None and overview.pairs:
-            command = f"entangle report {shlex.quote(overview.place)} --write html=report.html"
+            command = f"entangle report {overview.run_words} --write html=report.html"
             yield "Page", [Text(for_terminal(command), no_wrap=True, overflow="ignore")]
 
     def _first(self, things: Sequence[Thing], count: int) -> Sequence[Thing]:
@@ -106,7 +105,12 @@ def data_set_lines(data_sets: Sequence[tuple[str, int, int]]) -> list[str]:
 
 def _wrapped(text: Text, console: Console, width: int) -> Sequence[Text]:
     """A text in lines of a width; one that must not wrap stays whole."""
-    return [text] if text.no_wrap else list(text.wrap(console, width))
+    if text.no_wrap:
+        return [text]
+    lines = text.wrap(console, width)
+    for line in lines:
+        line.rstrip()
+    return list(lines)
 
 
 def _step(step: NextStep, *, with_setting: bool) -> list[Text]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ def verdict_lines(verdict: Any, place: str | None = None) -> RenderableType:
     """A gate's verdict: a line for each rule, what was judged, the outcome, and what to look at next.
 
     Args:
-        place: the run's folder for commands; None for a run in memory.
+        place: the run in commands, with its loss; None for a run in memory.
     """
     lines = []
     for result in verdict.results:
@@ -35,7 +34,7 @@ def verdict_lines(verdict: Any, place: str | None = None) -> RenderableType:
     outcome = verdict.outcome.value
     lines.append(Text(f"gate {outcome.replace('_', ' ')}: {verdict.sentence}", style=STYLES[outcome] or "bold"))
     if outcome == "failed" and place is not None and verdict.worst:
-        lines += _next(verdict.worst, shlex.quote(place))
+        lines += _next(verdict.worst, place)
     return Group(*lines)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from entangle_cli.analysis.losses.table import find_loss
 from entangle_cli.analysis.reasons import ReasonCode
+from entangle_cli.diagnose.views.commands import CommandNames, loss_options, tokens_command
 from entangle_cli.diagnose.views.overview import movement_counts, num_wrong
 from entangle_cli.records.overview import NextStep
 from entangle_cli.records.pair import Movement
 from entangle_cli.records.run import Run
-from entangle_cli.records.settings import DEFAULT_LENGTH
 from entangle_cli.records.words import counted, percent
 
 WORTHWHILE = 0.05
@@ -39,7 +38,7 @@ def next_steps(
     """
     if not summary["pairs"]:
         return []
-    names = _Names(run)
+    names = CommandNames(run)
     steps = []
     if num_wrong(movement_counts(summary)):
         steps = [*_other_loss(comparison, names), *_weight(comparison, names), *_filter(summary, names)]
@@ -50,40 +49,7 @@ def next_steps(
                     tokens_command(run, worst["index"]),
                 )
             )
-    return [*steps, NextStep("Check with your batch size and AdamW.", f"entangle forecast {names.measured}")]
-
-
-def tokens_command(run: Run, row: int) -> str:
-    """The command that shows a pair token by token."""
-    return f"entangle tokens {_Names(run).measured} --row {row}"
-
-
-class _Names:
-    """Names for commands, quoted for a shell: as the scan's command line had them, or placeholders."""
-
-    def __init__(self, run: Run) -> None:
-        plan = run.manifest.get("plan", {})
-        self.run = "RUN" if run.folder is None else shlex.quote(str(run.folder))
-        self.model = _quoted(plan.get("model"), "MODEL")
-        # Several data sets are one text in the plan.
-        self.data = "DATA" if run.identity.sources else _quoted(plan.get("data"), "DATA")
-        self.num_rows = run.identity.num_rows
-        self.suffix = "".join(Path(run.identity.data_name).suffixes[-1:]) or ".jsonl"
-        self.measured = f"{self.model} {self.data}{_length(plan)}"
-        """Model and data with the length that decides the tokens."""
-
-
-def _quoted(name: str | None, placeholder: str) -> str:
-    """A name for a shell; a placeholder for what came from memory or from standard input."""
-    return placeholder if not name or name == "-" or name.endswith("in memory") else shlex.quote(name)
-
-
-def _length(plan: Mapping[str, Any]) -> str:
-    """The option of a length that is not the default one."""
-    length, context = plan.get("max_length"), plan.get("context")
-    if length is None:
-        return " --max-length 0" if "max_length" in plan else ""
-    return "" if length == min(DEFAULT_LENGTH, context or DEFAULT_LENGTH) else f" --max-length {length}"
+    return [*steps, NextStep("Check with your batch size and AdamW.", names.forecast + names.loss)]
 
 
 def separating_losses(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -97,23 +63,15 @@ def separating_losses(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [row for row in usable if row["counts"][Movement.SEPARATES.value] == most]
 
 
-def _other_loss(comparison: Mapping[str, Any], names: _Names) -> list[NextStep]:
+def _other_loss(comparison: Mapping[str, Any], names: CommandNames) -> list[NextStep]:
     best = separating_losses(comparison)
     if not best:
         return []
     own, pairs = comparison["losses"][0], comparison["pairs"]
     there, here = (percent(row["counts"][Movement.SEPARATES.value] / pairs) for row in (best[0], own))
-    sentence = f"{there} separate under {_listed([row['name'] for row in best])}; {here} under {own['name']}."
+    sentence = f"{there} separate under {_listed([row['name'] for row in best])}; {here} under {_title(own)}."
     numbers = loss_options(best[0]["numbers"])
     return [NextStep(sentence, f"entangle report {names.run} --loss {best[0]['name']}{numbers}")]
-
-
-def loss_options(numbers: Mapping[str, float]) -> str:
-    """Numbers of a loss as options of a command, each after a blank."""
-    words = []
-    for name, value in numbers.items():
-        words.append(f"--{name} {value:g}" if name in {"beta", "gamma"} else f"--loss-option {name}={value:g}")
-    return "".join(f" {word}" for word in words)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -123,23 +81,27 @@ def _listed(names: Sequence[str]) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _weight(comparison: Mapping[str, Any], names: _Names) -> list[NextStep]:
-    """The smallest change of a weight beside DPO that lets clearly more pairs separate."""
-    pairs = comparison["pairs"]
-    dpo = next(row for row in comparison["losses"] if row["name"] == "sigmoid")["counts"][Movement.SEPARATES.value]
+def _weight(comparison: Mapping[str, Any], names: CommandNames) -> list[NextStep]:
+    """The smallest change of a weight beside DPO that lets clearly more pairs separate than the loss in use."""
+    pairs, own = comparison["pairs"], comparison["losses"][0]
+    separate = own["counts"][Movement.SEPARATES.value]
     remedies = {remedy["name"]: remedy for remedy in comparison["remedies"]}
     steps = []
     for name, words, command, setting in WEIGHTS:
         remedy = remedies[name]
         if name == "coefficient ratio" and not _moves_as_dpo(comparison, "kto"):
             continue
-        if remedy["best"] is None or remedy["best"]["pairs"] - dpo < WORTHWHILE * pairs:
+        if remedy["best"] is None or remedy["best"]["pairs"] - separate < WORTHWHILE * pairs:
             continue
         value = f"{remedy['value']:.4g}"
         sentence = f"{words.format(value)}: {percent(remedy['best']['pairs'] / pairs)} separate instead of "
-        sentence += f"{percent(dpo / pairs)} under DPO."
+        sentence += f"{percent(separate / pairs)} under {_title(own)}."
         steps.append(NextStep(sentence, f"entangle report {names.run} {command.format(value)}", setting.format(value)))
     return steps
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    return find_loss(row["name"]).title
 
 
 def _moves_as_dpo(comparison: Mapping[str, Any], name: str) -> bool:
@@ -165,9 +127,9 @@ WEIGHTS = (
 """Remedies that TRL can be set to: name, words, command, setting."""
 
 
-def _filter(summary: Mapping[str, Any], names: _Names) -> list[NextStep]:
+def _filter(summary: Mapping[str, Any], names: CommandNames) -> list[NextStep]:
     kept = summary["movements"][Movement.SEPARATES.value]["count"]
     dropped = summary["pairs"] - kept
-    command = f"entangle filter {names.run} {names.data} -o kept{names.suffix} --keep 'movement == separates'"
+    command = f"entangle filter {names.seen} {names.data} -o kept{names.suffix} --keep 'movement == separates'"
     rest = "; rows that were not measured are dropped too" if names.num_rows != summary["pairs"] else ""
     return [NextStep(f"Drop {counted(dropped, 'pair')}: {kept:,} of {summary['pairs']:,} are left{rest}.", command)]

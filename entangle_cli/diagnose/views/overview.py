@@ -8,6 +8,7 @@ from typing import Any
 from entangle_cli.analysis.losses.table import find_loss
 from entangle_cli.analysis.reasons import pair_reason
 from entangle_cli.analysis.statistics import share_interval
+from entangle_cli.diagnose.views.commands import CommandNames
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records.overview import NextStep, Overview, Reason, Share
 from entangle_cli.records.pair import WRONG_WAY, Movement
@@ -38,6 +39,7 @@ def overview(
     """
     pairs, counts = summary["pairs"], movement_counts(summary)
     wrong = num_wrong(counts)
+    names = CommandNames(run)
     missing = (run.manifest.get("plan", {}).get("num_selected") or 0) - summary["rows"]
     return Overview(
         model=run.identity.model_name,
@@ -47,6 +49,9 @@ def overview(
         loss_words=describe_loss(run.loss),
         is_partial=run.status != "complete",
         place=None if run.folder is None else str(run.folder),
+        run_words=names.seen,
+        folder_words=names.run,
+        forecast=names.forecast,
         pairs=pairs,
         wrong=wrong,
         verdict=verdict(counts, pairs),

@@ -13,8 +13,8 @@ from entangle_cli.analysis.losses.table import LOSSES, find_loss, loss_numbers
 from entangle_cli.analysis.reasons import pair_reason, run_reasons
 from entangle_cli.analysis.shared_words import Piece, shared_pieces
 from entangle_cli.analysis.statistics import histogram, quantiles
+from entangle_cli.diagnose.views.commands import loss_options
 from entangle_cli.diagnose.views.movements import describe_loss, weighted_log_ratios, with_movements
-from entangle_cli.diagnose.views.next_steps import loss_options
 from entangle_cli.diagnose.views.overview import ORDER, consequence, verdict
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.columns import rows_of, taken

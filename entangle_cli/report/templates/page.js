@@ -16,6 +16,7 @@ const NUM_MARK = 5;
 if (find("map") && data.losses) {
   const marks = [...document.querySelectorAll("#marks path")];
   let loss = data.losses[0];
+  const seenRun = () => (loss === data.losses[0] ? data.run : data.folder + " " + loss.options);
   let order = [];
   let shown = PAGE;
   let chosen = -1;
@@ -55,7 +56,7 @@ if (find("map") && data.losses) {
       made.append(two);
     }
     const option = one.line && !one.file ? " --line " + one.line : " --row " + one.row;
-    made.append(element("code", "", "entangle show " + data.run + option));
+    made.append(element("code", "", "entangle show " + seenRun() + option));
     return made;
   };
   const headline = (pair) => {
@@ -109,7 +110,7 @@ if (find("map") && data.losses) {
   const ownSteps = [...find("steps").childNodes];
   const otherSteps = () => {
     const steps = element("ul");
-    [["See every output under this loss.", "entangle report " + data.run], ["Check with your batch size and AdamW.", data.forecast]].forEach(([words, command]) => {
+    [["See every output under this loss.", "entangle report " + data.folder], ["Check with your batch size and AdamW.", data.forecast]].forEach(([words, command]) => {
       const step = element("li", "", words + " ");
       step.append(element("code", "", command + " " + loss.options));
       steps.append(step);
