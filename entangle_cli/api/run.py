@@ -14,7 +14,7 @@ from entangle_cli.records import run as stored
 from entangle_cli.records.columns import FIELD_NAMES, Columns, rows_of, taken
 from entangle_cli.records.overview import NextStep, Overview, Reason
 from entangle_cli.records.pair import PairRecord, Status
-from entangle_cli.records.settings import LossSettings, ReportFormat
+from entangle_cli.records.settings import LossSettings
 
 if TYPE_CHECKING:
     import pandas
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Verdict
 
 NUM_WORST = 5
-NUM_SKIPPED = 5
-PAGE_PAIRS, PAGE_SKIPPED = 25, 100
-"""Worst pairs and skipped rows that a page lists."""
+"""Worst pairs that a summary holds."""
 
 
 class Run(stored.Run, Sequence[PairRecord]):
@@ -98,9 +96,10 @@ class Run(stored.Run, Sequence[PairRecord]):
     @cached_property
     def overview(self) -> Overview:
         """Verdict, shares, reasons, worst pairs, notices and next steps: what every report leads with."""
-        return self._overview_of(NUM_WORST)
+        return self.overview_of(NUM_WORST)
 
-    def _overview_of(self, num_worst: int) -> Overview:
+    def overview_of(self, num_worst: int) -> Overview:
+        """`overview` with another number of worst pairs."""
         from entangle_cli.diagnose.views.overview import overview
 
         worst = self.worst_rows(num_worst)
@@ -255,26 +254,9 @@ class Run(stored.Run, Sequence[PairRecord]):
         Raises:
             UsageError: the format is unknown, or a rule is invalid.
         """
-        from entangle_cli.report import rows
-        from entangle_cli.report.consoles import show
+        from entangle_cli.api.reporting import write_report
 
-        match output_format:
-            case "terminal":
-                show(stream, self.rendered(verbose=verbose))
-            case "html":
-                self._write_page(stream, rules)
-            case "markdown":
-                self._write_markdown(stream, rules)
-            case "json":
-                rows.write_document(stream, self, self.all_columns, self.summary)
-            case "jsonl":
-                rows.write_json_lines(stream, self.all_columns)
-            case "csv":
-                rows.write_csv(stream, self.all_columns)
-            case _:
-                raise UsageError(
-                    f"report format {output_format!r}", f"one of {', '.join(ReportFormat)}", "choose one of these"
-                )
+        write_report(self, stream, output_format, rules, verbose=verbose)
 
     def rendered(self, *, verbose: bool = False) -> Any:
         """The terminal report, as rich renders it.
@@ -282,50 +264,9 @@ class Run(stored.Run, Sequence[PairRecord]):
         Args:
             verbose: with every number that the summary leaves out.
         """
-        from entangle_cli.report.summary import Summary
+        from entangle_cli.api.reporting import rendered
 
-        summary = Summary(self.overview, shows_everything=verbose)
-        if not verbose:
-            return summary
-        from entangle_cli.diagnose.views.overview import is_random_sample
-        from entangle_cli.report.details import details_report
-
-        worst, skipped = self.worst_rows(NUM_WORST), self._skipped(NUM_SKIPPED)
-        sample = is_random_sample(self)
-        return details_report(summary, self, self.summary, worst, skipped, self.loss_words, is_sample=sample)
-
-    def _write_page(self, stream: IO[str], rules: Sequence[str]) -> None:
-        from entangle_cli.diagnose.views.page_data import page_data
-        from entangle_cli.report.html import write_report_page
-
-        comparison, layers = self.losses(), self.summary["layers"]
-        write_report_page(
-            stream,
-            self,
-            self._overview_of(PAGE_PAIRS),
-            self.summary,
-            self._skipped(PAGE_SKIPPED),
-            comparison,
-            page_data(self.all_columns, self.loss, self.identity.dtype, comparison, layers),
-            self._verdict_of(rules),
-        )
-
-    def _write_markdown(self, stream: IO[str], rules: Sequence[str]) -> None:
-        from entangle_cli.report.markdown import write_report_markdown
-
-        write_report_markdown(stream, self.overview, self._verdict_of(rules))
-
-    def _verdict_of(self, rules: Sequence[str]) -> Verdict | None:
-        from entangle_cli.analysis.gate import judge
-        from entangle_cli.analysis.rules import parse_rule
-
-        return judge([parse_rule(text) for text in rules], self.all_columns) if rules else None
-
-    def _skipped(self, count: int) -> list[dict[str, Any]]:
-        import numpy as np
-
-        positions = np.flatnonzero(self.all_columns["status"] != Status.OK.value)[:count]
-        return list(rows_of(taken(self.all_columns, positions)))
+        return rendered(self, verbose=verbose)
 
     def __repr__(self) -> str:
         return f"<Run: {self.identity.model_name} on {self.identity.data_name}, {len(self):,} rows. {self.verdict}>"
