@@ -60,7 +60,8 @@ class JsonLines(FileSource):
 def _row_of_line(index: int, number: int, line: bytes, parser: Parser) -> RawRow:
     parser.reset()
     try:
-        value = parser.loads(line.decode("utf-8-sig"))
+        # Past a line break, a decoder counts columns from 1 again.
+        value = parser.loads(line.decode("utf-8-sig").rstrip("\r\n"))
         return RawRow(index, value, number, warnings=_warnings(has_duplicate_key=parser.has_duplicate_key))
     except UnicodeDecodeError as error:
         return RawRow(index, None, number, f"invalid UTF-8 at byte {error.start} of the line")

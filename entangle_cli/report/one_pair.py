@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records.pair import Movement
+from entangle_cli.records.pair import Movement, Status
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import MARKS, STYLES, WORDS
 from entangle_cli.report.summary import place_words
@@ -41,6 +41,8 @@ def pair_report(document: Mapping[str, Any], loss: str, command: str) -> Rendera
         parts += [Text(for_terminal(pair["detail"] or "")), Text()]
     else:
         parts.append(_numbers(pair))
+    if pair["status"] == Status.SKIPPED:
+        return Group(*parts[:-1])
     if document["text"] is None:
         parts.append(Text("No text in this run: give --data DATA, or scan with --include-text.", style="dim"))
     else:

@@ -93,8 +93,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_a_run(folder) from error
+    except json.JSONDecodeError as error:
+        reason = f"broken JSON at line {error.lineno}, column {error.colno}" if error.doc.strip() else "an empty file"
+        raise RunError(f"{path}: {reason}", "a manifest written by entangle scan", "scan again") from error
     except (OSError, ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RunError(f"{path}: {reason}", "a manifest written by entangle scan", "scan again") from error
     version = str(manifest.get("schema_version", "")) if isinstance(manifest, dict) else ""
     if not version.startswith("1.") or manifest.get("schema") != SCHEMA:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_a_pair_by_row_and_by_line(run: str, entangle: Entangle) -> None:
     assert f"{pair.cosine:.2f}" in by_row.out
     assert "No text in this run: give --data DATA" in by_row.out
     assert f"entangle tokens {MODEL} {LONG} --row 3" in by_row.out
+
+
+def test_a_row_that_was_skipped_has_its_reason_and_no_command_that_fails(
+    entangle: Entangle, rows_file: Callable[..., Path]
+) -> None:
+    entangle("scan", MODEL, rows_file([*ROWS[:2], {"chosen": "a"}]), "-q", "-o", "skips")
+    shown = entangle("show", "skips", "--row", "2")
+    assert shown.code == 0, shown.err
+    assert "skipped" in shown.out
+    assert "entangle tokens" not in shown.out
+    assert "--data DATA" not in shown.out
 
 
 def test_the_text_comes_from_the_data_or_from_the_run(run: str, entangle: Entangle) -> None:

@@ -111,6 +111,14 @@ def test_a_broken_first_line_leaves_the_others(tmp_path: Path) -> None:
     assert [row.problem is None for row in found] == [False, True, True]
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_row_that_ends_too_early_is_broken_at_its_end(tmp_path: Path, ending: str) -> None:
+    broken = '{"prompt": "a", "chosen"'
+    (tmp_path / "a.jsonl").write_bytes((broken + ending + json.dumps(ROWS[0]) + ending).encode())
+    first, _ = open_source(str(tmp_path / "a.jsonl")).rows()
+    assert (first.problem or "").startswith(f"broken JSON at column {len(broken) + 1}: ")
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 @pytest.mark.parametrize("long", [{0}, {1}, {0, 1, 2}])
 def test_a_line_that_is_too_long_is_one_row(tmp_path: Path, name: str, long: set[int]) -> None:

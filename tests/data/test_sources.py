@@ -210,7 +210,7 @@ def test_a_broken_line_is_a_row_and_spoils_no_other(tmp_path: Path) -> None:
     assert [row.problem and row.problem.split(":")[0] for row in read] == [
         None,
         None,
-        "broken JSON at column 16",
+        "broken JSON at column 12",
         "invalid UTF-8 at byte 12 of the line",
         None,
         "broken JSON at column 10",

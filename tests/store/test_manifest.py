@@ -64,6 +64,15 @@ def test_a_manifest_of_another_shape_is_refused(run: Path, text: str) -> None:
         read_run(run)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"), [("", "an empty file"), ('{"schema":\n ]', "broken JSON at line 2, column 2")]
+)
+def test_a_damaged_manifest_is_described(run: Path, text: str, problem: str) -> None:
+    (run / "manifest.json").write_text(text)
+    with pytest.raises(RunError, match=problem):
+        read_run(run)
+
+
 def test_rows_that_a_manifest_claims_are_not_allocated(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["parts"][0]["rows"] = 10**12

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from entangle_cli.analysis.losses.table import loss_numbers
 from entangle_cli.records.run import Run
 from entangle_cli.records.settings import DEFAULT_LENGTH, LossSettings
 
@@ -56,7 +55,10 @@ def loss_options(numbers: Mapping[str, float]) -> str:
 
 
 def _other_loss(loss: LossSettings, usual: LossSettings) -> str:
-    return "" if loss == usual else f" --loss {loss.name}{loss_options(loss_numbers(loss))}"
+    if loss == usual:
+        return ""
+    beta = {} if loss.beta == LossSettings().beta else {"beta": loss.beta}
+    return f" --loss {loss.name}{loss_options({**beta, **loss.options})}"
 
 
 def _quoted(name: str | None, placeholder: str) -> str:
