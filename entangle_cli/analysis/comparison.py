@@ -140,7 +140,7 @@ def _field_change(before: Floats, after: Floats) -> dict[str, Any]:
         "after": dict(zip(QUANTILE_LEVELS, quantiles(new, levels) or missing, strict=True)),
         "mean_difference": float(differences.mean()) if len(old) else None,
         "mean_interval": _as_list(mean_interval(differences)),
-        "median_difference": float(np.median(differences)) if len(old) else None,
+        "median_difference": (quantiles(differences, [0.5]) or missing)[0],
         "median_interval": _as_list(median_interval(differences)),
     }
 

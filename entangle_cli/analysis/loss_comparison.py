@@ -10,6 +10,7 @@ import numpy as np
 from entangle_cli.analysis.losses.loss import TRL_BETA, Loss, LossPoint
 from entangle_cli.analysis.losses.table import LOSSES, loss_coefficients, loss_numbers
 from entangle_cli.analysis.movement import Geometry, geometry_fields, pair_movements
+from entangle_cli.analysis.statistics import quantiles
 from entangle_cli.analysis.windows import (
     BestValue,
     best_value,
@@ -99,15 +100,14 @@ def _outcome(
     counts = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
     first = first_with.setdefault(b"".join(np.packbits(mask).tobytes() for mask in masks.values()), loss.name)
     numbers = loss_numbers(settings)
-    slack = movements.slack[~np.isnan(movements.slack)]
-    median = float(np.median(slack)) if len(slack) else np.inf
+    median = quantiles(movements.slack, [0.5])
     return LossOutcome(
         name=loss.name,
         title=loss.title,
         numbers={name: value for name, value in numbers.items() if name != "beta" or loss.uses_beta},
         counts=counts,
         undefined=len(movements.movement) - sum(counts.values()),
-        median_slack=median if np.isfinite(median) else None,
+        median_slack=median[0] if median is not None and math.isfinite(median[0]) else None,
         depends_on_batch=loss.depends_on_batch,
         same_as=None if first == loss.name else first,
         by_design=loss.by_design,

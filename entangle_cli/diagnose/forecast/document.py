@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from entangle_cli.analysis.agreement import agreement
 from entangle_cli.analysis.movement import movement_names
-from entangle_cli.analysis.statistics import share
+from entangle_cli.analysis.statistics import quantiles, share
 from entangle_cli.diagnose.forecast.forecast import Forecaster
 from entangle_cli.diagnose.forecast.result import PREDICTORS, Forecast, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
@@ -69,7 +69,9 @@ def _reasons(records: Iterable[PairRecord]) -> list[dict[str, Any]]:
 
 def _summary(forecast: Forecast) -> dict[str, Any]:
     """Shares of each movement by predictor, and the learning rates up to which the first order is valid."""
-    ratio = forecast.valid_learning_rate[np.isfinite(forecast.valid_learning_rate)]
+    finite = forecast.valid_learning_rate[np.isfinite(forecast.valid_learning_rate)]
+    levels = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
+    missing: list[Any] = [None] * len(levels)
     return {
         "pairs": len(forecast.pairs),
         "movements": {
@@ -78,10 +80,7 @@ def _summary(forecast: Forecast) -> dict[str, Any]:
             if np.isfinite(changes).any() or name == "optimizer"
         },
         "uncertain": int(np.count_nonzero(_uncertain(forecast))),
-        "valid_learning_rate": {
-            name: float(np.quantile(ratio, level)) if len(ratio) else None
-            for name, level in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95))
-        },
+        "valid_learning_rate": dict(zip(levels, quantiles(finite, [*levels.values()]) or missing, strict=True)),
         "turned_by_others": _turned(forecast.changes["pair-sgd"], forecast.changes["batch-sgd"]),
     }
 
