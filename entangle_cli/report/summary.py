@@ -141,7 +141,7 @@ def _share_lines(overview: Overview, marks: Mapping[str, str], block: str, width
 
 
 def worst_lines(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, str], width: int) -> list[str]:
-    """One line for each pair: where it stands, its movement, both lengths, and the prompt's first words."""
+    """One line per pair: where it stands, its movement, both lengths, and the prompt's first words or two numbers."""
     heads = []
     for row in rows:
         movement = marks[Movement(row["movement"])]
@@ -150,7 +150,9 @@ def worst_lines(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, str], wid
     lines = []
     for row, (place, movement, chosen, rejected) in zip(rows, heads, strict=True):
         line = f"{place:{sizes[0]}} {movement} {chosen:>{sizes[2]}} / {rejected:>{sizes[3]}} tokens  "
-        words = row["why"] if row["prompt_text"] is None else " ".join(last_turn(row["prompt_text"]).split())
+        # The reason of a pair is a sentence and would be cut.
+        numbers = f"cosine {row['cosine']:.2f}, norm ratio {row['norm_ratio']:.2f}"
+        words = numbers if row["prompt_text"] is None else " ".join(last_turn(row["prompt_text"]).split())
         lines.append(line + shortened(for_terminal(words), width - cell_len(line)))
     return lines
 
