@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from entangle_cli.engine.distinct_tokens import TokenLayout, to_device
+from entangle_cli.engine.scored import Scored
 from entangle_cli.records.measurement import TokenizedPair
 
 
@@ -29,8 +30,8 @@ class Batch:
     """int64: position whose output predicts the scored token."""
     targets_N: Tensor
     """int64: id of the scored token."""
-    slices: tuple[slice, ...]
-    """Per row, its range within the N scored positions."""
+    scored: Scored
+    """Which of the N scored positions belong to each row."""
     layout: TokenLayout
     """The positions that a linear layer must compute."""
     num_shared: int
@@ -69,16 +70,14 @@ def padded_tokens(pairs: Sequence[TokenizedPair]) -> int:
 def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
     """The rows of `pairs` as tensors on `device`."""
     responses = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    num_positions = max(len(response.ids) for response in responses) - 1
+    num_positions = _padded_length(max(len(response.ids) for response in responses) - 1, device)
     ids_BT = torch.zeros(len(responses), num_positions, dtype=torch.long)
     rows: list[int] = []
     positions: list[int] = []
     targets: list[int] = []
-    slices: list[slice] = []
     for row, response in enumerate(responses):
         ids_BT[row, : len(response.ids) - 1] = torch.tensor(response.ids[:-1], dtype=torch.long)
         scored = range(response.first_scored, len(response.ids))
-        slices.append(slice(len(targets), len(targets) + len(scored)))
         rows.extend([row] * len(scored))
         positions.extend(position - 1 for position in scored)
         targets.extend(response.ids[position] for position in scored)
@@ -91,10 +90,23 @@ def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
         rows_N=to_device(torch.tensor(rows), device),
         positions_N=to_device(torch.tensor(positions), device),
         targets_N=to_device(torch.tensor(targets), device),
-        slices=tuple(slices),
+        scored=Scored.from_lengths([response.num_scored for response in responses], device),
         layout=TokenLayout.from_lengths(lengths, shared, num_positions).to(device),
         num_shared=min(shared),
     )
+
+
+def _padded_length(num_positions: int, device: torch.device) -> int:
+    """T of a batch whose longest row has `num_positions`.
+
+    A GPU is slow at odd sizes, and its kernels and memory are kept per size. From 512 positions, T is a multiple of 64.
+    Below, it is a multiple of 8, 16 or 32, because padding must not cost more than an eighth. `plan_batches` does not
+    count these positions.
+    """
+    if device.type == "cpu":
+        return num_positions
+    multiple = max(8, min(64, 1 << max(0, num_positions.bit_length() - 4)))
+    return -(-num_positions // multiple) * multiple
 
 
 def num_shared_tokens(pair: TokenizedPair) -> int:

@@ -20,7 +20,7 @@ UsesWithGradients = list[tuple[Use, Tensor]]
 
 
 class Collector(ABC):
-    """Forms a result for each parameter once all its uses have gradients.
+    """Forms the result of each parameter once all its uses have gradients, and adds it up.
 
     Args:
         batch: the batch of the pass.
@@ -30,7 +30,6 @@ class Collector(ABC):
             recomputed.
 
     Attributes:
-        totals: the results by parameter name, summed over slices.
         head_weight_name: name of the unembedding's weight; None if it is not watched.
         head_bias_name: name of the unembedding's bias; None if it is not watched.
     """
@@ -42,14 +41,13 @@ class Collector(ABC):
         names: Mapping[int, str],
         repeated: Mapping[tuple[str, int | None], int] | None = None,
     ) -> None:
-        self.totals: dict[str, Tensor] = {}
         self.batch = batch
         self.head = head
         self.num_rows = batch.ids_BT.shape[0]
         self.head_weight_name = names.get(id(head.weight_VD))
         self.head_bias_name = None if head.bias_V is None else names.get(id(head.bias_V))
-        # Results are summed there. The model may be spread over several devices.
-        self._device = head.weight_VD.device
+        # Results meet there. The model may be spread over several devices.
+        self.device = head.weight_VD.device
         self._repeated = repeated or {}
         self._num_uses: Mapping[tuple[str, int | None], int] = {}
         self._waiting: dict[tuple[str, int | None], UsesWithGradients] = {}
@@ -75,31 +73,29 @@ class Collector(ABC):
         while self._waiting:
             self._form(self._waiting.popitem()[1])
 
-    def add(self, name: str, formed: Tensor) -> None:
-        """Add to a parameter's total. It may have several slices, or be both embedding and unembedding."""
-        formed = formed.to(self._device)
-        known = self.totals.get(name)
-        self.totals[name] = formed if known is None else known + formed
-
     def _form(self, uses: UsesWithGradients) -> None:
+        name = uses[0][0].name
         match uses[0][0].kind:
             case UseKind.LINEAR:
-                formed = self.linear(uses)
+                self.linear(name, uses)
             case UseKind.ROUTED:
-                formed = self.routed(*joined(uses))
+                self.add(name, self.routed(*joined(uses)))
             case UseKind.LOOKUP:
-                formed = self.lookup(uses)
+                self.add(name, self.lookup(uses))
             case _:
-                formed = self.vector(sum_of_vectors(uses, self.num_rows))
-        self.add(uses[0][0].name, formed)
+                self.vector(name, sum_of_vectors(uses, self.num_rows))
+
+    @abstractmethod
+    def add(self, name: str, formed: Tensor) -> None:
+        """Add a result of a parameter. One with several slices, or with a use as unembedding, has several."""
 
     @abstractmethod
     def take_head(self, head_pass: HeadPass, grams: Sequence[PairGrams]) -> None:
         """Form the results of the head's weight and bias. Called before the backward pass."""
 
     @abstractmethod
-    def linear(self, uses: UsesWithGradients) -> Tensor:
-        """The result for a weight used as y = x W."""
+    def linear(self, name: str, uses: UsesWithGradients) -> None:
+        """Add the result for a weight used as y = x W, now or in `finish` at the latest."""
 
     @abstractmethod
     def routed(self, inputs_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor) -> Tensor:
@@ -110,8 +106,8 @@ class Collector(ABC):
         """The result for an embedding."""
 
     @abstractmethod
-    def vector(self, gradient_BI: Tensor) -> Tensor:
-        """The result for a scale or bias. Its per-row gradients fit in memory."""
+    def vector(self, name: str, gradient_BK: Tensor) -> None:
+        """Add the result for a scale or bias, now or in `finish` at the latest. Its per-row gradients fit in memory."""
 
 
 def linear_input(use: Use) -> LinearInput:
@@ -156,14 +152,14 @@ def joined(uses: Collection[tuple[Use, Tensor]]) -> tuple[Tensor, Tensor, Tensor
 
 def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tensor:
     """Per-row gradient of a scale or bias, summed over its uses, [B, K]."""
-    return torch.stack([_vector(use, gradient, num_rows) for use, gradient in uses]).sum(0)
+    first, *others = (_vector(use, gradient, num_rows) for use, gradient in uses)
+    return torch.stack([first, *others]).sum(0) if others else first
 
 
 def _vector(use: Use, gradient: Tensor, num_rows: int) -> Tensor:
     factor = use.left() if callable(use.left) else use.left
     assert not isinstance(factor, LinearInput)
-    values = at_least_float32(gradient)
-    values = values if factor is None else values * factor.reshape(gradient.shape)
+    values = gradient if factor is None else at_least_float32(gradient) * factor.reshape(gradient.shape)
     if use.rows is None:
         return per_row_sum(values, use.shape)
     per_token = per_row_sum(values, use.shape)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
 HOST_COPY_FLOPS = 48
@@ -14,6 +17,24 @@ measured by this project."""
 
 FULL_FLOPS_PER_BYTE = 17
 """float32 or float64 on an H100: 50e12 flops per second over 2.9e12 bytes per second. Not measured by this project."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCosts:
+    """Estimated costs per pair for the weights that read one input, in flops of a matrix product."""
+
+    input_grams: float
+    """Paid once if at least one weight takes the gram route."""
+    gram: Sequence[float]
+    """Of each weight on the gram route."""
+    materialised: Sequence[float]
+    """Of each weight on the materialised route."""
+
+    def on_gram_route(self) -> list[bool]:
+        """Whether each weight takes the gram route, for the lowest total."""
+        saved = [materialised - gram for gram, materialised in zip(self.gram, self.materialised, strict=True)]
+        are_worth_it = sum(amount for amount in saved if amount > 0) >= self.input_grams
+        return [are_worth_it and amount >= 0 for amount in saved]
 
 
 def flops_per_byte(dtype: torch.dtype) -> int:

@@ -7,16 +7,23 @@ dtype.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from entangle_cli.engine.costs import flops_per_byte
+from entangle_cli.engine.costs import RouteCosts, flops_per_byte
 from entangle_cli.engine.products import at_least_float32, chosen_and_rejected
 
 WORKING_BYTES = 2**30
 """Bytes of one product in float32. Larger batches are split."""
+
+GRAM_BYTES = 20
+"""Bytes that a gram of gradients moves per element, in float32: a write, the product with the inputs' gram (two reads,
+a write), and the read of a sum."""
+
+SHORTEST_HALF = 512
+"""Positions of the smallest blocks of a symmetric gram. Smaller blocks leave a GPU partly idle."""
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
@@ -35,32 +42,78 @@ def _has_wide_product(device: torch.device) -> bool:
     return is_known and device.type in ("cuda", "meta") and torch.version.hip is None
 
 
-class WholeGrams:
+class BlockGrams:
     """Grams of the inputs of one or more weights, computed once.
 
     Attributes:
-        same_BTT: every row's positions with themselves.
+        same: upper half of every row's positions with themselves (`upper_blocks`).
         mixed_PTT: positions of the chosen row with those of the rejected row.
     """
 
     def __init__(self, input_BTI: Tensor, num_shared: int) -> None:  # noqa: ARG002 -- as products.InputGrams
         chosen_PTI, rejected_PTI = chosen_and_rejected(input_BTI)
-        self.same_BTT = wide_product(input_BTI, input_BTI.mT)
+        self.same = [wide_product(left, right.mT) for left, right in upper_blocks(input_BTI)]
         self.mixed_PTT = wide_product(chosen_PTI, rejected_PTI.mT)
 
 
-def gram_products(inputs: WholeGrams, gradient_BTO: Tensor) -> Tensor:
-    """Products of a weight's gradients by the gram route.
+def upper_blocks(rows_BTI: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Factors of the blocks that cover the upper half of a symmetric gram, as batches of equal size.
+
+    While a half is long enough, the first half of the positions meets the second, and both are halved in turn. The last
+    blocks are on the diagonal. Each batch is one launch, with the rows of B in order. T of 4 * `SHORTEST_HALF` costs
+    five eighths of the whole gram.
+    """
+    parts = rows_BTI
+    while parts.shape[1] % 2 == 0 and parts.shape[1] >= 2 * SHORTEST_HALF:
+        halves = parts.unflatten(1, (2, -1))
+        yield halves[:, 0], halves[:, 1]
+        parts = halves.flatten(0, 1)
+    yield parts, parts
+
+
+def gram_elements(num_tokens: int) -> int:
+    """Elements of the grams of a pair."""
+    blocks = upper_blocks(torch.empty(2, num_tokens, 1, device="meta"))
+    return num_tokens**2 + sum(left.shape[0] * left.shape[1] * right.shape[1] for left, right in blocks)
+
+
+def gram_products(inputs: BlockGrams, gradients: Sequence[Tensor]) -> Tensor:
+    """Products of the gradients of one or more weights by the gram route, summed over the weights.
 
     Args:
-        gradient_BTO: gradient at the weight's outputs; zero on padding.
+        gradients: gradient [B, T, O] at each weight's outputs; zero on padding.
     Returns:
         [3, P], float64.
-    Precision: grams in float32 (float64 for float64), sums over their rows in float64.
-    Cost: 6 T^2 O flops per pair; memory of the input grams and `WORKING_BYTES`.
+    Precision: grams in float32 (float64 for float64), their sums in float64.
+    Cost: up to 6 T^2 O flops per pair and weight; memory of the input grams and `WORKING_BYTES`.
     """
+    return torch.stack([_gram_products(inputs, joined_BTO) for joined_BTO in _joined(gradients)]).sum(0)
+
+
+def _joined(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Concatenate narrow gradients. One product of them then adds up their grams."""
+    num_tokens, itemsize = gradients[0].shape[1], gradients[0].element_size()
+    gram_bytes = GRAM_BYTES * gram_elements(num_tokens)
+    narrow: list[Tensor] = []
+    wide: list[Tensor] = []
+    for gradient in gradients:
+        is_narrow = _bytes_of_joining(num_tokens, gradient.shape[2], itemsize) < gram_bytes
+        (narrow if is_narrow else wide).append(gradient)
+    return [*wide, torch.cat(narrow, dim=2)] if len(narrow) > 1 else list(gradients)
+
+
+def _bytes_of_joining(num_tokens: int, num_outputs: int, itemsize: int) -> int:
+    """Bytes that concatenating a gradient reads and writes per pair."""
+    return 2 * itemsize * 2 * num_tokens * num_outputs
+
+
+def _gram_products(inputs: BlockGrams, gradient_BTO: Tensor) -> Tensor:
     chosen_PTO, rejected_PTO = chosen_and_rejected(gradient_BTO)
-    same_B = _weighted_sum(inputs.same_BTT, gradient_BTO, gradient_BTO)
+    *halves, diagonal_B = [
+        _weighted_sum(input_gram, *factors).view(gradient_BTO.shape[0], -1).sum(1)
+        for input_gram, factors in zip(inputs.same, upper_blocks(gradient_BTO), strict=True)
+    ]
+    same_B = diagonal_B + 2 * sum(halves) if halves else diagonal_B
     return torch.stack([*chosen_and_rejected(same_B), _weighted_sum(inputs.mixed_PTT, chosen_PTO, rejected_PTO)])
 
 
@@ -69,9 +122,9 @@ def _weighted_sum(input_gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
     num_grams, num_tokens, _ = input_gram.shape
     height = max(1, WORKING_BYTES // (4 * num_grams * num_tokens))
     sums = [
-        (wide_product(left[:, start : start + height], right.mT) * input_gram[:, start : start + height])
-        .sum(-1)
-        .sum(-1, dtype=torch.float64)
+        (wide_product(left[:, start : start + height], right.mT) * input_gram[:, start : start + height]).sum(
+            (1, 2), dtype=torch.float64
+        )
         for start in range(0, num_tokens, height)
     ]
     return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
@@ -104,20 +157,24 @@ def _materialised(input_BTI: Tensor, gradient_BTO: Tensor) -> Iterator[Tensor]:
         yield torch.stack(rows).sum(-1, dtype=torch.float64)
 
 
-def gram_is_cheaper(num_tokens: int, num_inputs: int, num_outputs: int, num_users: int, dtype: torch.dtype) -> bool:
-    """Whether the gram route is cheaper than the materialised route for a weight.
+def route_costs(num_tokens: int, num_inputs: int, widths: Sequence[int], dtype: torch.dtype) -> RouteCosts:
+    """Costs of both routes for the weights that read one input. Data movement per pair, in bytes:
 
-    Per pair, the grams have 3 T^2 elements. In float32, an element costs this many bytes:
-
-    - gradients' gram, 20: a write, the product with the inputs' gram (two reads, a write), the read of the sum.
-    - inputs' gram, 4: a write, shared by all users.
-    - the two gradients, 32: two writes, two reads for the norms, their product (two reads, a write), the read of a sum.
+    - the inputs' gram: 4 per element, a write in float32.
+    - a gradients' gram: `GRAM_BYTES` per element, shared by all weights that `_joined` concatenates.
+    - the two gradients of the materialised route: 32 per element in float32. Two writes, two reads for the norms, their
+      product (two reads, a write), the read of a sum.
 
     Args:
-        num_users: number of weights that share the inputs and their grams.
+        widths: O of each weight.
+        dtype: dtype of the model.
     """
     byte = flops_per_byte(dtype)
-    area = 3 * num_tokens**2
-    gram = area * (2 * (num_outputs + num_inputs / num_users) + byte * (20 + 4 / num_users))
-    materialised = num_inputs * num_outputs * (4 * num_tokens + 32 * byte)
-    return gram <= materialised
+    area = gram_elements(num_tokens)
+    moved = [min(GRAM_BYTES * area, _bytes_of_joining(num_tokens, width, dtype.itemsize)) for width in widths]
+    shares_a_gram = any(bytes_moved < GRAM_BYTES * area for bytes_moved in moved)
+    return RouteCosts(
+        area * (2 * num_inputs + byte * (4 + GRAM_BYTES * shares_a_gram)),
+        [2 * area * width + byte * bytes_moved for width, bytes_moved in zip(widths, moved, strict=True)],
+        [num_inputs * width * (4 * num_tokens + 32 * byte) for width in widths],
+    )

@@ -62,6 +62,14 @@ class TokenLayout:
         copied = copy_flops(weight_IO.device, weight_IO.dtype)
         return saved > copied * (num_computed * num_inputs + num_positions * num_outputs)
 
+    def skips_padding(self, weight_IO: Tensor) -> bool:
+        """Whether skipping padding in a linear layer's backward pass saves more than the copies cost."""
+        num_inputs, num_outputs = weight_IO.shape
+        num_positions, num_real = self.source_F.numel(), self.real_L.numel()
+        saved = 2 * (num_positions - num_real) * num_inputs * num_outputs
+        copied = copy_flops(weight_IO.device, weight_IO.dtype)
+        return saved > copied * (num_real * num_outputs + num_positions * num_inputs)
+
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copy to a device. Copies to CUDA use pinned memory, so the host need not wait."""
@@ -100,9 +108,9 @@ class _DistinctLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient_FO: Tensor) -> tuple[Tensor, None, None, None]:
         (weight_IO,) = ctx.saved_tensors
-        real_L = ctx.layout.real_L
-        if real_L.numel() == gradient_FO.shape[0]:
+        if not ctx.layout.skips_padding(weight_IO):
             return gradient_FO @ weight_IO.T, None, None, None
+        real_L = ctx.layout.real_L
         result_FI = gradient_FO.new_zeros(gradient_FO.shape[0], weight_IO.shape[0])
         result_FI[real_L] = gradient_FO.index_select(0, real_L) @ weight_IO.T
         return result_FI, None, None, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -72,43 +72,39 @@ class Engine:
         """
         recompute = recompute and not (is_quantised(self._model) and self._head.weight_VD.is_cpu)
         results = self._results(pairs, recompute=recompute)
-        # A few numbers per parameter: one transfer for the whole batch.
-        products = {name: product for result in results for name, product in result.products.items()}
-        total = torch.stack(list(products.values())).sum(0)
-        measurements = _measurements(results[0], total)
+        products = [product for result in results for product in result.products.values()]
+        measurements = _measurements(results[0], torch.stack(products).sum(0))
         if not self._groups:
             return measurements
-        grouped = _by_group(products, self._groups, len(pairs))
+        grouped = _by_group(results, self._groups.values(), len(pairs))
         return [replace(pair, groups=groups) for pair, groups in zip(measurements, grouped, strict=True)]
 
     def _results(self, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PassResult]:
         slow = {name: self._parameters[name] for name in self._parameters if name in self.plan.slow}
+        device = self._head.weight_VD.device
+        groups = self._groups or dict.fromkeys(self._parameters, "all")
         if self.plan.whole_model_slow:
-            return [measure_responses(self._model, pairs, slow, self._head.weight_VD.device)]
+            return [measure_responses(self._model, pairs, slow, device, groups)]
         watched = {id(parameter): name for name, parameter in self._parameters.items() if name not in slow}
-        batch = make_batch(pairs, self._head.weight_VD.device)
+        batch = make_batch(pairs, device)
         try:
             repeated = self.plan.repeated if recompute else None
-            results = [measure_batch(self._model, self._head, batch, watched, self._route, repeated)]
+            results = [measure_batch(self._model, self._head, batch, watched, self._route, repeated, groups)]
         except UnrecognisedUse as unrecognised:
             # The probe did not reach this use, for example an expert that got no token.
             self.plan = self.plan.with_slow(unrecognised.functions)
             return self._results(pairs, recompute=recompute)
         if slow:
-            results.append(measure_responses(self._model, pairs, slow, self._head.weight_VD.device))
+            results.append(measure_responses(self._model, pairs, slow, device, groups))
         return results
 
 
-def _by_group(
-    products: Mapping[str, Tensor], groups: Mapping[str, str], num_pairs: int
-) -> list[tuple[GroupProducts, ...]]:
-    """Per pair, products summed within each group, in the order of the groups. Groups without a gradient have zeros."""
-    sums: dict[str, Tensor | float] = dict.fromkeys(groups.values(), 0.0)
-    for name, product in products.items():
-        sums[groups[name]] = sums[groups[name]] + product
-    lists = {
-        name: total.tolist() if isinstance(total, Tensor) else [[0.0] * num_pairs] * 3 for name, total in sums.items()
-    }
+def _by_group(results: Sequence[PassResult], groups: Iterable[str], num_pairs: int) -> list[tuple[GroupProducts, ...]]:
+    """Per pair, the products of each group, in the order of the groups. Groups without a gradient have zeros."""
+    lists = {}
+    for group in dict.fromkeys(groups):
+        parts = [result.products[group] for result in results if group in result.products]
+        lists[group] = torch.stack(parts).sum(0).tolist() if parts else [[0.0] * num_pairs] * 3
     return [
         tuple(GroupProducts(name, *(side[pair] for side in values)) for name, values in lists.items())
         for pair in range(num_pairs)

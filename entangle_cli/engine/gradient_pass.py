@@ -62,7 +62,7 @@ def run_pass(
     recorder, hidden_BTD = record_forward(model, head, batch, names, collector.consume, recompute=recompute)
     _refuse_unrecognised(recorder)
     head_pass, grams = sweep_vocabulary(
-        head, scored_positions(hidden_BTD, batch), batch.targets_N, batch.slices, with_grams=collector.needs_head_grams
+        head, scored_positions(hidden_BTD, batch), batch.targets_N, batch.scored, with_grams=collector.needs_head_grams
     )
     collector.expect(recorder.num_uses)
     collector.take_head(head_pass, grams)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from entangle_cli.engine.distinct_tokens import to_device
+from entangle_cli.engine.device_products import wide_product
 from entangle_cli.engine.products import chosen_and_rejected
+from entangle_cli.engine.scored import Scored
 
 SYMMETRIC_TILE = 64
 """Rows per tile of a symmetric gram: small enough to skip most of its lower half."""
@@ -20,112 +20,137 @@ PADDED_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class PairGrams:
-    """Grams over the vocabulary between a pair's positions: of exp(logit - maximum) times slope, zero at targets."""
+class PairGroup:
+    """Scored positions of some pairs of a batch, as indices into N. -1 marks padding."""
 
-    chosen_RR: Tensor
-    """Between positions of the chosen row; valid on and above the diagonal."""
-    rejected_RR: Tensor
-    """Between positions of the rejected row; valid on and above the diagonal."""
-    mixed_RR: Tensor
+    pairs: slice
+    """The group's pairs within the batch."""
+    chosen_PR: Tensor
+    """int64."""
+    rejected_PR: Tensor
+    """int64; R may differ from that of `chosen_PR`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairGrams:
+    """Grams over the vocabulary between positions of each pair: of exp(logit - maximum) times slope, zero at targets.
+
+    Entries of padding are arbitrary but finite.
+    """
+
+    group: PairGroup
+    chosen_PRR: Tensor
+    rejected_PRR: Tensor
+    mixed_PRR: Tensor
     """Chosen x rejected."""
 
 
 class HeadGrams(Protocol):
     """The grams of a batch, while a sweep adds to them."""
 
-    @property
-    def pairs(self) -> Sequence[PairGrams]:
-        """The grams of each pair."""
-
     def rescale(self, factor_N: Tensor) -> None:
         """Multiply every position by a factor."""
 
-    def add(self, exp_NC: Tensor) -> None:
-        """Add the inner products over a chunk of columns."""
+    def add(self, exp_NC: Tensor, rounded_NC: Tensor) -> None:
+        """Add the inner products over a chunk of columns.
+
+        Args:
+            rounded_NC: `exp_NC` in the model's dtype.
+        """
+
+    def finished(self) -> list[PairGrams]:
+        """The grams of all pairs, in one or more groups."""
 
 
-def start_grams(values_ND: Tensor, slices: Sequence[slice]) -> HeadGrams:
+def start_grams(values_ND: Tensor, scored: Scored | None) -> HeadGrams:
     """Grams of zeros, with the device and dtype of `values_ND`.
 
     Args:
-        slices: per row (chosen rows first), its range within N. Empty for no grams.
+        scored: the rows of the scored positions; None for no grams.
     """
-    if values_ND.is_cpu or not slices:
-        return GramsByPair(values_ND, slices)
-    return GramsAtOnce(values_ND, slices)
-
-
-def chosen_and_rejected_slices(slices: Sequence[slice]) -> list[tuple[slice, slice]]:
-    """Ranges within N of the chosen and the rejected row, per pair. `slices` has the chosen rows first."""
-    num_pairs = len(slices) // 2
-    return list(zip(slices[:num_pairs], slices[num_pairs:], strict=True))
+    return GramsByPair(values_ND, scored) if scored is None or values_ND.is_cpu else GramsAtOnce(values_ND, scored)
 
 
 class GramsByPair:
     """One pair at a time, and half of a symmetric gram: the fewest flops."""
 
-    def __init__(self, values_ND: Tensor, slices: Sequence[slice]) -> None:
+    def __init__(self, values_ND: Tensor, scored: Scored | None) -> None:
         def zeros(rows: slice, columns: slice) -> Tensor:
             return values_ND.new_zeros(rows.stop - rows.start, columns.stop - columns.start)
 
-        self._slices = chosen_and_rejected_slices(slices)
-        self.pairs = [
-            PairGrams(zeros(chosen, chosen), zeros(rejected, rejected), zeros(chosen, rejected))
-            for chosen, rejected in self._slices
-        ]
+        self._slices = [] if scored is None else scored.pairs
+        self._chosen = [zeros(chosen, chosen) for chosen, _ in self._slices]
+        self._rejected = [zeros(rejected, rejected) for _, rejected in self._slices]
+        self._mixed = [zeros(chosen, rejected) for chosen, rejected in self._slices]
 
     def rescale(self, factor_N: Tensor) -> None:
         """Multiply every position by a factor."""
-        for (chosen, rejected), grams in zip(self._slices, self.pairs, strict=True):
-            grams.chosen_RR.mul_(torch.outer(factor_N[chosen], factor_N[chosen]))
-            grams.rejected_RR.mul_(torch.outer(factor_N[rejected], factor_N[rejected]))
-            grams.mixed_RR.mul_(torch.outer(factor_N[chosen], factor_N[rejected]))
+        for pair, (chosen, rejected) in enumerate(self._slices):
+            self._chosen[pair].mul_(torch.outer(factor_N[chosen], factor_N[chosen]))
+            self._rejected[pair].mul_(torch.outer(factor_N[rejected], factor_N[rejected]))
+            self._mixed[pair].mul_(torch.outer(factor_N[chosen], factor_N[rejected]))
 
-    def add(self, exp_NC: Tensor) -> None:
+    def add(self, exp_NC: Tensor, rounded_NC: Tensor) -> None:  # noqa: ARG002 -- a CPU gains nothing from rounding
         """Add the inner products over a chunk of columns."""
-        for (chosen, rejected), grams in zip(self._slices, self.pairs, strict=True):
-            _add_upper_half(grams.chosen_RR, exp_NC[chosen])
-            _add_upper_half(grams.rejected_RR, exp_NC[rejected])
-            grams.mixed_RR.addmm_(exp_NC[chosen], exp_NC[rejected].T)
+        for pair, (chosen, rejected) in enumerate(self._slices):
+            _add_upper_half(self._chosen[pair], exp_NC[chosen])
+            _add_upper_half(self._rejected[pair], exp_NC[rejected])
+            self._mixed[pair].addmm_(exp_NC[chosen], exp_NC[rejected].T)
+
+    def finished(self) -> list[PairGrams]:
+        """One group per pair."""
+        return [
+            PairGrams(
+                PairGroup(slice(pair, pair + 1), _range(chosen), _range(rejected)),
+                _mirrored(self._chosen[pair]).unsqueeze(0),
+                _mirrored(self._rejected[pair]).unsqueeze(0),
+                self._mixed[pair].unsqueeze(0),
+            )
+            for pair, (chosen, rejected) in enumerate(self._slices)
+        ]
 
 
 class GramsAtOnce:
     """All pairs at once, padded to R positions of the longest response: the fewest launches."""
 
-    def __init__(self, values_ND: Tensor, slices: Sequence[slice]) -> None:
-        lengths = [rows.stop - rows.start for rows in slices]
-        # Padding repeats position 0. No pair's grams reach it.
-        positions_BR = torch.zeros(len(slices), max(lengths), dtype=torch.long)
-        for row, rows in enumerate(slices):
-            positions_BR[row, : lengths[row]] = torch.arange(rows.start, rows.stop)
-        self._positions_BR = to_device(positions_BR, values_ND.device)
-        num_pairs = len(slices) // 2
-        self._same_BRR = values_ND.new_zeros(len(slices), max(lengths), max(lengths))
-        self._mixed_PRR = values_ND.new_zeros(num_pairs, max(lengths), max(lengths))
-        self.pairs = [
-            PairGrams(
-                self._same_BRR[pair, :chosen, :chosen],
-                self._same_BRR[pair + num_pairs, :rejected, :rejected],
-                self._mixed_PRR[pair, :chosen, :rejected],
-            )
-            for pair, (chosen, rejected) in enumerate(zip(lengths[:num_pairs], lengths[num_pairs:], strict=True))
-        ]
+    def __init__(self, values_ND: Tensor, scored: Scored) -> None:
+        self._index_BR = scored.index_BR
+        # Padding repeats position 0. Its gradient is set to zero later, so its entries do not matter.
+        self._filled_BR = scored.index_BR.clamp(min=0)
+        num_rows, longest = scored.index_BR.shape
+        self._same_BRR = values_ND.new_zeros(num_rows, longest, longest)
+        self._mixed_PRR = values_ND.new_zeros(num_rows // 2, longest, longest)
 
     def rescale(self, factor_N: Tensor) -> None:
         """Multiply every position by a factor."""
-        factor_BR = factor_N[self._positions_BR]
+        factor_BR = factor_N[self._filled_BR]
         chosen_PR, rejected_PR = chosen_and_rejected(factor_BR)
         self._same_BRR.mul_(factor_BR.unsqueeze(2) * factor_BR.unsqueeze(1))
         self._mixed_PRR.mul_(chosen_PR.unsqueeze(2) * rejected_PR.unsqueeze(1))
 
-    def add(self, exp_NC: Tensor) -> None:
-        """Add the inner products over a chunk of columns."""
-        for part_Nc in exp_NC.split(max(1, PADDED_BYTES // (4 * self._positions_BR.numel())), dim=1):
-            exp_BRc = part_Nc[self._positions_BR]
-            chosen_PRc, rejected_PRc = chosen_and_rejected(exp_BRc)
-            self._same_BRR.baddbmm_(exp_BRc, exp_BRc.mT)
-            self._mixed_PRR.baddbmm_(chosen_PRc, rejected_PRc.mT)
+    def add(self, exp_NC: Tensor, rounded_NC: Tensor) -> None:
+        """Add the inner products over a chunk of columns.
+
+        bfloat16 has the range of float32, so its rounding is relative to every entry. The pull on the hidden states
+        comes from the same rounded entries. float16 would lose small probabilities.
+        """
+        values_NC = rounded_NC if rounded_NC.dtype == torch.bfloat16 else exp_NC
+        for part_Nc in values_NC.split(max(1, PADDED_BYTES // (4 * self._filled_BR.numel())), dim=1):
+            values_BRc = part_Nc[self._filled_BR]
+            chosen_PRc, rejected_PRc = chosen_and_rejected(values_BRc)
+            self._same_BRR += wide_product(values_BRc, values_BRc.mT)
+            self._mixed_PRR += wide_product(chosen_PRc, rejected_PRc.mT)
+
+    def finished(self) -> list[PairGrams]:
+        """One group for all pairs."""
+        chosen_PR, rejected_PR = chosen_and_rejected(self._index_BR)
+        group = PairGroup(slice(0, len(chosen_PR)), chosen_PR, rejected_PR)
+        return [PairGrams(group, *chosen_and_rejected(self._same_BRR), self._mixed_PRR)]
+
+
+def _range(rows: slice) -> Tensor:
+    """The indices of a range, [1, R]."""
+    return torch.arange(rows.start, rows.stop).unsqueeze(0)
 
 
 def _add_upper_half(gram_RR: Tensor, rows_RC: Tensor) -> None:
@@ -133,3 +158,8 @@ def _add_upper_half(gram_RR: Tensor, rows_RC: Tensor) -> None:
     for start in range(0, rows_RC.shape[0], SYMMETRIC_TILE):
         tile_rC = rows_RC[start : start + SYMMETRIC_TILE]
         gram_RR[start : start + SYMMETRIC_TILE, start:].addmm_(tile_rC, rows_RC[start:].T)
+
+
+def _mirrored(upper_RR: Tensor) -> Tensor:
+    """The symmetric matrix with this upper half."""
+    return upper_RR.triu() + upper_RR.triu(1).T

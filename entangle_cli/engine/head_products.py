@@ -6,111 +6,144 @@ products are sum_{t,u} (q_t . q_u) (h_t . h_u); the bias's are sum_{t,u} q_t . q
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from entangle_cli.engine.head_grams import PairGrams, chosen_and_rejected_slices
+from entangle_cli.engine.device_products import wide_product
+from entangle_cli.engine.head_grams import PairGrams, PairGroup
 from entangle_cli.engine.head_sweep import HeadPass
-from entangle_cli.engine.products import at_least_float32
+from entangle_cli.engine.products import chosen_and_rejected
+from entangle_cli.engine.scored import Scored
 from entangle_cli.engine.unembedding import Unembedding
 
-PRODUCT_BLOCK = 512
-"""Rows of a gram that are processed at a time. Bounds the memory for long responses."""
+BLOCK_BYTES = 64 * 2**20
+"""Bytes of one block of a gram in float32. Bounds the memory for long responses."""
 
 
-def head_products(
-    head_pass: HeadPass, head: Unembedding, slices: Sequence[slice], grams: Sequence[PairGrams]
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """The head's results at the scored positions of some rows, padded to R.
+
+    Padding has a residual of 0 and an infinite normaliser. Its gradient at the logits is therefore 0.
+    """
+
+    hidden_PRD: Tensor
+    targets_PR: Tensor
+    residuals_PR: Tensor
+    maxima_PR: Tensor
+    normalisers_PR: Tensor
+
+    def blocks(self, num_columns: int) -> Iterator[tuple[slice, ScoredRows]]:
+        """Blocks of positions, as many as `BLOCK_BYTES` holds of a gram with `num_columns`."""
+        num_rows, num_positions = self.targets_PR.shape
+        height = max(1, BLOCK_BYTES // (4 * num_rows * num_columns))
+        if height >= num_positions:
+            yield slice(0, num_positions), self
+            return
+        for start in range(0, num_positions, height):
+            block = slice(start, start + height)
+            yield (
+                block,
+                ScoredRows(
+                    self.hidden_PRD[:, block],
+                    self.targets_PR[:, block],
+                    self.residuals_PR[:, block],
+                    self.maxima_PR[:, block],
+                    self.normalisers_PR[:, block],
+                ),
+            )
+
+
+def scored_rows(head_pass: HeadPass, positions_PR: Tensor) -> ScoredRows:
+    """The head's results at some positions.
+
+    Args:
+        positions_PR: indices into N; -1 on padding.
+    """
+    is_padding_PR = positions_PR < 0
+    filled_PR = positions_PR.clamp(min=0)
+    return ScoredRows(
+        head_pass.hidden_ND[filled_PR],
+        head_pass.targets_N[filled_PR],
+        head_pass.target_residuals_N[filled_PR].masked_fill(is_padding_PR, 0.0),
+        head_pass.maxima_N[filled_PR],
+        head_pass.normalisers_N[filled_PR].masked_fill(is_padding_PR, torch.inf),
+    )
+
+
+def head_products(head_pass: HeadPass, head: Unembedding, grams: Sequence[PairGrams]) -> tuple[Tensor, Tensor]:
     """Products [3, P] of the weight and of the bias.
 
     Args:
-        slices: per row (chosen rows first), its range within N.
-        grams: the grams of each pair from `sweep_vocabulary`.
+        grams: the grams from `sweep_vocabulary`.
     Precision: grams in float32 (float64 for float64 models), sums over their rows in float64.
-    Cost: about 6 R^2 D flops per pair; memory of `PRODUCT_BLOCK` * R.
+    Cost: about 14 R^2 D flops per pair; memory of a few `BLOCK_BYTES`.
     """
-    totals = []
-    for (chosen, rejected), pair in zip(chosen_and_rejected_slices(slices), grams, strict=True):
-        totals += [
-            _symmetric_products(head_pass, head, chosen, pair.chosen_RR),
-            _symmetric_products(head_pass, head, rejected, pair.rejected_RR),
-            _mixed_products(head_pass, head, chosen, rejected, pair.mixed_RR),
-        ]
-    weight, bias = torch.stack(totals).reshape(len(grams), 3, 2).permute(2, 1, 0)
+    weight, bias = torch.cat([_group_products(head_pass, head, group) for group in grams], dim=2)
     return weight, bias
 
 
-def _symmetric_products(head_pass: HeadPass, head: Unembedding, rows: slice, upper_RR: Tensor) -> Tensor:
-    """Squared norms of the weight's and the bias's gradient, [2], from the upper half of a row's gram."""
-    total = upper_RR.new_zeros(2, dtype=torch.float64)
-    for start, stop in _product_blocks(rows):
-        block = slice(rows.start + start, rows.start + stop)
-        below = slice(rows.start + stop, rows.stop)
-        square_rr = upper_RR[start:stop, start:stop]
-        mirrored_rr = square_rr.triu() + square_rr.triu(1).T
-        total += _block_products(head_pass, head, block, block, mirrored_rr)
-        total += 2 * _block_products(head_pass, head, block, below, upper_RR[start:stop, stop:])
-    return total
+def _group_products(head_pass: HeadPass, head: Unembedding, grams: PairGrams) -> Tensor:
+    """Products of the weight and of the bias, [2, 3, P]."""
+    chosen, rejected = (
+        scored_rows(head_pass, positions_PR) for positions_PR in (grams.group.chosen_PR, grams.group.rejected_PR)
+    )
+    sides = [
+        (chosen, chosen, grams.chosen_PRR),
+        (rejected, rejected, grams.rejected_PRR),
+        (chosen, rejected, grams.mixed_PRR),
+    ]
+    return torch.stack([_inner_products(head, *side) for side in sides], dim=1)
 
 
-def _mixed_products(head_pass: HeadPass, head: Unembedding, left: slice, right: slice, mixed_RR: Tensor) -> Tensor:
-    """Inner products of the weight's and the bias's gradients of two rows, [2]."""
-    total = mixed_RR.new_zeros(2, dtype=torch.float64)
-    for start, stop in _product_blocks(left):
-        block = slice(left.start + start, left.start + stop)
-        total += _block_products(head_pass, head, block, right, mixed_RR[start:stop])
-    return total
+def _inner_products(head: Unembedding, left: ScoredRows, right: ScoredRows, gram_PRR: Tensor) -> Tensor:
+    """Inner products between the gradients of two rows, of the weight and of the bias, [2, P]."""
+    totals = []
+    for block, some in left.blocks(right.targets_PR.shape[1]):
+        residual_gram = _residual_gram(head, some, right, gram_PRR[:, block])
+        input_gram = wide_product(some.hidden_PRD, right.hidden_PRD.mT)
+        sums = torch.stack([(residual_gram * input_gram).sum(-1), residual_gram.sum(-1)])
+        totals.append(sums.sum(-1, dtype=torch.float64))
+    return torch.stack(totals).sum(0)
 
 
-def _product_blocks(rows: slice) -> list[tuple[int, int]]:
-    length = rows.stop - rows.start
-    return [(start, min(start + PRODUCT_BLOCK, length)) for start in range(0, length, PRODUCT_BLOCK)]
-
-
-def _block_products(head_pass: HeadPass, head: Unembedding, left: slice, right: slice, gram_rR: Tensor) -> Tensor:
-    residual_gram_rR = _residual_gram(head_pass, head, left, right, gram_rR)
-    hidden_ND = head_pass.hidden_ND
-    input_gram_rR = at_least_float32(hidden_ND[left]) @ at_least_float32(hidden_ND[right]).T
-    bias = residual_gram_rR.sum(-1).sum(dtype=torch.float64)
-    return torch.stack([(residual_gram_rR * input_gram_rR).sum(-1).sum(dtype=torch.float64), bias])
-
-
-def _residual_gram(head_pass: HeadPass, head: Unembedding, left: slice, right: slice, gram_rR: Tensor) -> Tensor:
+def _residual_gram(head: Unembedding, left: ScoredRows, right: ScoredRows, gram_PRR: Tensor) -> Tensor:
     """q_t . q_u over the vocabulary for t in `left`, u in `right`, from the sweep's gram of exponentials.
 
     q = r e_y - o with o the other probabilities (zero at y), so
     q_t . q_u = r_t r_u [y_t = y_u] - r_t o_u[y_t] - r_u o_t[y_u] + o_t . o_u.
     """
-    targets_N, residuals_N = head_pass.targets_N, head_pass.target_residuals_N
-    same_target = targets_N[left].unsqueeze(1) == targets_N[right].unsqueeze(0)
-    left_at_right = other_probabilities(head_pass, head, left, targets_N[right])
-    right_at_left = other_probabilities(head_pass, head, right, targets_N[left]).T
-    left_residual, right_residual = residuals_N[left].unsqueeze(1), residuals_N[right].unsqueeze(0)
-    normalisers = torch.outer(head_pass.normalisers_N[left], head_pass.normalisers_N[right])
+    left_at_right = other_probabilities(head, left, right.targets_PR)
+    right_at_left = left_at_right if left is right else other_probabilities(head, right, left.targets_PR)
+    same_target = left.targets_PR.unsqueeze(2) == right.targets_PR.unsqueeze(1)
+    left_residual, right_residual = left.residuals_PR.unsqueeze(2), right.residuals_PR.unsqueeze(1)
+    normalisers = left.normalisers_PR.unsqueeze(2) * right.normalisers_PR.unsqueeze(1)
     return (
-        left_residual * right_residual * same_target
-        - left_residual * right_at_left
+        left_residual * (right_residual * same_target - right_at_left.mT)
         - right_residual * left_at_right
-        + gram_rR / normalisers
+        + gram_PRR / normalisers
     )
 
 
-def other_probabilities(head_pass: HeadPass, head: Unembedding, rows: slice, ids: Tensor) -> Tensor:
+def other_probabilities(head: Unembedding, rows: ScoredRows, ids_PC: Tensor) -> Tensor:
     """Softmax at some columns times the logits' slope; zero at the position's own target.
 
     Returns:
-        [R, len(ids)] for the scored positions in `rows`.
+        [P, R, C].
     """
-    logits = head.logits(head_pass.hidden_ND[rows], ids)
-    shifted = logits - head_pass.maxima_N[rows].unsqueeze(1)
-    probabilities = shifted.exp() / head_pass.normalisers_N[rows].unsqueeze(1) * head.slope(logits)
-    return probabilities.masked_fill(head_pass.targets_N[rows].unsqueeze(1) == ids.unsqueeze(0), 0.0)
+    logits = head.logits_at(rows.hidden_PRD, ids_PC)
+    probabilities = (logits - rows.maxima_PR.unsqueeze(2)).exp_() / rows.normalisers_PR.unsqueeze(2)
+    slope = head.slope(logits)
+    if not isinstance(slope, float) or slope != 1.0:
+        probabilities *= slope
+    return probabilities.masked_fill_(rows.targets_PR.unsqueeze(2) == ids_PC.unsqueeze(1), 0.0)
 
 
 def tied_cross_products(
-    head_pass: HeadPass, head: Unembedding, slices: Sequence[slice], ids_BT: Tensor, gradient_BTD: Tensor
+    head_pass: HeadPass, head: Unembedding, groups: Sequence[PairGroup], ids_BT: Tensor, gradient_BTD: Tensor
 ) -> Tensor:
     """Cross terms [3, P] between the two uses of a weight that is both embedding and unembedding.
 
@@ -118,42 +151,49 @@ def tied_cross_products(
     <lookup_a, head_b> = sum_{t,s} q_bs[id_at] (e_at . h_bs). A squared norm contains it twice, the inner product once
     in each direction.
     """
-    num_pairs = len(slices) // 2
-    hidden_ND = at_least_float32(head_pass.hidden_ND)
-    gradient_BTD = at_least_float32(gradient_BTD)
-
-    def cross(lookup_row: int, head_row: int) -> Tensor:
-        rows, ids_T = slices[head_row], ids_BT[lookup_row]
-        at_target = head_pass.target_residuals_N[rows].unsqueeze(1) * (
-            head_pass.targets_N[rows].unsqueeze(1) == ids_T.unsqueeze(0)
+    num_pairs = len(ids_BT) // 2
+    columns = []
+    for group in groups:
+        chosen, rejected = (
+            scored_rows(head_pass, positions_PR) for positions_PR in (group.chosen_PR, group.rejected_PR)
         )
-        residual_RT = at_target - other_probabilities(head_pass, head, rows, ids_T)
-        inner_RT = hidden_ND[rows] @ gradient_BTD[lookup_row].T
-        return (residual_RT * inner_RT).sum(-1).sum(dtype=torch.float64)
-
-    columns = [
-        torch.stack(
-            [
-                2 * cross(pair, pair),
-                2 * cross(pair + num_pairs, pair + num_pairs),
-                cross(pair, pair + num_pairs) + cross(pair + num_pairs, pair),
-            ]
+        of_chosen, of_rejected = (
+            (ids_BT[rows], gradient_BTD[rows])
+            for rows in (group.pairs, slice(num_pairs + group.pairs.start, num_pairs + group.pairs.stop))
         )
-        for pair in range(num_pairs)
-    ]
-    return torch.stack(columns, dim=1)
+        columns.append(
+            torch.stack(
+                [
+                    2 * _lookup_with_head(head, chosen, *of_chosen),
+                    2 * _lookup_with_head(head, rejected, *of_rejected),
+                    _lookup_with_head(head, rejected, *of_chosen) + _lookup_with_head(head, chosen, *of_rejected),
+                ]
+            )
+        )
+    return torch.cat(columns, dim=1)
 
 
-def hidden_similarities(hidden_ND: Tensor, slices: Sequence[slice]) -> Tensor:
+def _lookup_with_head(head: Unembedding, rows: ScoredRows, ids_PT: Tensor, gradient_PTD: Tensor) -> Tensor:
+    """Inner products between the lookups of some rows and the head's use in others, [P]."""
+    totals = []
+    for _, some in rows.blocks(ids_PT.shape[1]):
+        is_target = some.targets_PR.unsqueeze(2) == ids_PT.unsqueeze(1)
+        residual_PRT = some.residuals_PR.unsqueeze(2) * is_target - other_probabilities(head, some, ids_PT)
+        inner_PRT = wide_product(some.hidden_PRD, gradient_PTD.mT)
+        totals.append((residual_PRT * inner_PRT).sum(-1).sum(-1, dtype=torch.float64))
+    return torch.stack(totals).sum(0)
+
+
+def hidden_similarities(hidden_ND: Tensor, scored: Scored) -> Tensor:
     """CHES and its length-normalised form of every pair, float64 [2, P] (Razin et al., arXiv 2410.08847, Definition 2).
 
     CHES = <S_c, S_r> - |S_c|^2, where S is the sum of the hidden states that predict a response's tokens. In the
     normalised form S is their mean. CHES is the head's P - A with every residual q replaced by 1.
     """
-    sums_BD = torch.stack([hidden_ND[rows].double().sum(0) for rows in slices])
-    lengths_B = torch.tensor([rows.stop - rows.start for rows in slices], device=sums_BD.device, dtype=sums_BD.dtype)
+    sums_BD = scored.row_sums(hidden_ND)
+    lengths_B1 = (scored.index_BR >= 0).sum(1, keepdim=True)
     similarities = []
-    for states_BD in (sums_BD, sums_BD / lengths_B.unsqueeze(1)):
-        chosen_PD, rejected_PD = states_BD[: len(slices) // 2], states_BD[len(slices) // 2 :]
+    for states_BD in (sums_BD, sums_BD / lengths_B1):
+        chosen_PD, rejected_PD = chosen_and_rejected(states_BD)
         similarities.append((chosen_PD * (rejected_PD - chosen_PD)).sum(1))
     return torch.stack(similarities)

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from entangle_cli.engine.head_grams import HeadGrams, PairGrams, start_grams
 from entangle_cli.engine.products import at_least_float32
+from entangle_cli.engine.scored import Scored
 from entangle_cli.engine.unembedding import Unembedding
 
-CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
 """Bytes of one float32 chunk of logits. Below 32 MiB the C library reuses heap memory instead of requesting new pages.
 This saves 5 % of the time of a GPT-2 batch at 64 tokens. A GPU is faster with a few large products."""
 
@@ -65,18 +66,18 @@ class _Sweep:
 
 
 def sweep_vocabulary(
-    head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, slices: Sequence[slice], *, with_grams: bool
+    head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, scored: Scored, *, with_grams: bool
 ) -> tuple[HeadPass, Sequence[PairGrams]]:
     """Log-probs of the targets, their gradient at the hidden states, and the grams of each pair.
 
     Args:
         hidden_ND: inputs of the head at the scored positions, detached.
-        slices: per row (chosen rows first), its range within N.
+        scored: the rows of the scored positions.
         with_grams: whether to compute grams. Only the products of the head's weight and bias need them.
     Precision: sums over the vocabulary in float32 (float64 for float64 models), log-probs in float64.
     Cost: 4 N V D flops, and about 6 R^2 V per pair with grams; memory of a few `CHUNK_BYTES` plus R^2.
     """
-    sweep = _start(hidden_ND, slices if with_grams else ())
+    sweep = _start(hidden_ND, scored if with_grams else None)
     vocabulary = head.weight_VD.shape[0]
     chunk = _chunk_columns(hidden_ND)
     for start in range(0, vocabulary, chunk):
@@ -95,7 +96,7 @@ def sweep_vocabulary(
         normalisers_N=normalisers_N,
         target_residuals_N=target_residuals_N,
     )
-    return head_pass, sweep.grams.pairs
+    return head_pass, sweep.grams.finished()
 
 
 def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def sweep_log_probs(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> 
         local_N1, inside_N1 = _local_targets(targets_N, start, logits_NC.shape[1])
         at_target_N1 = logits_NC.gather(1, local_N1)
         target_logits_N = torch.where(inside_N1, at_target_N1, target_logits_N.unsqueeze(1)).squeeze(1)
-        exp_NC = logits_NC.sub_(maxima_N.unsqueeze(1)).exp_()
+        exp_NC = _exp_below(logits_NC, maxima_N)
         exp_NC.scatter_(1, local_N1, exp_NC.gather(1, local_N1).masked_fill_(inside_N1, 0.0))
         others_N += exp_NC.sum(1)
     return _target_log_probs(target_logits_N, maxima_N, others_N)
@@ -142,6 +143,12 @@ def weighted_backward(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor, w
     return torch.cat(seeds)
 
 
+def _exp_below(logits_NC: Tensor, maxima_N: Tensor) -> Tensor:
+    """exp(logit - maximum) in the dtype of the maxima. Overwrites the logits if they have it."""
+    in_place = logits_NC if logits_NC.dtype == maxima_N.dtype else None
+    return torch.sub(logits_NC, maxima_N.unsqueeze(1), out=in_place).exp_()
+
+
 def _target_log_probs(target_logits_N: Tensor, maxima_N: Tensor, others_N: Tensor) -> Tensor:
     shifted_N = (target_logits_N - maxima_N).double()
     # float32 would round 1 + 1e-8 to 1. For a confident position its logarithm is the whole log-prob.
@@ -160,7 +167,7 @@ def _chunk_columns(hidden_ND: Tensor) -> int:
     return max(1, chunk_bytes // (4 * max(1, hidden_ND.shape[0])))
 
 
-def _start(hidden_ND: Tensor, slices: Sequence[slice]) -> _Sweep:
+def _start(hidden_ND: Tensor, scored: Scored | None) -> _Sweep:
     values = at_least_float32(hidden_ND)
     num_positions = values.shape[0]
     return _Sweep(
@@ -168,7 +175,7 @@ def _start(hidden_ND: Tensor, slices: Sequence[slice]) -> _Sweep:
         target_logits_N=values.new_zeros(num_positions),
         others_N=values.new_zeros(num_positions),
         pull_ND=torch.zeros_like(values),
-        grams=start_grams(values, slices),
+        grams=start_grams(values, scored),
     )
 
 
@@ -185,10 +192,11 @@ def _add_columns(
     at_target_N1 = logits_NC.gather(1, local_N1)
     sweep.target_logits_N = torch.where(inside_N1, at_target_N1, sweep.target_logits_N.unsqueeze(1)).squeeze(1)
     slope_NC = head.slope(logits_NC)
-    exp_NC = logits_NC.sub_(sweep.maxima_N.unsqueeze(1)).exp_()
+    exp_NC = _exp_below(logits_NC, sweep.maxima_N)
     exp_NC.scatter_(1, local_N1, exp_NC.gather(1, local_N1).masked_fill_(inside_N1, 0.0))
     sweep.others_N += exp_NC.sum(1)
     if not isinstance(slope_NC, float) or slope_NC != 1.0:
         exp_NC *= slope_NC
-    sweep.pull_ND += (exp_NC.to(head.weight_VD.dtype) @ head.weight_VD[columns]).to(sweep.pull_ND.dtype)
-    sweep.grams.add(exp_NC)
+    rounded_NC = exp_NC.to(head.weight_VD.dtype)
+    sweep.pull_ND += rounded_NC @ head.weight_VD[columns]
+    sweep.grams.add(exp_NC, rounded_NC)

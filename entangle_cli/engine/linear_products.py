@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from entangle_cli.engine import device_products, products
+from entangle_cli.engine.costs import RouteCosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,27 +19,27 @@ class LinearProducts:
 
     input_grams: Callable[[Tensor, int], Any]
     """Inputs [B, T, I] and the number of shared leading positions, to grams for `gram_products`."""
-    gram_products: Callable[[Any, Tensor], Tensor]
-    """Input grams and gradients [B, T, O], to products [3, P]."""
+    gram_products: Callable[[Any, Sequence[Tensor]], Tensor]
+    """Input grams and the gradients [B, T, O] of one or more weights, to the sum of their products [3, P]."""
     materialised_products: Callable[[Tensor, Tensor], Tensor]
     """Inputs [B, T, I] and gradients [B, T, O], to products [3, P]."""
-    gram_is_cheaper: Callable[[int, int, int, int, int], bool]
-    """T, number of shared positions, I, O and number of weights that read the inputs, to the choice of route."""
+    route_costs: Callable[[int, int, int, Sequence[int]], RouteCosts]
+    """T, number of shared positions, I, and O of the weights that read one input, to the costs of both routes."""
 
 
 def linear_products(device: torch.device, dtype: torch.dtype) -> LinearProducts:
     """The functions for a device and the dtype of the model."""
     if device.type == "cpu":
         return LinearProducts(
-            products.InputGrams, products.gram_products, products.materialised_products, products.gram_is_cheaper
+            products.InputGrams, products.gram_products, products.materialised_products, products.route_costs
         )
 
-    def gram_is_cheaper(num_tokens: int, _: int, num_inputs: int, num_outputs: int, num_users: int) -> bool:
-        return device_products.gram_is_cheaper(num_tokens, num_inputs, num_outputs, num_users, dtype)
+    def route_costs(num_tokens: int, _: int, num_inputs: int, widths: Sequence[int]) -> RouteCosts:
+        return device_products.route_costs(num_tokens, num_inputs, widths, dtype)
 
     return LinearProducts(
-        device_products.WholeGrams,
+        device_products.BlockGrams,
         device_products.gram_products,
         device_products.materialised_products,
-        gram_is_cheaper,
+        route_costs,
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +36,7 @@ class PassResult:
     log_probs_B: Tensor
     """float64, nats, chosen rows first."""
     products: Mapping[str, Tensor]
-    """Parameter name to products [3, P]. Parameters that the pass did not reach are missing."""
+    """Group to products [3, P], summed over its parameters. Groups that the pass did not reach are missing."""
     similarities: Tensor | None = None
     """`head_products.hidden_similarities` [2, P]; None if the head was not seen."""
     head_products: Tensor | None = None
@@ -52,6 +50,7 @@ def measure_batch(
     names: Mapping[int, str],
     route: Route = Route.CHEAPER,
     repeated: Mapping[tuple[str, int | None], int] | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> PassResult:
     """Log-probs of every row and products of every watched parameter.
 
@@ -61,23 +60,38 @@ def measure_batch(
         route: route for linear weights. All routes give the same results.
         repeated: if given, recompute layers in the backward pass instead of keeping their activations. Holds the number
             of uses of each parameter or slice that is used more than once, because recomputed layers run one by one.
+        groups: parameter name to the group in which its products are summed; None for one group per parameter. Large
+            groups save time.
     Raises:
         UnrecognisedUse: a watched parameter was used in a way that no rule covers.
         HeadNotFound: the unembedding was not applied to all positions.
     """
-    collector = _PairProducts(batch, head, names, route, repeated)
+    collector = _PairProducts(batch, head, names, route, repeated, groups)
     head_pass = run_pass(model, head, batch, names, collector, recompute=repeated is not None)
-    log_probs_B = torch.stack([head_pass.log_probs_N[scored].sum() for scored in batch.slices])
     return PassResult(
-        log_probs_B,
-        collector.totals,
-        hidden_similarities(head_pass.hidden_ND, batch.slices),
+        batch.scored.row_sums(head_pass.log_probs_N),
+        {group: torch.stack(parts).sum(0) for group, parts in collector.parts.items()},
+        hidden_similarities(head_pass.hidden_ND, batch.scored),
         collector.head_weight_products,
     )
 
 
+@dataclass(slots=True)
+class _Readings:
+    """Weights that read one input, until all of them have gradients."""
+
+    num_shared: int
+    names: list[str] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    """[B, T, O] of each weight."""
+
+
 class _PairProducts(Collector):
-    """Computes the products of pairs, [3, P] per parameter."""
+    """Computes the products of pairs.
+
+    Attributes:
+        parts: group to products [3, P], to be summed.
+    """
 
     def __init__(
         self,
@@ -86,13 +100,16 @@ class _PairProducts(Collector):
         names: Mapping[int, str],
         route: Route,
         repeated: Mapping[tuple[str, int | None], int] | None,
+        groups: Mapping[str, str] | None,
     ) -> None:
         super().__init__(batch, head, names, repeated)
+        self.parts: dict[str, list[Tensor]] = {}
         self.head_weight_products: Tensor | None = None
         self._route = route
         self._linear = linear_products(batch.ids_BT.device, head.weight_VD.dtype)
-        self._grams: dict[LinearInput, Any] = {}
-        self._readers_done: Counter[LinearInput] = Counter()
+        self._groups = groups
+        self._readings: dict[LinearInput, _Readings] = {}
+        self._vectors: dict[str, list[Tensor]] = {}
 
     @property
     def needs_head_grams(self) -> bool:
@@ -102,9 +119,10 @@ class _PairProducts(Collector):
     def take_head(self, head_pass: HeadPass, grams: Sequence[PairGrams]) -> None:
         """Form the products of the head's weight and bias."""
         self._head_pass = head_pass
+        self._head_groups = [gram.group for gram in grams]
         if not self.needs_head_grams:
             return
-        weight, bias = head_products(head_pass, self.head, self.batch.slices, grams)
+        weight, bias = head_products(head_pass, self.head, grams)
         if self.head_weight_name is not None:
             self.head_weight_products = weight
             self.add(self.head_weight_name, weight)
@@ -115,44 +133,69 @@ class _PairProducts(Collector):
         """Products of an expert's weight."""
         return routed_products(inputs_GI, gradient_GO, rows_G, self.num_rows)
 
-    def vector(self, gradient_BI: Tensor) -> Tensor:
-        """Products of a scale or bias."""
-        return vector_products(gradient_BI)
+    def vector(self, name: str, gradient_BK: Tensor) -> None:
+        """Keep the gradient of a scale or bias. Those of a group are multiplied together in `finish`."""
+        self._vectors.setdefault(self._group(name), []).append(gradient_BK.to(self.device))
 
-    def linear(self, uses: UsesWithGradients) -> Tensor:
-        """Products of a linear weight."""
+    def add(self, name: str, formed: Tensor) -> None:
+        """Add to a parameter's group."""
+        self._add(self._group(name), formed)
+
+    def _add(self, group: str, formed: Tensor) -> None:
+        self.parts.setdefault(group, []).append(formed.to(self.device))
+
+    def _group(self, name: str) -> str:
+        return name if self._groups is None else self._groups[name]
+
+    def linear(self, name: str, uses: UsesWithGradients) -> None:
+        """Add the products of a linear weight once all readers of its inputs have gradients."""
         if len(uses) > 1:
             # The uses share one gradient, so concatenating their tokens into one use gives the same result.
             inputs_BTI = torch.cat([linear_input(use).values_BTI for use, _ in uses], dim=1)
             gradient_BTO = torch.cat([as_matrix_rows(gradient) for _, gradient in uses], dim=1)
-            return self._one_linear(LinearInput(inputs_BTI, num_readers=1), gradient_BTO, 0)
+            self._read(name, LinearInput(inputs_BTI, num_readers=1), gradient_BTO, 0)
+            return
         use, gradient = uses[0]
         num_shared = self.batch.num_shared if use.has_batch_positions else 0
-        return self._one_linear(linear_input(use), as_matrix_rows(gradient), num_shared)
+        self._read(name, linear_input(use), as_matrix_rows(gradient), num_shared)
 
-    def _one_linear(self, inputs: LinearInput, gradient_BTO: Tensor, num_shared: int) -> Tensor:
-        inputs_BTI = inputs.values_BTI
-        use_gram = self._route is Route.GRAM or (
-            self._route is Route.CHEAPER
-            and self._linear.gram_is_cheaper(
-                inputs_BTI.shape[1], num_shared, inputs_BTI.shape[2], gradient_BTO.shape[2], inputs.num_readers
-            )
-        )
-        if not use_gram:
-            self._release(inputs)
-            return self._linear.materialised_products(inputs_BTI, gradient_BTO)
-        grams = self._grams.get(inputs)
-        if grams is None:
-            grams = self._grams[inputs] = self._linear.input_grams(inputs_BTI, num_shared)
-        self._release(inputs)
-        return self._linear.gram_products(grams, gradient_BTO)
+    def _read(self, name: str, inputs: LinearInput, gradient_BTO: Tensor, num_shared: int) -> None:
+        readings = self._readings.setdefault(inputs, _Readings(num_shared))
+        readings.names.append(name)
+        readings.gradients.append(gradient_BTO)
+        if len(readings.names) == inputs.num_readers:
+            self._form_linear(inputs.values_BTI, self._readings.pop(inputs))
 
-    def _release(self, inputs: LinearInput) -> None:
-        """Mark one reader of a linear input as done. The last one frees its grams."""
-        self._readers_done[inputs] += 1
-        if self._readers_done[inputs] == inputs.num_readers:
-            self._grams.pop(inputs, None)
-            del self._readers_done[inputs]
+    def _form_linear(self, inputs_BTI: Tensor, readings: _Readings) -> None:
+        on_gram_route: dict[str, list[Tensor]] = {}
+        for name, gradient_BTO, uses_gram in zip(
+            readings.names, readings.gradients, self._on_gram_route(inputs_BTI, readings), strict=True
+        ):
+            if uses_gram:
+                on_gram_route.setdefault(self._group(name), []).append(gradient_BTO)
+            else:
+                self._add(self._group(name), self._linear.materialised_products(inputs_BTI, gradient_BTO))
+        if on_gram_route:
+            grams = self._linear.input_grams(inputs_BTI, readings.num_shared)
+            for group, gradients in on_gram_route.items():
+                self._add(group, self._linear.gram_products(grams, gradients))
+
+    def _on_gram_route(self, inputs_BTI: Tensor, readings: _Readings) -> list[bool]:
+        if self._route is not Route.CHEAPER:
+            return [self._route is Route.GRAM] * len(readings.names)
+        _, num_tokens, num_inputs = inputs_BTI.shape
+        widths = [gradient_BTO.shape[2] for gradient_BTO in readings.gradients]
+        return self._linear.route_costs(num_tokens, readings.num_shared, num_inputs, widths).on_gram_route()
+
+    def finish(self) -> None:
+        """Form the remaining results. Some readers of an input have no gradient."""
+        super().finish()
+        while self._readings:
+            inputs, readings = self._readings.popitem()
+            self._form_linear(inputs.values_BTI, readings)
+        while self._vectors:
+            group, gradients = self._vectors.popitem()
+            self._add(group, vector_products(torch.cat(gradients, dim=1)))
 
     def lookup(self, uses: UsesWithGradients) -> Tensor:
         """Products of an embedding, with cross terms if it is also the head's weight."""
@@ -160,4 +203,4 @@ class _PairProducts(Collector):
         products = lookup_products(ids_BT, gradient_BTD)
         if uses[0][0].name != self.head_weight_name:
             return products
-        return products + tied_cross_products(self._head_pass, self.head, self.batch.slices, ids_BT, gradient_BTD)
+        return products + tied_cross_products(self._head_pass, self.head, self._head_groups, ids_BT, gradient_BTD)

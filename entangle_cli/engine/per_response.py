@@ -26,29 +26,32 @@ def response_log_prob(model: nn.Module, response: TokenizedResponse) -> Tensor:
 
 
 def measure_responses(
-    model: nn.Module, pairs: Sequence[TokenizedPair], parameters: Mapping[str, nn.Parameter], device: torch.device
+    model: nn.Module,
+    pairs: Sequence[TokenizedPair],
+    parameters: Mapping[str, nn.Parameter],
+    device: torch.device,
+    groups: Mapping[str, str],
 ) -> PassResult:
     """Log-probs and products of `parameters` by autograd, one unpadded response at a time.
 
     Args:
         device: device of the products. The parameters may be spread over several devices.
+        groups: parameter name to the group in which its products are summed.
     Cost: one forward and one backward pass per response; memory of two gradients of `parameters`.
     """
     log_probs: list[list[float]] = [[], []]
-    columns: dict[str, list[Tensor]] = {name: [] for name in parameters}
+    totals = {groups[name]: torch.zeros(3, len(pairs), dtype=torch.float64, device=device) for name in parameters}
     with requiring_grad(parameters), torch.enable_grad():
-        for pair in pairs:
+        for column, pair in enumerate(pairs):
             gradients = []
             for side, response in enumerate((pair.chosen, pair.rejected)):
                 log_prob = response_log_prob(model, response)
                 log_probs[side].append(float(log_prob.detach()))
                 gradients.append(_gradients(log_prob, parameters))
             for name in parameters:
-                columns[name].append(_products(gradients[0][name], gradients[1][name]).to(device))
-    return PassResult(
-        torch.tensor(log_probs[0] + log_probs[1], dtype=torch.float64),
-        {name: torch.stack(column, dim=1) for name, column in columns.items()},
-    )
+                products = _products(gradients[0][name], gradients[1][name])
+                totals[groups[name]][:, column] += products.to(device)
+    return PassResult(torch.tensor(log_probs[0] + log_probs[1], dtype=torch.float64), totals)
 
 
 def _gradients(log_prob: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from entangle_cli.engine.costs import RouteCosts
+
 MIN_SYMMETRIC_STRIP = 64
 """Minimum rows per strip of a symmetric gram. Narrower strips cost more speed than skipping the lower half saves."""
 
@@ -34,10 +36,10 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def vector_products(gradient_BI: Tensor) -> Tensor:
+def vector_products(gradient_BK: Tensor) -> Tensor:
     """Products of gradients that are small enough to hold in memory, one vector per row."""
-    chosen_PI, rejected_PI = chosen_and_rejected(gradient_BI.double())
-    return torch.stack([chosen_PI.square().sum(-1), rejected_PI.square().sum(-1), (chosen_PI * rejected_PI).sum(-1)])
+    chosen_PK, rejected_PK = chosen_and_rejected(gradient_BK.double())
+    return torch.stack([chosen_PK.square().sum(-1), rejected_PK.square().sum(-1), (chosen_PK * rejected_PK).sum(-1)])
 
 
 class InputGrams:
@@ -79,19 +81,23 @@ def _strip_height(num_tokens: int) -> int:
     return max(MIN_SYMMETRIC_STRIP, num_tokens // 4)
 
 
-def gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
-    """Products of a weight's gradients by the gram route.
+def gram_products(inputs: InputGrams, gradients: Sequence[Tensor]) -> Tensor:
+    """Products of the gradients of one or more weights by the gram route, summed over the weights.
 
     On the prefix, both rows share the symmetric input gram X. There, sum(X * (Q_c Q_r')) follows by polarisation from
     the symmetric sums of Q_c, Q_r and Q_c + a Q_r. Each sum costs half of a full product. With a as the ratio of the
     two norms, the rounding error is relative to the product of the norms, as for a direct product.
 
     Args:
-        inputs: grams of the weight's inputs.
-        gradient_BTO: gradient at the weight's outputs; zero on padding.
+        inputs: grams of the weights' inputs.
+        gradients: gradient [B, T, O] at each weight's outputs; zero on padding.
     Precision: grams in float32 (float64 for float64 inputs), sums over their rows in float64.
-    Cost: see `gram_is_cheaper`; memory of the input grams and one strip.
+    Cost: see `route_costs`; memory of the input grams and one strip.
     """
+    return torch.stack([_gram_products(inputs, gradient_BTO) for gradient_BTO in gradients]).sum(0)
+
+
+def _gram_products(inputs: InputGrams, gradient_BTO: Tensor) -> Tensor:
     chosen_PTO, rejected_PTO = chosen_and_rejected(at_least_float32(gradient_BTO))
     shared = inputs.num_shared
     chosen_prefix, chosen = chosen_PTO[:, :shared], chosen_PTO[:, shared:]
@@ -211,22 +217,24 @@ def matrix_products(chosen: Tensor, rejected: Tensor) -> Tensor:
     )
 
 
-def gram_is_cheaper(num_tokens: int, num_shared: int, num_inputs: int, num_outputs: int, num_users: int) -> bool:
-    """Whether the gram route is cheaper than the materialised route for a weight.
+def route_costs(num_tokens: int, num_shared: int, num_inputs: int, widths: Sequence[int]) -> RouteCosts:
+    """Costs of both routes for the weights that read one input.
 
     Flops are those of `gram_products`. A materialised gradient is also written once and read three times. This costs
     about `MATERIALISED_TRAFFIC_FLOPS` per element.
 
     Args:
-        num_users: number of weights that share the inputs and their grams.
+        widths: O of each weight.
     """
     num_own = num_tokens - num_shared
     prefix_area, own_area = _strip_area(num_shared), _strip_area(num_own)
     gradient_area = 3 * prefix_area + 2 * own_area + 4 * num_shared * num_own + num_own**2
     input_area = prefix_area + 2 * own_area + 2 * num_shared * num_own + num_own**2
-    gram_flops = 2 * (gradient_area * num_outputs + input_area * num_inputs / num_users)
-    materialised_flops = num_inputs * num_outputs * (4 * num_tokens + MATERIALISED_TRAFFIC_FLOPS)
-    return gram_flops <= materialised_flops
+    return RouteCosts(
+        2 * input_area * num_inputs,
+        [2 * gradient_area * width for width in widths],
+        [num_inputs * width * (4 * num_tokens + MATERIALISED_TRAFFIC_FLOPS) for width in widths],
+    )
 
 
 def _strip_area(num_tokens: int) -> float:
@@ -270,6 +278,8 @@ def per_row_sum(values: Tensor, shape: torch.Size) -> Tensor:
     """
     if len(shape) == values.dim():
         shape = shape[1:]
-    padding = (1,) * (values.dim() - 1 - len(shape))
-    summed = at_least_float32(values).sum_to_size(values.shape[0], *padding, *shape)
+    padded = (values.shape[0], *(1,) * (values.dim() - 1 - len(shape)), *shape)
+    broadcast = [dimension for dimension, size in enumerate(padded) if size != values.shape[dimension]]
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    summed = values.sum(broadcast, dtype=dtype) if broadcast else values.to(dtype)
     return summed.reshape(values.shape[0], -1)

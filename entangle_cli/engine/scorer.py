@@ -94,7 +94,7 @@ class Scorer:
     def _in_a_batch(self, pairs: Sequence[TokenizedPair]) -> Tensor:
         batch, hidden_BTD = self._hidden(pairs)
         log_probs_N = sweep_log_probs(self._head, scored_positions(hidden_BTD, batch), batch.targets_N)
-        return torch.stack([log_probs_N[scored].sum() for scored in batch.slices]).view(2, -1)
+        return batch.scored.row_sums(log_probs_N).view(2, -1)
 
     def _one_by_one(self, pairs: Sequence[TokenizedPair]) -> Tensor:
         # Not under no_grad; see `coverage._log_prob`.

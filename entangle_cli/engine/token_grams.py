@@ -21,7 +21,7 @@ from entangle_cli.engine.collector import Collector, UsesWithGradients, all_look
 from entangle_cli.engine.coverage import make_plan
 from entangle_cli.engine.gradient_pass import UnrecognisedUse, run_pass
 from entangle_cli.engine.head_grams import PairGrams
-from entangle_cli.engine.head_products import other_probabilities
+from entangle_cli.engine.head_products import other_probabilities, scored_rows
 from entangle_cli.engine.head_sweep import HeadPass
 from entangle_cli.engine.model import find_unembedding, prepared
 from entangle_cli.engine.products import at_least_float32, routed_gram
@@ -158,19 +158,22 @@ def _one_pass(
     )
     collector = _RowGrams(batch, head, names, [*sides, *sides[-1:]][: 2 * half])
     head_pass = run_pass(model, head, batch, names, collector)
-    total_BB = torch.stack(list(collector.totals.values())).sum(0)
-    return total_BB[:count, :count], head_pass.log_probs_N[:count]
+    return collector.total_BB[:count, :count], head_pass.log_probs_N[:count]
 
 
 class _RowGrams(Collector):
-    """Computes inner products between all rows' gradients, float64 [B, B] per parameter. Every row scores one token.
+    """Computes inner products between all rows' gradients. Every row scores one token.
 
     Args:
         sides: the answer of each row, 0 or 1. Rows of one answer start with the same tokens.
+
+    Attributes:
+        total_BB: float64, the sum over all parameters.
     """
 
     def __init__(self, batch: Batch, head: Unembedding, names: Mapping[int, str], sides: Sequence[int]) -> None:
         super().__init__(batch, head, names)
+        self.total_BB = torch.zeros(self.num_rows, self.num_rows, dtype=torch.float64, device=self.device)
         lengths = [int(position) for position in batch.positions_N]
         by_side = [[row for row, side in enumerate(sides) if side == which] for which in dict.fromkeys(sides)]
         self._rows_and_longest = [(rows, max(rows, key=lambda row: lengths[row])) for rows in by_side]
@@ -178,9 +181,9 @@ class _RowGrams(Collector):
     def take_head(self, head_pass: HeadPass, grams: Sequence[PairGrams]) -> None:  # noqa: ARG002 -- for pairs
         """Compute the head's inner products from each row's residual over the vocabulary."""
         self._hidden_BD = at_least_float32(head_pass.hidden_ND)
-        every = slice(0, self.num_rows)
+        rows = scored_rows(head_pass, torch.arange(self.num_rows, device=self._hidden_BD.device).unsqueeze(0))
         vocabulary = torch.arange(self.head.weight_VD.shape[0], device=self._hidden_BD.device)
-        self._residual_BV = -other_probabilities(head_pass, self.head, every, vocabulary)
+        self._residual_BV = -other_probabilities(self.head, rows, vocabulary.unsqueeze(0)).squeeze(0)
         self._residual_BV.scatter_add_(1, head_pass.targets_N.unsqueeze(1), head_pass.target_residuals_N.unsqueeze(1))
         residual_BB = _gram(self._residual_BV)
         if self.head_weight_name is not None:
@@ -188,8 +191,15 @@ class _RowGrams(Collector):
         if self.head_bias_name is not None:
             self.add(self.head_bias_name, residual_BB)
 
-    def linear(self, uses: UsesWithGradients) -> Tensor:
-        """Inner products of a linear weight, using its smaller factor."""
+    def add(self, name: str, formed: Tensor) -> None:  # noqa: ARG002 -- one sum for all parameters
+        """Add to the total."""
+        self.total_BB += formed.to(self.device)
+
+    def linear(self, name: str, uses: UsesWithGradients) -> None:
+        """Add the inner products of a linear weight, using its smaller factor."""
+        self.add(name, self._linear(uses))
+
+    def _linear(self, uses: UsesWithGradients) -> Tensor:
         use, gradient = uses[0]
         gradient_BTO = as_matrix_rows(gradient)
         inputs_BTI = linear_input(use).values_BTI
@@ -232,9 +242,9 @@ class _RowGrams(Collector):
         cross_BB = torch.einsum("awd,bd,bw->ab", sums_BWD, self._hidden_BD, self._residual_BV[:, ids_W]).double()
         return gram_BB + cross_BB + cross_BB.T
 
-    def vector(self, gradient_BI: Tensor) -> Tensor:
-        """Inner products of a scale or bias."""
-        return _gram(gradient_BI.double())
+    def vector(self, name: str, gradient_BK: Tensor) -> None:
+        """Add the inner products of a scale or bias."""
+        self.add(name, _gram(gradient_BK.double()))
 
 
 def _gram(rows_BK: Tensor) -> Tensor:

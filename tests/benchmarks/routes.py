@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from entangle_cli.engine.products import InputGrams, gram_is_cheaper, gram_products, materialised_products
+from entangle_cli.engine.products import InputGrams, gram_products, materialised_products, route_costs
 
 LAYERS = [
     (64, 768, 2304),
@@ -49,9 +49,9 @@ def route_line(num_tokens: int, num_inputs: int, num_outputs: int) -> str:
     inputs = torch.randn(2 * num_pairs, num_tokens, num_inputs)
     inputs[num_pairs:, :num_shared] = inputs[:num_pairs, :num_shared]
     gradients = torch.randn(2 * num_pairs, num_tokens, num_outputs)
-    gram = best_seconds(lambda: gram_products(InputGrams(inputs, num_shared), gradients), 4) / num_pairs
+    gram = best_seconds(lambda: gram_products(InputGrams(inputs, num_shared), [gradients]), 4) / num_pairs
     materialised = best_seconds(lambda: materialised_products(inputs, gradients), 4) / num_pairs
-    takes_gram = gram_is_cheaper(num_tokens, num_shared, num_inputs, num_outputs, 1)
+    (takes_gram,) = route_costs(num_tokens, num_shared, num_inputs, [num_outputs]).on_gram_route()
     verdict = (
         "right"
         if takes_gram == (gram < materialised)

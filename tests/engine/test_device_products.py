@@ -69,6 +69,23 @@ def test_bfloat16_stays_within_its_tolerance(family: str, route: Route, monkeypa
             assert_close(measurement, truth(exact, pair), TOLERANCES[torch.bfloat16])
 
 
+@pytest.mark.parametrize("shortest_half", [2, 3, 12])
+def test_halved_blocks_and_joined_gradients_change_nothing(
+    shortest_half: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 12, 5, dtype=torch.float64, generator=generator)
+    # 100 outputs are too many to be worth a copy, so these stay apart.
+    gradients = [torch.randn(6, 12, width, dtype=torch.float64, generator=generator) for width in (7, 2, 100, 1)]
+    monkeypatch.setattr(device_products, "SHORTEST_HALF", shortest_half)
+    grams = device_products.BlockGrams(inputs, 0)
+    assert len(grams.same) == {2: 3, 3: 3, 12: 1}[shortest_half]
+    found = device_products.gram_products(grams, gradients)
+    torch.testing.assert_close(
+        found, sum(device_products.materialised_products(inputs, gradient) for gradient in gradients)
+    )
+
+
 @pytest.mark.parametrize("working_bytes", [1, 2000, 2**30])
 def test_a_batch_larger_than_the_working_memory_is_split(working_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -78,8 +95,8 @@ def test_a_batch_larger_than_the_working_memory_is_split(working_bytes: int, mon
         [(weights[:3] ** 2).sum(-1), (weights[3:] ** 2).sum(-1), (weights[:3] * weights[3:]).sum(-1)]
     )
     monkeypatch.setattr(device_products, "WORKING_BYTES", working_bytes)
-    grams = device_products.WholeGrams(inputs, 0)
-    torch.testing.assert_close(device_products.gram_products(grams, gradients), expected)
+    grams = device_products.BlockGrams(inputs, 0)
+    torch.testing.assert_close(device_products.gram_products(grams, [gradients]), expected)
     torch.testing.assert_close(device_products.materialised_products(inputs, gradients), expected)
 
 
@@ -101,24 +118,27 @@ def test_operands_of_any_dtype_have_a_float32_product(left: torch.dtype, right: 
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "num_inputs", "num_outputs", "num_users", "dtype", "expected"),
+    ("num_tokens", "num_inputs", "widths", "dtype", "expected"),
     [
         # llama-8b: every weight at 512 tokens; at 2,048 the narrow keys and values are smaller than a gram.
-        (512, 4096, 14336, 2, torch.bfloat16, True),
-        (512, 4096, 1024, 3, torch.bfloat16, True),
-        (2048, 4096, 14336, 2, torch.bfloat16, True),
-        (2048, 4096, 1024, 3, torch.bfloat16, False),
+        (512, 4096, [14336, 14336], torch.bfloat16, [True, True]),
+        (512, 4096, [4096, 1024, 1024], torch.bfloat16, [True, True, True]),
+        (2048, 4096, [14336, 14336], torch.bfloat16, [True, True]),
+        (2048, 4096, [4096, 1024, 1024], torch.bfloat16, [True, True, True]),
         # gpt2-124m: moving a byte costs bfloat16 13 times as many flops as float32.
-        (512, 768, 768, 1, torch.bfloat16, False),
-        (64, 768, 768, 1, torch.bfloat16, True),
-        (2048, 768, 3072, 1, torch.float32, False),
+        (512, 768, [768], torch.bfloat16, [False]),
+        (64, 768, [768], torch.bfloat16, [True]),
+        (2048, 768, [3072], torch.float32, [False]),
+        # qwen2-0.5b: narrow gradients share a gram.
+        (512, 896, [896, 128, 128], torch.bfloat16, [True, True, True]),
+        (512, 896, [128, 128], torch.bfloat16, [False, False]),
     ],
 )
 def test_routes_of_shapes_that_people_use(
-    num_tokens: int, num_inputs: int, num_outputs: int, num_users: int, dtype: torch.dtype, expected: bool
+    num_tokens: int, num_inputs: int, widths: list[int], dtype: torch.dtype, expected: list[bool]
 ) -> None:
-    functions = linear_products(CUDA, dtype)
-    assert functions.gram_is_cheaper(num_tokens, 0, num_inputs, num_outputs, num_users) is expected
+    costs = linear_products(CUDA, dtype).route_costs(num_tokens, 0, num_inputs, widths)
+    assert costs.on_gram_route() == expected
 
 
 def test_a_device_skips_tokens_only_in_wide_layers() -> None:

@@ -167,7 +167,7 @@ def test_strips_and_vocabulary_chunks_change_nothing(family: str, monkeypatch: p
     monkeypatch.setattr(products, "MIXED_STRIP", 4)
     monkeypatch.setitem(head_sweep.CHUNK_BYTES, "cpu", 4 * 38 * 7)
     monkeypatch.setattr(head_grams, "SYMMETRIC_TILE", 2)
-    monkeypatch.setattr(head_products, "PRODUCT_BLOCK", 4)
+    monkeypatch.setattr(head_products, "BLOCK_BYTES", 4 * 4 * 9)
     for tiled, expected in zip(measure(model, pairs, Route.GRAM), whole, strict=True):
         assert_close(tiled, Reference(*_values(expected)), TOLERANCES[torch.float64])
 

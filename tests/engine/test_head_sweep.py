@@ -11,10 +11,11 @@ from torch import Tensor
 from entangle_cli.engine import head_sweep
 from entangle_cli.engine.head_products import head_products
 from entangle_cli.engine.head_sweep import sweep_vocabulary
+from entangle_cli.engine.scored import Scored
 from entangle_cli.engine.unembedding import Unembedding
 
 WIDTH, VOCABULARY = 48, 37
-SLICES = (slice(0, 3), slice(3, 8), slice(8, 9), slice(9, 13))
+SCORED = Scored.from_lengths([3, 5, 1, 4], torch.device("cpu"))
 """Two pairs: rows 0 and 1 are chosen, 2 and 3 rejected."""
 
 
@@ -47,7 +48,7 @@ def truth(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Numbers:
     log_probs = logits.log_softmax(-1).gather(-1, targets_N[:, None]).squeeze(-1)
     (seed,) = torch.autograd.grad(log_probs.sum(), hidden, retain_graph=True)
     leaves = [weight] if bias is None else [weight, bias]
-    rows = [torch.autograd.grad(log_probs[rows].sum(), leaves, retain_graph=True) for rows in SLICES]
+    rows = [torch.autograd.grad(log_probs[rows].sum(), leaves, retain_graph=True) for rows in SCORED.slices]
 
     def products(leaf: int) -> Tensor:
         flat = torch.stack([row[leaf].flatten() for row in rows])
@@ -66,8 +67,8 @@ HEADS = {
 
 
 def sweep(head: Unembedding, hidden_ND: Tensor, targets_N: Tensor) -> Numbers:
-    head_pass, grams = sweep_vocabulary(head, hidden_ND, targets_N, SLICES, with_grams=True)
-    return Numbers(head_pass.log_probs_N, head_pass.seed_ND, *head_products(head_pass, head, SLICES, grams))
+    head_pass, grams = sweep_vocabulary(head, hidden_ND, targets_N, SCORED, with_grams=True)
+    return Numbers(head_pass.log_probs_N, head_pass.seed_ND, *head_products(head_pass, head, grams))
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

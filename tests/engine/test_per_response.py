@@ -25,6 +25,7 @@ def test_products_of_parameters_on_several_devices_meet_on_one(monkeypatch: pyte
 
     monkeypatch.setattr(per_response, "_gradients", spread)
     pairs = assorted_pairs(VOCABULARY)[:2]
-    result = per_response.measure_responses(model, pairs, parameters, META)
+    groups = dict(zip(parameters, ("first", "first", "second", "second"), strict=True))
+    result = per_response.measure_responses(model, pairs, parameters, META, groups)
     assert {product.device for product in result.products.values()} == {META}
-    assert torch.stack(list(result.products.values())).shape == (4, 3, 2)
+    assert {group: product.shape for group, product in result.products.items()} == {"first": (3, 2), "second": (3, 2)}

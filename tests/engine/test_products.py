@@ -9,11 +9,11 @@ from torch import Tensor
 from entangle_cli.engine import products
 from entangle_cli.engine.products import (
     InputGrams,
-    gram_is_cheaper,
     gram_products,
     lookup_products,
     materialised_products,
     per_row_sum,
+    route_costs,
 )
 
 
@@ -39,7 +39,7 @@ def test_both_routes_equal_the_definition(shared: int, strip: int, monkeypatch: 
     monkeypatch.setattr(products, "MIXED_STRIP", strip + 1)
     inputs, gradients = factors(shared)
     expected = from_gradients(torch.einsum("bti,bto->bio", inputs, gradients))
-    torch.testing.assert_close(gram_products(InputGrams(inputs, shared), gradients), expected)
+    torch.testing.assert_close(gram_products(InputGrams(inputs, shared), [gradients]), expected)
     torch.testing.assert_close(materialised_products(inputs, gradients), expected)
 
 
@@ -49,7 +49,7 @@ def test_the_inner_product_keeps_its_digits_whatever_the_norms(ratio: float) -> 
     inputs, gradients = factors(shared=6)
     gradients[:3] *= ratio
     expected = from_gradients(torch.einsum("bti,bto->bio", inputs, gradients))
-    found = gram_products(InputGrams(inputs.float(), 6), gradients.float())
+    found = gram_products(InputGrams(inputs.float(), 6), [gradients.float()])
     scale = (expected[0] * expected[1]).sqrt()
     assert bool(((found[2] - expected[2]).abs() <= 2e-6 * scale).all())
 
@@ -92,8 +92,8 @@ def test_per_row_sums_are_what_autograd_gives_a_broadcast_parameter(shape: tuple
 
 
 def test_the_cheaper_route_follows_the_number_of_tokens() -> None:
-    assert gram_is_cheaper(num_tokens=64, num_shared=32, num_inputs=2048, num_outputs=5632, num_users=1)
-    assert not gram_is_cheaper(num_tokens=2048, num_shared=0, num_inputs=64, num_outputs=64, num_users=1)
+    assert route_costs(num_tokens=64, num_shared=32, num_inputs=2048, widths=[5632]).on_gram_route() == [True]
+    assert route_costs(num_tokens=2048, num_shared=0, num_inputs=64, widths=[64]).on_gram_route() == [False]
 
 
 @pytest.mark.parametrize("tile", [1024, 5])
