@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from entangle_cli.engine.batch import Batch
+from entangle_cli.engine.expert_tokens import ExpertTokens
 from entangle_cli.engine.head_grams import PairGrams
 from entangle_cli.engine.head_sweep import HeadPass
 from entangle_cli.engine.products import at_least_float32, per_row_sum
@@ -80,6 +81,8 @@ class Collector(ABC):
                 self.linear(name, uses)
             case UseKind.ROUTED:
                 self.add(name, self.routed(*joined(uses)))
+            case UseKind.GROUPED:
+                self.add(name, self.grouped(*joined_experts(uses, self.num_rows)))
             case UseKind.LOOKUP:
                 self.add(name, self.lookup(uses))
             case _:
@@ -100,6 +103,10 @@ class Collector(ABC):
     @abstractmethod
     def routed(self, inputs_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor) -> Tensor:
         """The result for an expert's weight. Its tokens come from anywhere in the batch."""
+
+    @abstractmethod
+    def grouped(self, inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens) -> Tensor:
+        """The result for all experts of a layer, whose weights are one parameter."""
 
     @abstractmethod
     def lookup(self, uses: UsesWithGradients) -> Tensor:
@@ -150,6 +157,19 @@ def joined(uses: Collection[tuple[Use, Tensor]]) -> tuple[Tensor, Tensor, Tensor
     return inputs_GI, gradient_GO, torch.cat([use.rows for use, _ in uses if use.rows is not None])
 
 
+def joined_experts(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> tuple[Tensor, Tensor, ExpertTokens]:
+    """Inputs [G, I], gradients [G, O] and tokens of grouped uses, concatenated."""
+    tokens = [use.tokens for use, _ in uses if use.tokens is not None]
+    inputs_GI = torch.cat([left_tensor(use) for use, _ in uses])
+    gradient_GO = torch.cat([gradient for _, gradient in uses])
+    if len(tokens) == 1:
+        return inputs_GI, gradient_GO, tokens[0]
+    rows_G, experts_G = (
+        torch.cat(parts) for parts in zip(*((each.rows_G, each.experts_G) for each in tokens), strict=True)
+    )
+    return inputs_GI, gradient_GO, ExpertTokens.sort(rows_G, experts_G, num_rows)
+
+
 def sum_of_vectors(uses: Collection[tuple[Use, Tensor]], num_rows: int) -> Tensor:
     """Per-row gradient of a scale or bias, summed over its uses, [B, K]."""
     first, *others = (_vector(use, gradient, num_rows) for use, gradient in uses)
@@ -162,5 +182,10 @@ def _vector(use: Use, gradient: Tensor, num_rows: int) -> Tensor:
     values = gradient if factor is None else at_least_float32(gradient) * factor.reshape(gradient.shape)
     if use.rows is None:
         return per_row_sum(values, use.shape)
-    per_token = per_row_sum(values, use.shape)
-    return per_token.new_zeros(num_rows, per_token.shape[1]).index_add_(0, use.rows, per_token)
+    if use.entries is None:
+        per_token = per_row_sum(values, use.shape)
+        return per_token.new_zeros(num_rows, per_token.shape[1]).index_add_(0, use.rows, per_token)
+    per_token = at_least_float32(values)
+    num_entries = use.shape[0]
+    sums = per_token.new_zeros(num_rows * num_entries, per_token.shape[1])
+    return sums.index_add_(0, use.rows * num_entries + use.entries, per_token).view(num_rows, -1)

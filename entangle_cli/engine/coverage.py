@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from entangle_cli.engine.batch import make_batch
+from entangle_cli.engine.expert_tokens import grouped_experts
 from entangle_cli.engine.gradient_pass import HeadNotFound, UnrecognisedUse, record_forward
 from entangle_cli.engine.memory import KeptBytes
 from entangle_cli.engine.pair_products import PassResult, measure_batch
@@ -107,7 +108,7 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
     numel = {name: parameter.numel() for name, parameter in parameters.items()}
     names = {id(parameter): name for name, parameter in parameters.items()}
     try:
-        with KeptBytes(model) as kept:
+        with KeptBytes(model) as kept, grouped_experts(model):
             recorder, _ = record_forward(model, head, batch, names, _ignore, kept.add)
     except HeadNotFound:
         return _all_slow(numel, "the unembedding is not applied as a linear layer")
@@ -186,6 +187,7 @@ RULE_OF_KINDS = {
     frozenset(): Rule.UNUSED,
     frozenset({UseKind.LINEAR}): Rule.LINEAR,
     frozenset({UseKind.ROUTED}): Rule.ROUTED,
+    frozenset({UseKind.GROUPED}): Rule.ROUTED,
     frozenset({UseKind.LOOKUP}): Rule.LOOKUP,
     frozenset({UseKind.VECTOR}): Rule.VECTOR,
     frozenset({UseKind.UNEMBEDDING}): Rule.UNEMBEDDING,

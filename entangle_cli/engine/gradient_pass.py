@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from entangle_cli.engine.batch import Batch
 from entangle_cli.engine.calls import BatchShape, Unrecognised
 from entangle_cli.engine.collector import Collector
+from entangle_cli.engine.expert_tokens import grouped_experts
 from entangle_cli.engine.head_sweep import HeadPass, sweep_vocabulary
 from entangle_cli.engine.recompute import recomputed_layers
 from entangle_cli.engine.recorder import Recorder
@@ -59,6 +60,19 @@ def run_pass(
         UnrecognisedUse: a watched parameter was used in a way that no rule covers.
         HeadNotFound: the unembedding was not applied to all positions.
     """
+    with grouped_experts(model):
+        return _run_pass(model, head, batch, names, collector, recompute=recompute)
+
+
+def _run_pass(
+    model: nn.Module,
+    head: Unembedding,
+    batch: Batch,
+    names: Mapping[int, str],
+    collector: Collector,
+    *,
+    recompute: bool,
+) -> HeadPass:
     recorder, hidden_BTD = record_forward(model, head, batch, names, collector.consume, recompute=recompute)
     _refuse_unrecognised(recorder)
     head_pass, grams = sweep_vocabulary(

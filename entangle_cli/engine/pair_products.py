@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from entangle_cli.engine.batch import Batch
 from entangle_cli.engine.collector import Collector, UsesWithGradients, all_lookups, as_matrix_rows, linear_input
+from entangle_cli.engine.expert_tokens import ExpertTokens, expert_products
 from entangle_cli.engine.gradient_pass import run_pass
 from entangle_cli.engine.head_grams import PairGrams
 from entangle_cli.engine.head_products import head_products, hidden_similarities, tied_cross_products
@@ -132,6 +133,10 @@ class _PairProducts(Collector):
     def routed(self, inputs_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor) -> Tensor:
         """Products of an expert's weight."""
         return routed_products(inputs_GI, gradient_GO, rows_G, self.num_rows)
+
+    def grouped(self, inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens) -> Tensor:
+        """Products of the experts of a layer."""
+        return expert_products(inputs_GI, gradient_GO, tokens)
 
     def vector(self, name: str, gradient_BK: Tensor) -> None:
         """Keep the gradient of a scale or bias. Those of a group are multiplied together in `finish`."""

@@ -22,6 +22,10 @@ class Alias:
     name: str
     """Name of the parameter."""
     slice_index: int | None = None
+    entries: Tensor | None = None
+    """int64: the tensor consists of these entries of the parameter's first dimension; None for the whole parameter."""
+    num_entries: int = 0
+    """Size of that dimension."""
     is_transposed: bool = False
     is_reshaped: bool = False
     """The tensor has the parameter's elements in the same order with a different shape."""
@@ -64,7 +68,9 @@ class ParameterAliases:
             return None
         if func in CASTS or (func is torch.Tensor.add and isinstance(args[-1], int | float)):
             return source
-        if func in TRANSPOSITIONS and source.tensor.dim() == 2 and not source.is_reshaped:
+        if source.entries is not None:
+            return None
+        if func in TRANSPOSITIONS and not source.is_reshaped and _swaps_last_two(source.tensor, args[1:]):
             return replace(source, is_transposed=not source.is_transposed)
         if func in RESHAPES or (func is torch.Tensor.__getitem__ and _only_adds_dimensions(args[1])):
             return None if source.is_transposed else replace(source, is_reshaped=True)
@@ -72,6 +78,10 @@ class ParameterAliases:
             index = args[1]
             if isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0 and index.dtype == torch.long):
                 return replace(source, slice_index=int(index))
+            if isinstance(index, Tensor) and index.dim() == 1 and index.dtype == torch.long and not source.is_reshaped:
+                return (
+                    None if source.is_transposed else replace(source, entries=index, num_entries=source.tensor.shape[0])
+                )
         return None
 
     def remember(self, result: Tensor, alias: Alias) -> None:
@@ -82,6 +92,10 @@ class ParameterAliases:
     def clear(self) -> None:
         """Remove all aliases."""
         self._aliases.clear()
+
+
+def _swaps_last_two(tensor: Tensor, dimensions: Sequence[Any]) -> bool:
+    return tensor.dim() == 2 or (tensor.dim() == 3 and {value % 3 for value in dimensions} == {1, 2})
 
 
 def _only_adds_dimensions(index: Any) -> bool:

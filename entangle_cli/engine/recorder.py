@@ -97,9 +97,7 @@ class Recorder(TorchFunctionMode):
     def _recorded(self, call: Call) -> Any:
         """Run a call, record its uses of parameters, and return the result."""
         used = self._aliases.parameters_in(call.args, call.kwargs)
-        if not torch.is_grad_enabled():
-            return call.run()
-        if not used:
+        if not used or not torch.is_grad_enabled():
             return self._calls.result(call)
         if call.func in CASTS and self._aliases.alias_of(call.args[0]) is None:
             return call.run()  # the parameter only gives the target dtype

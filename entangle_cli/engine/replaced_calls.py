@@ -11,6 +11,7 @@ from torch import Tensor
 
 from entangle_cli.engine.calls import BatchShape, Call
 from entangle_cli.engine.distinct_tokens import TokenLayout, linear_on_distinct_tokens
+from entangle_cli.engine.expert_tokens import GROUPED_PRODUCT, grouped_product
 from entangle_cli.engine.gathered_rows import GatheredRows
 from entangle_cli.engine.uses import Use, UseKind
 
@@ -39,6 +40,9 @@ class ReplacedCalls:
         if uses and uses[0].kind is UseKind.LOOKUP:
             # Look up shared ids once per row to keep the rows' gradients separate.
             return call.func(uses[0].left, call.argument(1, "weight"))
+        if call.func is GROUPED_PRODUCT and not call.args[1].requires_grad:
+            inputs, weight_EIO = call.args
+            return grouped_product(inputs, weight_EIO, call.kwargs["offs"])
         if call.kwargs or not (call.func is F.linear or (call.func is torch.addmm and len(call.args) == 3)):
             return call.run()
         if call.func is F.linear:

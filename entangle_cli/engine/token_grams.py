@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from entangle_cli.engine.batch import Batch, make_batch
 from entangle_cli.engine.collector import Collector, UsesWithGradients, all_lookups, as_matrix_rows, linear_input
 from entangle_cli.engine.coverage import make_plan
+from entangle_cli.engine.expert_tokens import ExpertTokens
 from entangle_cli.engine.gradient_pass import UnrecognisedUse, run_pass
 from entangle_cli.engine.head_grams import PairGrams
 from entangle_cli.engine.head_products import other_probabilities, scored_rows
@@ -227,6 +228,14 @@ class _RowGrams(Collector):
     def routed(self, inputs_GI: Tensor, gradient_GO: Tensor, rows_G: Tensor) -> Tensor:
         """Inner products of an expert's weight."""
         return routed_gram(inputs_GI, gradient_GO, rows_G, self.num_rows)
+
+    def grouped(self, inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens) -> Tensor:
+        """Inner products of the experts of a layer."""
+        total_BB = torch.zeros_like(self.total_BB)
+        for expert in tokens.experts_G.unique().tolist():
+            own_G = (tokens.experts_G == expert).nonzero().squeeze(1)
+            total_BB += routed_gram(inputs_GI[own_G], gradient_GO[own_G], tokens.rows_G[own_G], self.num_rows)
+        return total_BB
 
     def lookup(self, uses: UsesWithGradients) -> Tensor:
         """Inner products of an embedding, with cross terms if it is also the head's weight."""

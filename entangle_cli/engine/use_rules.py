@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entangle_cli.engine.calls import BatchShape, Call, Unrecognised
+from entangle_cli.engine.expert_tokens import GROUPED_PRODUCT, ExpertTokens, expert_tokens
 from entangle_cli.engine.gathered_rows import GatheredRows
-from entangle_cli.engine.parameter_aliases import ParameterAliases
+from entangle_cli.engine.parameter_aliases import Alias, ParameterAliases
 from entangle_cli.engine.uses import LinearInput, Use, UseKind
 
 
@@ -34,6 +35,7 @@ class UseRules:
         self._aliases = aliases
         self._gathered = gathered
         self._inputs: dict[int, tuple[Tensor, LinearInput]] = {}
+        self._tokens: dict[int, tuple[Tensor, ExpertTokens]] = {}
 
     def uses_of(self, call: Call) -> list[Use]:
         """The uses of parameters in a call with at least one parameter.
@@ -49,6 +51,7 @@ class UseRules:
     def clear(self) -> None:
         """Release the inputs of linear layers."""
         self._inputs.clear()
+        self._tokens.clear()
 
     def linear(self, call: Call) -> list[Use]:
         """F.linear(input, weight, bias)."""
@@ -69,11 +72,25 @@ class UseRules:
         inputs, weight = call.args
         return self._product(inputs, weight, None, outputs_first=False)
 
+    def grouped_product(self, call: Call) -> list[Use]:
+        """F.grouped_mm(inputs, weights, offs=ends): all experts of a layer, on tokens sorted by expert."""
+        inputs, weights = call.args
+        alias, rows, ends = self._aliases.alias_of(weights), self._gathered.rows_of(inputs), call.kwargs["offs"]
+        is_whole = alias is not None and alias.slice_index is None and alias.entries is None and not alias.is_reshaped
+        if alias is None or not is_whole or rows is None or rows.numel() % self._shape.num_rows:
+            raise Unrecognised
+        if id(ends) not in self._tokens:
+            self._tokens[id(ends)] = (ends, expert_tokens(rows, ends, self._shape.num_rows))
+        tokens = self._tokens[id(ends)][1]
+        return [Use(alias.name, UseKind.GROUPED, weights.shape, inputs.detach(), rows=rows, tokens=tokens)]
+
     def embedding(self, call: Call) -> list[Use]:
         """F.embedding(ids, weight, ...), with ids [B, T] or one row of ids shared by all rows."""
         ids, weight = call.argument(0, "input"), call.argument(1, "weight")
         alias = self._aliases.alias_of(weight)
         if alias is None or alias.slice_index is not None or alias.is_transposed or alias.is_reshaped:
+            raise Unrecognised
+        if alias.entries is not None:
             raise Unrecognised
         renormalises = call.argument(3, "max_norm") is not None or bool(call.argument(5, "scale_grad_by_freq"))
         num_rows, num_tokens = self._shape.num_rows, self._shape.num_tokens
@@ -110,6 +127,13 @@ class UseRules:
         self._entries(values)
         return self._vector(parameter, values)
 
+    def shift_in_place(self, call: Call) -> list[Use]:
+        """values.add_(parameter)."""
+        values = call.args[0]
+        if not values.requires_grad:
+            raise Unrecognised  # the hook would be on values without a graph
+        return self.shift(call)
+
     def expand(self, call: Call) -> list[Use]:
         """parameter.expand(...): one copy per row, used by attention sinks and learned queries."""
         parameter, *sizes = call.args
@@ -130,7 +154,7 @@ class UseRules:
         alias = self._aliases.alias_of(weight)
         if alias is None:
             return []
-        if weight.dim() != 2:
+        if weight.dim() != 2 or alias.entries is not None:
             raise Unrecognised
         rows = self._gathered.rows_of(inputs)
         use = Use(
@@ -164,6 +188,8 @@ class UseRules:
         if alias.is_transposed:
             raise Unrecognised
         rows = None if values is None else self._gathered.rows_of(values)
+        if alias.entries is not None:
+            return [_entries_of_bias(alias, rows, factor)]
         return [Use(alias.name, UseKind.VECTOR, value.shape, factor, rows=rows, slice_index=alias.slice_index)]
 
     def _parameter_and_values(self, call: Call) -> tuple[Tensor, Tensor]:
@@ -174,7 +200,9 @@ class UseRules:
         parameter, values = call.args if first_is_parameter else reversed(call.args)
         if self._aliases.alias_of(values) is not None or not isinstance(values, Tensor):
             raise Unrecognised
-        if not _lacks_first_dimension(parameter, values.dim()):
+        alias = self._aliases.alias_of(parameter)
+        is_per_token = alias is not None and alias.entries is not None
+        if not is_per_token and not _lacks_first_dimension(parameter, values.dim()):
             raise Unrecognised
         if torch.broadcast_shapes(parameter.shape, values.shape) != values.shape:
             raise Unrecognised
@@ -183,6 +211,15 @@ class UseRules:
     def _entries(self, values: Tensor) -> Tensor:
         """Detached values: unchanged if gathered, otherwise with rows first."""
         return (values if self._gathered.rows_of(values) is not None else self._shape.rows_first(values)).detach()
+
+
+def _entries_of_bias(alias: Alias, rows: Tensor | None, factor: object) -> Use:
+    """The use of a bias [E, O] with one entry per gathered token."""
+    is_bias = factor is None and alias.tensor.dim() == 2
+    if rows is None or alias.entries is None or not is_bias or alias.entries.shape != rows.shape:
+        raise Unrecognised
+    shape = torch.Size((alias.num_entries, alias.tensor.shape[1]))
+    return Use(alias.name, UseKind.VECTOR, shape, None, rows=rows, entries=alias.entries)
 
 
 def _lacks_first_dimension(parameter: Tensor, num_dimensions: int) -> bool:
@@ -209,4 +246,6 @@ RULES: Mapping[Any, Callable[[UseRules, Call], list[Use]]] = {
     torch.mul: UseRules.scale,
     torch.Tensor.add: UseRules.shift,
     torch.add: UseRules.shift,
+    torch.Tensor.add_: UseRules.shift_in_place,
+    GROUPED_PRODUCT: UseRules.grouped_product,
 }

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from entangle_cli.engine.expert_tokens import ExpertTokens
+
 
 class UseKind(StrEnum):
     """How a parameter enters the computation. This determines the formula for its gradient."""
@@ -18,6 +20,8 @@ class UseKind(StrEnum):
     """y = x W or x W': the gradient is a sum of outer products of inputs and output gradients."""
     ROUTED = "routed"
     """A linear layer on tokens gathered from anywhere in the batch, such as an expert: the same sum over its tokens."""
+    GROUPED = "grouped"
+    """All experts of a layer [E, I, O] on tokens sorted by expert: the same sum over each expert's tokens."""
     LOOKUP = "lookup"
     """y = W[ids]."""
     VECTOR = "vector"
@@ -44,7 +48,8 @@ class Use:
     kind: UseKind
     shape: torch.Size
     left: LinearInput | Tensor | Callable[[], Tensor] | None
-    """LINEAR: the inputs, one object shared by all weights that read them. ROUTED: inputs [G, I]. LOOKUP: ids [B, T].
+    """LINEAR: the inputs, one object shared by all weights that read them. ROUTED, GROUPED: inputs [G, I].
+    LOOKUP: ids [B, T].
     VECTOR: the factor that a scale multiplies [B, ...], or a function that returns it; None for a bias."""
     has_batch_positions: bool = True
     """LINEAR: whether dimension 1 of `left` is the batch's T positions. Only then do a pair's rows share a prefix."""
@@ -52,6 +57,10 @@ class Use:
     """LOOKUP: the id whose table row gets no gradient (`padding_idx`)."""
     rows: Tensor | None = None
     """ROUTED, and VECTOR on gathered tokens: the batch row of each of the G tokens."""
+    entries: Tensor | None = None
+    """VECTOR on gathered tokens: the entry of the parameter's first dimension that each of the G tokens uses."""
+    tokens: ExpertTokens | None = None
+    """GROUPED: the tokens, one object shared by all weights of a layer."""
     slice_index: int | None = None
     """Index of the slice in use, such as an expert's; None for the whole parameter."""
     outputs_first: bool = False

@@ -70,9 +70,7 @@ def test_bfloat16_stays_within_its_tolerance(family: str, route: Route, monkeypa
 
 
 @pytest.mark.parametrize("shortest_half", [2, 3, 12])
-def test_halved_blocks_and_joined_gradients_change_nothing(
-    shortest_half: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_halved_blocks_and_joined_gradients_change_nothing(shortest_half: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(6, 12, 5, dtype=torch.float64, generator=generator)
     # 100 outputs are too many to be worth a copy, so these stay apart.

@@ -33,7 +33,10 @@ def launches(family: str, num_pairs: int, route: Route, num_layers: int | None =
 
 
 @pytest.mark.parametrize("route", [Route.GRAM, Route.MATERIALISED])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "llama-tied-biased", "gemma3", "qwen3", "gpt-neox", "bloom"])
+@pytest.mark.parametrize(
+    "family",
+    ["gpt2", "llama", "llama-tied-biased", "gemma3", "qwen3", "gpt-neox", "bloom", "mixtral", "qwen3-moe", "gpt-oss"],
+)
 def test_more_pairs_need_no_more_launches(family: str, route: Route) -> None:
     assert launches(family, 12, route) == launches(family, 2, route)
 

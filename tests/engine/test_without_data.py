@@ -16,21 +16,8 @@ from tests.engine.pairs import assorted_pairs
 from tests.meta_device import META, counted_mask_checks, meta_model
 from tests.tiny_models import ALL_FAMILIES, VOCABULARY, tiny_model
 
-READS_FOR_EXPERTS = {
-    "mixtral",
-    "qwen2-moe",
-    "qwen3-moe",
-    "gpt-oss",
-    "deepseek-v2",
-    "glm4-moe",
-    "olmoe",
-    "granitemoe",
-    "phimoe",
-    "jamba",
-    "qwen3-next",
-    "jetmoe",
-}
-"""Families whose experts take their tokens by an index that is read on the host."""
+READS_FOR_EXPERTS = {"jetmoe"}
+"""Families whose own experts take their tokens by an index that is read on the host."""
 
 KNOWN_READ = pytest.mark.xfail(strict=True, raises=(NotImplementedError, RuntimeError), reason="reads expert indices")
 
