@@ -172,6 +172,9 @@ def main() -> None:
     prepare_streams()
     # Nothing is told to anyone: read by the hub's libraries when they are loaded.
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+    if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        # Batches have many shapes. Without this, a GPU's memory is lost to gaps between blocks.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if hasattr(signal, "SIGPIPE"):
         # A reader that goes away ends us as it ends other tools; Typer would exit with 1, a failed gate's code.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

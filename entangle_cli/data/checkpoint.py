@@ -28,6 +28,7 @@ from entangle_cli.data.checkpoint_checks import (
     refuse_other_models,
     refuse_slow_quantisation,
 )
+from entangle_cli.data.device import loading_map
 from entangle_cli.data.hub import offline
 from entangle_cli.data.in_memory import ModelInMemory
 from entangle_cli.data.language_part import auto_class, is_multimodal, language_parameters
@@ -116,7 +117,7 @@ def load_checkpoint(
             "a PEFT adapter as MODEL",
             "omit --base-model",
         )
-    model, config, messages = _load_model(origin, dtype, loading, device_map)
+    model, config, messages = _load_model(origin, dtype, loading, loading_map(device, device_map))
     tokenizer = load_tokenizer(origin, loading)
     return Checkpoint(
         model=_placed(origin.name, model, device, device_map),
@@ -188,7 +189,7 @@ def _load_adapter(
     own: Origin, adapter: Path, dtype: str, device: torch.device, loading: LoadingSettings, device_map: str | None
 ) -> Checkpoint:
     base = base_origin(adapter, loading)
-    plain, config, messages = _load_model(base, dtype, loading, device_map)
+    plain, config, messages = _load_model(base, dtype, loading, loading_map(device, device_map))
     tokenizer = load_tokenizer(own if has_tokenizer(adapter) else base, loading)
     if has_tokenizer(adapter):
         messages |= resized_to(plain, len(tokenizer.tokenizer), adapter)
@@ -216,7 +217,7 @@ def _load_adapter(
 
 
 def _load_model(
-    origin: Origin, dtype: str, loading: LoadingSettings, device_map: str | None
+    origin: Origin, dtype: str, loading: LoadingSettings, device_map: str | dict[str, torch.device] | None
 ) -> tuple[PreTrainedModel, Any, dict[str, str]]:
     """Load a model. Returns it with its config and warnings (code to message)."""
     config = load_config(origin, loading)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from entangle_cli.errors import UsageError
@@ -31,6 +33,15 @@ def choose_device(name: str, device_map: str | None = None, local_rank: int = 0,
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return _existing_device(name)
+
+
+def loading_map(device: torch.device, device_map: str | None) -> str | dict[str, torch.device] | None:
+    """transformers' `device_map` for loading: weights of a GPU are read straight to it, if accelerate is installed.
+
+    Otherwise they pass through the host's memory.
+    """
+    is_direct = device_map is None and device.type == "cuda" and find_spec("accelerate") is not None
+    return {"": device} if is_direct else device_map
 
 
 def _own_device(name: str, device_map: str | None, local_rank: int, local_size: int) -> torch.device:

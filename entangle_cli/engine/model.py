@@ -64,8 +64,26 @@ def is_quantised(model: nn.Module) -> bool:
 @contextmanager
 def prepared(model: nn.Module) -> Iterator[None]:
     """Prepare the model for passes inside the block: frozen, in evaluation mode, with experts as separate layers."""
-    with _frozen(model), _differentiable_inputs(model), _experts_one_by_one(model):
+    device = next(model.parameters()).device
+    with _frozen(model), _differentiable_inputs(model), _experts_one_by_one(model), attention_without_plans(device):
         yield
+
+
+@contextmanager
+def attention_without_plans(device: torch.device) -> Iterator[None]:
+    """Keep torch from choosing cuDNN's attention on a GPU inside the block.
+
+    cuDNN builds a plan for every new shape, which takes hundreds of milliseconds. Nearly every batch has a new shape.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @contextmanager

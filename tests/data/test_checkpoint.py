@@ -104,6 +104,16 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(saved: Path, dtype: str) -> None
     assert checkpoint.tokenizer.chat_template == small_tokenizer().chat_template
 
 
+def test_weights_read_straight_to_a_device_are_the_same(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, with a CPU in its place."""
+    plain = load_checkpoint(str(saved), "float32", CPU)
+    monkeypatch.setattr("entangle_cli.data.checkpoint.loading_map", lambda device, device_map: {"": device})
+    direct = load_checkpoint(str(saved), "float32", CPU)
+    assert direct.identity == plain.identity
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(direct.model.state_dict()[name], tensor)
+
+
 def test_a_sharded_checkpoint_is_loaded_whole(tmp_path: Path) -> None:
     model = tiny_llama(small_tokenizer())
     model.save_pretrained(tmp_path, max_shard_size="20KB")

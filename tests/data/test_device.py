@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from entangle_cli.data.device import choose_device
+from entangle_cli.data.device import choose_device, loading_map
 from entangle_cli.errors import ExitCode, UsageError
 
 CPU = torch.device("cpu")
@@ -60,3 +60,12 @@ def test_each_process_has_a_device_of_its_own() -> None:
         assert choose_device("auto", local_rank=count - 1, local_size=count + 1) == torch.device("cuda", count - 1)
         with pytest.raises(UsageError, match="CUDA devices"):
             choose_device("cuda", local_rank=count, local_size=count + 1)
+
+
+def test_weights_of_a_gpu_are_read_straight_to_it_where_accelerate_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda:1")
+    assert loading_map(cuda, None) == {"": cuda}
+    assert loading_map(cuda, "balanced") == "balanced"
+    assert loading_map(CPU, None) is None
+    monkeypatch.setattr("entangle_cli.data.device.find_spec", lambda name: None)
+    assert loading_map(cuda, None) is None

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from entangle_cli.errors import is_out_of_memory
 
 Result = TypeVar("Result")
 
-FASTEST_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Larger batches are no faster. Measured on a CPU, assumed for CUDA."""
+HOST_TOKENS = 2048
+"""Larger batches are no faster on a CPU (measured)."""
+
+DEVICE_TOKENS = (2048, 32768)
+"""Least and most tokens per batch on a GPU. By estimate, no model gains from more (tests/benchmarks/roofline.py)."""
+
+DEVICE_FLOPS = {2: 4e14, 4: 3e13}
+"""Flops per batch on a GPU, by bytes of a number: about 0.6 s on an H100. Launches then take a small share of it."""
 
 SMALLEST_TOKENS = 256
 
@@ -21,15 +28,27 @@ USABLE_SHARE = 0.5
 """Usable share of free memory. The rest is for gradients, tiles, fragmentation and other programs."""
 
 
-def batch_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1) -> int:
+def batch_tokens(device: torch.device, model: nn.Module, bytes_per_token: int, local_size: int = 1) -> int:
     """Tokens per batch: a power of two times `SMALLEST_TOKENS`. Small changes in free memory rarely affect it.
 
     Args:
         bytes_per_token: memory that a forward pass keeps for its backward pass.
         local_size: number of processes of the scan on this machine.
     """
-    fastest = FASTEST_TOKENS.get(device.type, FASTEST_TOKENS["cpu"])
+    fastest = fastest_tokens(device, model)
     return min(fastest, fitting_tokens(device, bytes_per_token, local_size) or fastest)
+
+
+def fastest_tokens(device: torch.device, model: nn.Module) -> int:
+    """Tokens per batch beyond which a batch is no faster. A large model needs fewer to keep a GPU busy."""
+    if device.type == "cpu":
+        return HOST_TOKENS
+    parameters = list(model.parameters())
+    flops = DEVICE_FLOPS[2 if parameters[0].dtype.itemsize <= 2 else 4]
+    # A forward pass and a backward pass with activation gradients take 4 flops per token and parameter.
+    enough = flops / (4 * sum(parameter.numel() for parameter in parameters))
+    least, most = DEVICE_TOKENS
+    return min(most, max(least, _power_of_two(enough)))
 
 
 def fitting_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1) -> int:
@@ -39,11 +58,15 @@ def fitting_tokens(device: torch.device, bytes_per_token: int, local_size: int =
         return 0
     # Each process has its own CUDA device.
     num_sharing = 1 if device.type == "cuda" else local_size
-    fitting = free * USABLE_SHARE / num_sharing / bytes_per_token
-    tokens = SMALLEST_TOKENS
-    while 2 * tokens <= fitting:
-        tokens *= 2
-    return tokens
+    return _power_of_two(free * USABLE_SHARE / num_sharing / bytes_per_token)
+
+
+def _power_of_two(tokens: float) -> int:
+    """The largest `SMALLEST_TOKENS` times a power of two that is not above `tokens`, and at least `SMALLEST_TOKENS`."""
+    rounded = SMALLEST_TOKENS
+    while 2 * rounded <= tokens:
+        rounded *= 2
+    return rounded
 
 
 def within_memory(work: Callable[[], Result]) -> Result | None:

@@ -247,7 +247,9 @@ def _plan(
     ranks: Ranks,
     num_selected: int,
 ) -> ScanPlan:
-    budget = settings.batch_tokens or batch_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
+    budget = settings.batch_tokens or batch_tokens(
+        device, checkpoint.model, engine.plan.bytes_per_token, ranks.local_size
+    )
     rules = engine.plan.numel_by_rule()
     return ScanPlan(
         model=model,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from entangle_cli.diagnose.scan.budget import fitting_tokens, within_memory
+from entangle_cli.diagnose.scan.budget import fastest_tokens, fitting_tokens, within_memory
 
 MIB = 2**20
 
@@ -57,3 +58,25 @@ def test_memory_that_torch_keeps_counts_as_free(monkeypatch: pytest.MonkeyPatch)
     # Half of it at 768 KiB per token: 1024 tokens.
     assert fitting_tokens(torch.device("cuda"), 768 * 1024) == 1024
     assert fitting_tokens(torch.device("cuda"), 768 * 1024 + 1) == 512
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "dtype", "tokens"),
+    [
+        (124e6, torch.bfloat16, 32768),
+        (0.5e9, torch.bfloat16, 32768),
+        (1.2e9, torch.bfloat16, 32768),
+        (8e9, torch.bfloat16, 8192),
+        (70e9, torch.bfloat16, 2048),
+        (124e6, torch.float32, 32768),
+        (1.2e9, torch.float32, 4096),
+        (8e9, torch.float32, 2048),
+    ],
+)
+def test_a_large_model_needs_fewer_tokens_to_keep_a_gpu_busy(
+    num_parameters: float, dtype: torch.dtype, tokens: int
+) -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.empty(int(num_parameters), device="meta", dtype=dtype))
+    assert fastest_tokens(torch.device("cuda"), model) == tokens
+    assert fastest_tokens(torch.device("cpu"), model) == 2048
