@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from entangle_cli.engine.batch import make_batch
 from entangle_cli.engine.coverage import Plan, make_plan
 from entangle_cli.engine.gradient_pass import UnrecognisedUse
+from entangle_cli.engine.host_copy import HostCopy
 from entangle_cli.engine.model import find_unembedding, is_quantised, prepared
 from entangle_cli.engine.pair_products import PassResult, Route, measure_batch
 from entangle_cli.engine.per_response import measure_responses
@@ -63,21 +63,29 @@ class Engine:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `start` returns before the device has finished."""
+        return self._head.weight_VD.is_cuda
+
     def measure(self, pairs: Sequence[TokenizedPair], *, recompute: bool = False) -> list[PairMeasurement]:
-        """Measure pairs in one batch. Every response needs at least one scored token.
+        """Measure pairs in one batch; see `start`."""
+        return self.start(pairs, recompute=recompute)()
+
+    def start(self, pairs: Sequence[TokenizedPair], *, recompute: bool = False) -> Callable[[], list[PairMeasurement]]:
+        """Start a batch. Every response needs at least one scored token.
 
         Args:
             recompute: recompute layers in the backward pass instead of keeping their activations. This saves memory and
                 costs time. Ignored on a CPU with quantised weights, because their kernels would switch to inference.
+        Returns:
+            A function that waits for the measurements.
         """
         recompute = recompute and not (is_quantised(self._model) and self._head.weight_VD.is_cpu)
         results = self._results(pairs, recompute=recompute)
-        products = [product for result in results for product in result.products.values()]
-        measurements = _measurements(results[0], torch.stack(products).sum(0))
-        if not self._groups:
-            return measurements
-        grouped = _by_group(results, self._groups.values(), len(pairs))
-        return [replace(pair, groups=groups) for pair, groups in zip(measurements, grouped, strict=True)]
+        numbers = HostCopy(_numbers(results))
+        groups = list(dict.fromkeys(self._groups.values()))
+        return lambda: _measurements(numbers.read(), groups)
 
     def _results(self, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PassResult]:
         slow = {name: self._parameters[name] for name in self._parameters if name in self.plan.slow}
@@ -99,25 +107,37 @@ class Engine:
         return results
 
 
-def _by_group(results: Sequence[PassResult], groups: Iterable[str], num_pairs: int) -> list[tuple[GroupProducts, ...]]:
-    """Per pair, the products of each group, in the order of the groups. Groups without a gradient have zeros."""
-    lists = {}
-    for group in dict.fromkeys(groups):
-        parts = [result.products[group] for result in results if group in result.products]
-        lists[group] = torch.stack(parts).sum(0).tolist() if parts else [[0.0] * num_pairs] * 3
-    return [
-        tuple(GroupProducts(name, *(side[pair] for side in values)) for name, values in lists.items())
-        for pair in range(num_pairs)
-    ]
+def _numbers(results: Sequence[PassResult]) -> dict[str, Tensor]:
+    """All numbers of a batch, float64: "group " and a group's name to its products, and the rest by its own name."""
+    groups = dict.fromkeys(group for result in results for group in result.products)
+    products = {
+        f"group {group}": torch.stack([result.products[group] for result in results if group in result.products]).sum(0)
+        for group in groups
+    }
+    first = results[0]
+    others = {
+        "total": torch.stack(list(products.values())).sum(0),
+        "log_probs": first.log_probs_B,
+        "similarities": first.similarities,
+        "head": first.head_products,
+    }
+    return {name: tensor for name, tensor in others.items() if tensor is not None} | products
 
 
-def _measurements(result: PassResult, products: Tensor) -> list[PairMeasurement]:
-    num_pairs = products.shape[1]
-    log_probs = result.log_probs_B.tolist()
-    chosen, rejected, inner = products.tolist()
+def _measurements(numbers: Mapping[str, Tensor], groups: Sequence[str]) -> list[PairMeasurement]:
+    """The pairs' measurements.
+
+    Args:
+        groups: the groups to report, in order. Those without a gradient have zeros.
+    """
+    num_pairs = numbers["total"].shape[1]
+    log_probs = numbers["log_probs"].tolist()
+    chosen, rejected, inner = numbers["total"].tolist()
     unknown = [None] * num_pairs
-    ches, normalised = (unknown, unknown) if result.similarities is None else result.similarities.tolist()
-    head_inner = unknown if result.head_products is None else result.head_products[2].tolist()
+    ches, normalised = numbers["similarities"].tolist() if "similarities" in numbers else (unknown, unknown)
+    head_inner = numbers["head"][2].tolist() if "head" in numbers else unknown
+    zeros = torch.zeros(3, num_pairs)
+    by_group = {group: numbers.get(f"group {group}", zeros).tolist() for group in groups}
     return [
         PairMeasurement(
             chosen_log_prob=log_probs[pair],
@@ -128,6 +148,7 @@ def _measurements(result: PassResult, products: Tensor) -> list[PairMeasurement]
             ches=ches[pair],
             length_normalised_ches=normalised[pair],
             head_inner_product=head_inner[pair],
+            groups=tuple(GroupProducts(group, *(side[pair] for side in sides)) for group, sides in by_group.items()),
         )
         for pair in range(num_pairs)
     ]

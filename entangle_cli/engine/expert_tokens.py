@@ -35,7 +35,7 @@ class ExpertTokens:
     order_PM: Tensor
     """int64: the tokens of each pair, as indices into G, sorted by expert."""
     ends: HostCopy
-    """Per tile of M, where the last run of tokens with one expert ends that starts in the tile."""
+    """`tiles`: per tile of M, where the last run of tokens with one expert ends that starts in the tile."""
 
     @classmethod
     def sort(cls, rows_G: Tensor, experts_G: Tensor, num_rows: int) -> ExpertTokens:
@@ -53,7 +53,7 @@ class ExpertTokens:
         run_ends_PM = torch.searchsorted(key_PM, key_PM, right=True)
         size = key_PM.shape[1]
         tile_ends = torch.stack([part.amax() for part in run_ends_PM.split(TILE, dim=1)])
-        return cls(rows_G, experts_G, order_PM, HostCopy(tile_ends, size))
+        return cls(rows_G, experts_G, order_PM, HostCopy({"tiles": tile_ends}, bound=size))
 
 
 def expert_tokens(rows_G: Tensor, ends_E: Tensor, num_rows: int) -> ExpertTokens:
@@ -83,7 +83,8 @@ def expert_products(inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens
     num_pairs, size = experts_PM.shape
     is_rejected_PM = tokens.rows_G[tokens.order_PM] >= num_pairs
     totals_P22 = torch.zeros(num_pairs, 2, 2, dtype=torch.float64, device=inputs_GI.device)
-    for start, end in zip(range(0, size, TILE), tokens.ends.read(), strict=True):
+    ends = tokens.ends.read()["tiles"].tolist()
+    for start, end in zip(range(0, size, TILE), ends, strict=True):
         rows, columns = slice(start, start + TILE), slice(start, end)
         weighted = wide_product(gradient_PMO[:, rows], gradient_PMO[:, columns].mT)
         weighted *= wide_product(inputs_PMI[:, rows], inputs_PMI[:, columns].mT)

@@ -5,7 +5,7 @@ Used for reference models, moved weights and whole training steps. It computes n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from entangle_cli.engine.batch import Batch, make_batch
 from entangle_cli.engine.coverage import AGREEMENT, probe_pair
 from entangle_cli.engine.gradient_pass import HeadNotFound, backward_from_scored, record_forward, scored_positions
 from entangle_cli.engine.head_sweep import sweep_log_probs, weighted_backward
+from entangle_cli.engine.host_copy import HostCopy
 from entangle_cli.engine.model import find_unembedding, prepared
 from entangle_cli.engine.per_response import requiring_grad, response_log_prob
 from entangle_cli.engine.uses import Use
@@ -51,7 +52,13 @@ class Scorer:
 
     def log_probs(self, pairs: Sequence[TokenizedPair]) -> Tensor:
         """Summed log-probs of one batch, nats, float64 [2, P] on the CPU: chosen, then rejected."""
-        return (self._one_by_one(pairs) if self._by_own_logits else self._in_a_batch(pairs)).cpu()
+        return self.start(pairs)()
+
+    def start(self, pairs: Sequence[TokenizedPair]) -> Callable[[], Tensor]:
+        """Start a batch; the returned function waits for what `log_probs` returns."""
+        log_probs = self._one_by_one(pairs) if self._by_own_logits else self._in_a_batch(pairs)
+        copy = HostCopy({"log_probs": log_probs})
+        return lambda: copy.read()["log_probs"]
 
     def weighted_gradient(
         self,

@@ -7,7 +7,7 @@ longest of its flops, its bytes and the shortest kernel. The time of a batch is 
 whichever is longer. The assumptions are printed. No card has confirmed them. Attention counts as flash attention: one
 kernel forward, three backward.
 
-`synchronisations` counts the host's reads of device values: the engine's own transfers after a batch, and transformers'
+`synchronisations` counts the host's reads of device values: the engine's own read after a batch, and transformers'
 question whether a batch is packed. Any other read raises on the meta device.
 """
 
@@ -32,6 +32,7 @@ from transformers import PreTrainedModel
 from entangle_cli.engine import head_sweep
 from entangle_cli.engine.coverage import Plan
 from entangle_cli.engine.engine import Engine
+from entangle_cli.engine.host_copy import HostCopy
 from entangle_cli.engine.model import prepared
 from entangle_cli.records.measurement import TokenizedPair
 from tests.benchmarks.engine_speed import SHAPES, build_pairs, floor
@@ -208,12 +209,13 @@ def counted(card: Card) -> Iterator[tuple[WorkCounter, list[None]]]:
     """Count the work inside the context, and the host's reads of values, which are zeros there."""
     counter = WorkCounter(card)
     with pytest.MonkeyPatch.context() as patch, counted_mask_checks() as reads:
+        read = HostCopy.read
 
-        def zeros(tensor: Tensor) -> Any:
+        def counted_read(copy: HostCopy) -> dict[str, Tensor]:
             reads.append(None)
-            return torch.zeros(tensor.shape).numpy().tolist()
+            return read(copy)
 
-        patch.setattr(torch.Tensor, "tolist", zeros)
+        patch.setattr(HostCopy, "read", counted_read)
         patch.setattr("torch.nn.functional.scaled_dot_product_attention", flash_attention(counter))
         patch.setitem(head_sweep.CHUNK_BYTES, "meta", head_sweep.CHUNK_BYTES["cuda"])
         with counter:

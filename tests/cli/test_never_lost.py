@@ -79,14 +79,14 @@ SLOW_SCAN = """
 import time
 from entangle_cli.cli.app import main
 from entangle_cli.diagnose.scan.measurer import Measurer
-measure = Measurer.measure
+measure = Measurer.start
 def slowly(self, rows):
     found = measure(self, rows)
     with open("measured", "a") as file:
         file.write("x")
     time.sleep(0.1)
     return found
-Measurer.measure = slowly
+Measurer.start = slowly
 main()
 """
 
@@ -127,14 +127,14 @@ def test_a_run_that_is_being_written_is_refused(entangle: Entangle, tmp_path: Pa
 
 def test_a_deadline_ends_a_scan_that_goes_on_later(entangle: Entangle, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("scan", MODEL, LONG, "--limit", "40", "--batch-tokens", "256", "-o", "run", "--json", "run.json")
-    measure = Engine.measure
+    measure = Engine.start
 
     def slowly(self: Engine, *pairs: Any, **options: Any) -> Any:
         time.sleep(0.2)
         return measure(self, *pairs, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "measure", slowly)
+        patch.setattr(Engine, "start", slowly)
         outcome = entangle(*words, "--deadline", "0.3s")
     assert outcome.code == 4
     assert "--deadline 0.3s is reached with" in outcome.err
@@ -173,14 +173,14 @@ def test_known_pairs_are_reused_and_the_others_measured(
     assert entangle("scan", MODEL, LONG, "--limit", "8", "-q", "-o", "old").code == 0
     data = rows_file([rows[10], *rows[:8][::-1], rows[11], rows[3]])
     measured: list[int] = []
-    measure = Engine.measure
+    measure = Engine.start
 
     def counted(self: Engine, pairs: Any, **options: Any) -> Any:
         measured.append(len(pairs))
         return measure(self, pairs, **options)
 
     assert entangle("scan", MODEL, data, "-q", "-o", "plain", "--json", "plain.json").code == 0
-    monkeypatch.setattr(Engine, "measure", counted)
+    monkeypatch.setattr(Engine, "start", counted)
     outcome = entangle("scan", MODEL, data, "-q", "--known", "old", "-o", "new", "--json", "new.json")
     assert outcome.code == 0, outcome.err
     assert sum(measured) == 2

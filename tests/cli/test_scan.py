@@ -108,9 +108,11 @@ class _Interrupting:
     def __init__(self, batches: int, error: BaseException) -> None:
         self.left = batches
         self.error = error
-        self.real = Engine.measure
+        self.real = Engine.start
 
-    def __call__(self, engine: Engine, pairs: Sequence[TokenizedPair], *, recompute: bool) -> list[PairMeasurement]:
+    def __call__(
+        self, engine: Engine, pairs: Sequence[TokenizedPair], *, recompute: bool
+    ) -> Callable[[], list[PairMeasurement]]:
         if not self.left:
             raise self.error
         self.left -= 1
@@ -120,7 +122,7 @@ class _Interrupting:
 def _broken(monkeypatch: pytest.MonkeyPatch, batches: int, error: BaseException) -> None:
     interrupting = _Interrupting(batches, error)
     monkeypatch.setattr(
-        Engine, "measure", lambda engine, pairs, *, recompute=False: interrupting(engine, pairs, recompute=recompute)
+        Engine, "start", lambda engine, pairs, *, recompute=False: interrupting(engine, pairs, recompute=recompute)
     )
 
 
@@ -163,17 +165,17 @@ def test_out_of_memory_halves_the_batch_and_then_recomputes_without_losing_a_pai
 ) -> None:
     """On a device with memory for two pairs, or for one only with recomputed layers."""
     entangle("scan", MODEL, LONG, "--limit", "9", "-o", "whole", "--json", "whole.json", "-q")
-    real, sizes = Engine.measure, []
+    real, sizes = Engine.start, []
 
     def small_device(
         engine: Engine, pairs: Sequence[TokenizedPair], *, recompute: bool = False
-    ) -> list[PairMeasurement]:
+    ) -> Callable[[], list[PairMeasurement]]:
         sizes.append(len(pairs))
         if len(pairs) > max(most, int(recompute)):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(engine, pairs, recompute=recompute)
 
-    monkeypatch.setattr(Engine, "measure", small_device)
+    monkeypatch.setattr(Engine, "start", small_device)
     assert entangle("scan", MODEL, LONG, "--limit", "9", "-o", "run", "--json", "run.json", "-q").code == 0
     assert max(sizes) > 2
     run, whole = (json.loads(Path(f"{name}.json").read_text())["pairs"] for name in ("run", "whole"))

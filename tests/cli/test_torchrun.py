@@ -26,13 +26,13 @@ from entangle_cli.cli.app import main
 from entangle_cli.diagnose.scan.measurer import Measurer
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 writing.PART_ROWS = 1
-measure, num_measured = Measurer.measure, 0
+measure, num_measured = Measurer.start, 0
 def counted(self, rows):
     global num_measured
     num_measured += 1
     {on_batch}
     return measure(self, rows)
-Measurer.measure = counted
+Measurer.start = counted
 {at_start}
 main()
 """
@@ -140,7 +140,7 @@ def test_a_final_result_is_not_measured_again_after_a_restart(torchrun: Torchrun
     ("at_start", "message"),
     [
         (
-            "def broken(self, rows): raise RuntimeError('cable')\nif rank: Measurer.measure = broken",
+            "def broken(self, rows): raise RuntimeError('cable')\nif rank: Measurer.start = broken",
             "error: rank 1: unexpected RuntimeError: cable",
         ),
         ("if rank: sys.argv[3] = 'nowhere.jsonl'", "error: rank 1: nowhere.jsonl"),

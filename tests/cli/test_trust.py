@@ -180,13 +180,13 @@ def test_data_that_change_while_they_are_read_are_refused(
 
     data = tmp_path / "rows.jsonl"
     shutil.copy(LONG, data)
-    measure = Measurer.measure
+    measure = Measurer.start
 
     def replacing(self: Measurer, rows: list[object]) -> object:
         data.write_bytes(LONG.read_bytes())
         return measure(self, rows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Measurer, "measure", replacing)
+    monkeypatch.setattr(Measurer, "start", replacing)
     outcome = entangle("scan", MODEL, data, "--limit", "4", "-q", "-o", "run", *RULE)
     assert (outcome.code, "changed while it was in use" in outcome.err) == (3, True)
     assert json.loads(Path("run/manifest.json").read_text())["status"] == "partial"

@@ -53,7 +53,7 @@ def test_a_part_of_a_later_round_is_not_judged(entangle: Entangle, monkeypatch: 
     assert entangle(*words[:4], "whole", *words[5:]).code == 1
     decided = len(json.loads(Path("run.json").read_text())["pairs"])
     assert decided > 18
-    measure, num_measured = Measurer.measure, 0
+    measure, num_measured = Measurer.start, 0
 
     def interrupted(self: Measurer, rows: Any) -> Any:
         nonlocal num_measured
@@ -63,7 +63,7 @@ def test_a_part_of_a_later_round_is_not_judged(entangle: Entangle, monkeypatch: 
         return measure(self, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Measurer, "measure", interrupted)
+        patch.setattr(Measurer, "start", interrupted)
         assert entangle(*words).code == 130
     judged: list[int] = []
     monkeypatch.setattr(

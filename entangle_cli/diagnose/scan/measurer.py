@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -23,6 +23,9 @@ from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.pair import PairRecord, RecordBatch
 from entangle_cli.records.settings import ScanSettings
 
+Started = Callable[[], RecordBatch]
+"""A batch that runs. Calling it waits for its results and forms the records."""
+
 
 class Measurer:
     """Measures batches of rows.
@@ -40,24 +43,42 @@ class Measurer:
         self._too_many_tokens: dict[bool, float] = {False: inf, True: inf}
         """Padded tokens of the smallest batch that ran out of memory, without and with recomputed activations."""
 
-    def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch:
-        """The records of one batch of rows.
+    def records(self, batches: Iterable[Sequence[PreparedRow]]) -> Iterator[RecordBatch]:
+        """The records of batches, in order. On a GPU, those of one batch are formed while the next one runs.
 
         Raises:
             UnfinishedError: a single pair does not fit into memory.
         """
-        return self._measure(rows, recompute=self._recompute)
+        waiting: Started | None = None
+        for rows in batches:
+            started = self.start(rows)
+            if waiting is not None:
+                yield waiting()
+            waiting = started
+            if not self._engine.runs_ahead:
+                yield waiting()
+                waiting = None
+        if waiting is not None:
+            yield waiting()
 
-    def _measure(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
-        """Measure a batch. If memory runs out, measure its halves, and a single pair with recomputed activations."""
+    def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch:
+        """The records of one batch; see `records`."""
+        return self.start(rows)()
+
+    def start(self, rows: Sequence[PreparedRow]) -> Started:
+        """Start one batch; see `records`."""
+        return self._start(rows, recompute=self._recompute)
+
+    def _start(self, rows: Sequence[PreparedRow], *, recompute: bool) -> Started:
+        """Start a batch. If memory runs out, start its halves, and a single pair with recomputed activations."""
         tokens = padded_tokens([row.tokens.pair for row in rows])
         if tokens < self._too_many_tokens[recompute]:
-            measured = within_memory(lambda: self._measure_at_once(rows, recompute=recompute))
-            if measured is not None:
-                return measured
+            started = within_memory(lambda: self._start_at_once(rows, recompute=recompute))
+            if started is not None:
+                return started
             self._too_many_tokens[recompute] = tokens
         if len(rows) == 1 and not recompute:
-            return self._measure(rows, recompute=True)
+            return self._start(rows, recompute=True)
         if len(rows) == 1:
             raise UnfinishedError(
                 f"out of memory on row {rows[0].pair.index} alone",
@@ -65,37 +86,58 @@ class Measurer:
                 "run the same command on a larger device to resume, or lower --max-length, or use --dtype bfloat16",
             )
         half = len(rows) // 2
-        first, second = (self._measure(part, recompute=recompute) for part in (rows[:half], rows[half:]))
-        return RecordBatch([*first.pairs, *second.pairs], [*first.layers, *second.layers])
+        parts = [self._start(part, recompute=recompute) for part in (rows[:half], rows[half:])]
 
-    def _measure_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
+        def joined() -> RecordBatch:
+            first, second = (part() for part in parts)
+            return RecordBatch([*first.pairs, *second.pairs], [*first.layers, *second.layers])
+
+        return joined
+
+    def _start_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> Started:
         pairs = [row.tokens.pair for row in rows]
-        measured = self._engine.measure(pairs, recompute=recompute)
-        records = [pair_record(*row) for row in zip(rows, measured, derived_fields(measured), strict=True)]
-        if self._reference is not None:
-            chosen, rejected = self._reference.log_probs(pairs).tolist()
-            records = [
-                replace(record, chosen_ref_log_prob=chosen[position], rejected_ref_log_prob=rejected[position])
-                for position, record in enumerate(records)
-            ]
-        if self._unshared_cosine:
-            records = self._with_unshared_cosines(pairs, records, recompute)
-        if self._include_text:
-            records = [with_text(record, row) for record, row in zip(records, rows, strict=True)]
-        layers = [layer for row, pair in zip(rows, measured, strict=True) for layer in layer_records(row, pair)]
-        return RecordBatch(records, layers)
+        measured = self._engine.start(pairs, recompute=recompute)
+        reference = None if self._reference is None else self._reference.start(pairs)
+        cosines = self._start_unshared(pairs, recompute=recompute) if self._unshared_cosine else None
 
-    def _with_unshared_cosines(
-        self, pairs: Sequence[TokenizedPair], records: list[PairRecord], recompute: bool
-    ) -> list[PairRecord]:
-        """Add the cosines of the answers without their common start. Pairs with a common start need a second pass."""
+        def formed() -> RecordBatch:
+            measurements = measured()
+            derived = derived_fields(measurements)
+            records = [pair_record(*row) for row in zip(rows, measurements, derived, strict=True)]
+            if reference is not None:
+                chosen, rejected = reference().tolist()
+                records = [
+                    replace(record, chosen_ref_log_prob=chosen[position], rejected_ref_log_prob=rejected[position])
+                    for position, record in enumerate(records)
+                ]
+            if cosines is not None:
+                unshared = cosines(records)
+                records = [replace(row, unshared_cosine=cosine) for row, cosine in zip(records, unshared, strict=True)]
+            if self._include_text:
+                records = [with_text(record, row) for record, row in zip(records, rows, strict=True)]
+            layers = [layer for row, pair in zip(rows, measurements, strict=True) for layer in layer_records(row, pair)]
+            return RecordBatch(records, layers)
+
+        return formed
+
+    def _start_unshared(
+        self, pairs: Sequence[TokenizedPair], *, recompute: bool
+    ) -> Callable[[Sequence[PairRecord]], list[float | None]]:
+        """Start the cosines of the answers without their common start. Pairs with a common start need a second pass.
+
+        Returns:
+            A function from the records of whole answers to the cosines.
+        """
         unshared = [without_shared_prefix(pair) for pair in pairs]
         second_pass = [number for number, pair in enumerate(unshared) if pair is not None and pair != pairs[number]]
-        cosines = [None if pair is None else record.cosine for pair, record in zip(unshared, records, strict=True)]
-        if second_pass:
-            measured = self._engine.measure(
-                [pair for number in second_pass if (pair := unshared[number]) is not None], recompute=recompute
-            )
-            for number, derived in zip(second_pass, derived_fields(measured), strict=True):
-                cosines[number] = derived.cosine
-        return [replace(record, unshared_cosine=cosine) for record, cosine in zip(records, cosines, strict=True)]
+        shortened = [pair for number in second_pass if (pair := unshared[number]) is not None]
+        measured = self._engine.start(shortened, recompute=recompute) if shortened else None
+
+        def cosines(records: Sequence[PairRecord]) -> list[float | None]:
+            found = [None if pair is None else record.cosine for pair, record in zip(unshared, records, strict=True)]
+            if measured is not None:
+                for number, derived in zip(second_pass, derived_fields(measured()), strict=True):
+                    found[number] = derived.cosine
+            return found
+
+        return cosines

@@ -127,10 +127,14 @@ class Scan:
                 unmeasured += known
             if self.ranks.rank == 0 and (records := [record for record in unmeasured if row_key(record) not in done]):
                 yield RecordBatch(records)
-            for batch in self.batches(window):
-                missing = [row for row in batch if row_key(row.pair) not in done]
-                if missing and self.ranks.claim_batch(len(missing)):
-                    yield self.measurer.measure(missing)
+            yield from self.measurer.records(self._claimed(window, done))
+
+    def _claimed(self, window: Window, done: Container[RowKey]) -> Iterator[list[PreparedRow]]:
+        """The batches of a window that this process measures, without the rows in `done`."""
+        for batch in self.batches(window):
+            missing = [row for row in batch if row_key(row.pair) not in done]
+            if missing and self.ranks.claim_batch(len(missing)):
+                yield missing
 
     def refuse_other_data(self, num_rows: int) -> None:
         """Check after the last row that the data set is unchanged and was read completely.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from entangle_cli.data.pairs import PreferencePair
 from entangle_cli.data.tokenize import TokenizedRow
-from entangle_cli.diagnose.scan.measurer import Measurer
+from entangle_cli.diagnose.scan.measurer import Measurer, Started
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.errors import UnfinishedError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
@@ -34,13 +35,13 @@ class SmallDevice(Measurer):
         self.failed: list[int] = []
         self.measured: list[int] = []
 
-    def _measure_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> RecordBatch:
+    def _start_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> Started:
         tokens = 2 * len(rows) * max(len(row.tokens.pair.chosen.ids) - 1 for row in rows)
         if tokens > self.room * (1 + recompute):
             self.failed.append(tokens)
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.measured += [row.pair.index for row in rows]
-        return RecordBatch([], [])
+        return lambda: RecordBatch([], [])
 
 
 def test_a_size_that_ran_out_of_memory_is_not_tried_again() -> None:
@@ -73,3 +74,35 @@ def test_a_long_pair_is_measured_with_recomputed_activations_at_once_the_second_
 def test_a_pair_that_never_fits_is_named() -> None:
     with pytest.raises(UnfinishedError, match="out of memory on row 7 alone"):
         SmallDevice(room=100).measure([prepared(7, 101)])
+
+
+class Traced(Measurer):
+    """Notes when batches start and when their records are formed."""
+
+    def __init__(self, *, runs_ahead: bool) -> None:
+        engine: Any = SimpleNamespace(runs_ahead=runs_ahead)
+        super().__init__(engine, None, ScanSettings())
+        self.events: list[str] = []
+
+    def _start_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> Started:  # noqa: ARG002
+        index = rows[0].pair.index
+        self.events.append(f"start {index}")
+
+        def formed() -> RecordBatch:
+            self.events.append(f"form {index}")
+            return RecordBatch([], [])
+
+        return formed
+
+
+@pytest.mark.parametrize(
+    ("runs_ahead", "events"),
+    [
+        (True, ["start 0", "start 1", "form 0", "start 2", "form 1", "form 2"]),
+        (False, ["start 0", "form 0", "start 1", "form 1", "start 2", "form 2"]),
+    ],
+)
+def test_a_gpu_computes_while_records_are_formed(runs_ahead: bool, events: list[str]) -> None:
+    measurer = Traced(runs_ahead=runs_ahead)
+    assert len(list(measurer.records([[prepared(index, 10)] for index in range(3)]))) == 3
+    assert measurer.events == events
