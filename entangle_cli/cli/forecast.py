@@ -1,4 +1,4 @@
-"""`entangle forecast`: one step of the user's optimizer, predicted, and on request taken."""
+"""`entangle forecast`: one step of the user's optimizer and the end of a run, predicted, and on request taken."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ class OptimizerName(StrEnum):
 
     ADAMW = "adamw"
     SGD = "sgd"
+
+
+class SchedulerName(StrEnum):
+    """Schedules of the learning rate, by Trainer's names."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+    CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
 
 class ForecastDtype(StrEnum):
@@ -73,6 +82,16 @@ def forecast(
         int | None, typer.Option(min=1, help="Pairs per batch, drawn with --seed; default: all pairs in one step.")
     ] = None,
     accumulate: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, help="Batches per step.")] = 1,
+    horizon: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of the run whose end is forecast; default: one epoch of the data."),
+    ] = None,
+    lr_scheduler_type: Annotated[
+        SchedulerName, typer.Option(help="Schedule of the learning rate over the run.")
+    ] = SchedulerName.LINEAR,
+    warmup_steps: Annotated[
+        float, typer.Option(min=0.0, help="Steps with a rising learning rate, or their share of the run if below 1.")
+    ] = 0.0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Take the real step on a copy at three learning rates and compare.")
     ] = False,
@@ -86,7 +105,7 @@ def forecast(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Forecast the movement of every pair under one step of your optimizer on a batch."""
+    """Forecast the movement of every pair under one step of your optimizer, and at the end of a run."""
     from entangle_cli import api
 
     weighing = loss.settings(LossSettings())
@@ -109,6 +128,9 @@ def forecast(
         max_grad_norm=max_grad_norm or None,
         batch_size=batch_size,
         accumulate=accumulate,
+        horizon=horizon,
+        lr_scheduler_type=lr_scheduler_type.value,
+        warmup_steps=warmup_steps,
         verify=verify,
         steps=steps,
         eval_split=eval_split,

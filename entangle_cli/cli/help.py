@@ -20,7 +20,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "Most used": (
         *("output", "limit", "sample", "max-length", "dtype", "loss", "beta", "fail-if", "include-text", "dry-run"),
         *("row", "line", "data", "format", "write", "verbose", "losses", "drop", "keep", "model", "baseline"),
-        *("learning-rate", "batch-size", "verify"),
+        *("learning-rate", "batch-size", "horizon", "verify"),
     ),
     "Rows": (
         *("seed", "shard", "split", "config-name", "data-revision", "data-format", "map", "ranked", "max-row-bytes"),
@@ -32,7 +32,10 @@ OPTIONS: Mapping[str, Sequence[str]] = {
         *("ref-model",),
     ),
     "Loss": ("gamma", "loss-option"),
-    "Optimizer": (*("optimizer", "weight-decay", "state", "max-grad-norm", "gradient-accumulation-steps", "steps"),),
+    "Optimizer": (
+        *("optimizer", "lr-scheduler-type", "warmup-steps", "weight-decay", "state", "max-grad-norm"),
+        *("gradient-accumulation-steps", "steps"),
+    ),
     "Also measure": ("unshared-cosine", "layers"),
     "Gate and CI": (*("until-decided", "confidence", "strict", "only-new", "ignore-file", "min-pairs", "max-skipped"),),
     "Speed and memory": (
@@ -46,7 +49,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
 
 SUMMARIES: Mapping[str, str] = {
     "scan": "Measure every pair; write a run",
-    "forecast": "Predict a step of your optimizer",
+    "forecast": "Predict a step, and the end of a run",
     "tokens": "Show one pair token by token",
     "report": "Show a run: why, and what to do",
     "show": "Show one pair of a run with its text",
@@ -67,7 +70,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         'entangle scan path/to/checkpoint pairs.jsonl --fail-if "both_fall_rate > 20%"',
     ),
     "forecast": (
-        "entangle forecast path/to/checkpoint pairs.jsonl --batch-size 32 --learning-rate 1e-6",
+        "entangle forecast path/to/checkpoint pairs.jsonl --batch-size 8 --horizon 200",
         "entangle forecast path/to/checkpoint pairs.jsonl --batch-size 8 --verify",
     ),
     "tokens": (

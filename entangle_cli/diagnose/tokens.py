@@ -120,8 +120,8 @@ def pair_tokens(
                 if block.log_probs_B is not None:
                     log_probs_N[list(block.rows)] = block.log_probs_B.numpy()
                 if gram_NN is not None:
-                    gram_NN[np.ix_(block.rows, block.columns)] = gram
                     gram_NN[np.ix_(block.columns, block.rows)] = gram.T
+                    gram_NN[np.ix_(block.rows, block.columns)] = gram
         document = _document(scan, prepared, record, sums, log_probs_N, settings.loss)
     return TokenReport(document, sums.shown_cosines, gram_NN)
 

@@ -67,6 +67,37 @@ def optimizer_update(
     return update
 
 
+SMALLEST_MOMENT = 0.01
+"""Second moments below this share of their parameter's mean are raised to it. A handful of batches underestimates small
+ones, and the update divides by their root."""
+
+
+def run_update(
+    descent: Mapping[str, Tensor],
+    second_moments: Mapping[str, Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    settings: OptimizerSettings,
+    learning_rate_sum: float,
+) -> dict[str, Tensor]:
+    """Compute the change of every parameter over many steps in one direction.
+
+    Args:
+        descent: minus the gradient of the loss.
+        second_moments: mean squared gradients; used by AdamW.
+        learning_rate_sum: sum of the steps' learning rates.
+    """
+    update = {}
+    for name, parameter in parameters.items():
+        direction = descent[name]
+        if settings.name == "adamw":
+            squares = second_moments[name]
+            floored = squares.clamp(min=SMALLEST_MOMENT * float(squares.mean()))
+            direction = direction / (floored.sqrt() + settings.epsilon)
+        decay = settings.weight_decay.get(name, 0.0)
+        update[name] = learning_rate_sum * (direction - decay * parameter.detach())
+    return update
+
+
 def clip_factor(gradient: Mapping[str, Tensor], max_norm: float | None) -> float:
     """The factor of gradient clipping, as in `torch.nn.utils.clip_grad_norm_`."""
     if max_norm is None:

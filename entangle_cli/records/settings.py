@@ -194,6 +194,12 @@ class ForecastSettings:
     """Pairs per forward pass in training; None for the whole data set in one step."""
     accumulate: int = 1
     """Forward passes per step."""
+    horizon: int | None = None
+    """Steps of the run to forecast; None for one epoch of the data."""
+    lr_scheduler_type: str = "linear"
+    """Trainer's name of the learning rate's schedule over the run."""
+    warmup_steps: float = 0
+    """Steps with a rising learning rate, or their share of the run if below 1."""
     verify: bool = False
     """Whether to take the step on a copy and compare."""
     steps: int = 0

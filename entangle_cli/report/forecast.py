@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entangle_cli.records.pair import Movement
-from entangle_cli.records.words import percent
+from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import movement_words
 
@@ -30,16 +30,17 @@ def forecast_report(document: Mapping[str, Any]) -> RenderableType:
     """Everything worth reading about a forecast."""
     parts: list[RenderableType] = [_headline(document), Text()]
     parts += [
-        _movement_heading("Predicted movement", "one step"),
+        _movement_heading("Predicted movement", "under one step"),
         _movement_table(document["summary"]),
         _legend(),
         Text(),
     ]
     if document["held_out_summary"] is not None:
         heading = _movement_heading(
-            "Predicted movement of held-out pairs", "the first step, in which they take no part"
+            "Predicted movement of held-out pairs", "under the first step, in which they take no part"
         )
         parts += [heading, _movement_table(document["held_out_summary"]), Text()]
+    parts += [*_run_lines(document), Text()]
     if lines := _skipped_lines(document):
         parts += [*lines, Text()]
     parts += [*_reach_lines(document), Text()]
@@ -70,19 +71,59 @@ def _headline(document: Mapping[str, Any]) -> Text:
     return text.append(f"\n{step}\n{pairs}", style="not bold")
 
 
-def _movement_heading(title: str, step: str) -> Text:
-    return Text(title, style="bold").append(f"  log-probs of each pair under {step}", style="not bold")
+def _movement_heading(title: str, when: str) -> Text:
+    return Text(title, style="bold").append(f"  log-probs of each pair {when}", style="not bold")
 
 
-def _movement_table(summary: Mapping[str, Any]) -> Table:
+def _movement_table(summary: Mapping[str, Any], predictors: Sequence[str] = tuple(PREDICTOR_MEANINGS)) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("predictor", no_wrap=True)
     for name in MOVEMENTS:
         table.add_column(movement_words(name), justify="right", no_wrap=True)
-    for predictor, shares in summary["movements"].items():
+    for predictor in predictors:
+        shares = summary["movements"].get(predictor)
+        if shares is None:
+            continue
         values = ["-" if shares[name]["rate"] is None else percent(shares[name]["rate"], 1) for name in MOVEMENTS]
         table.add_row(predictor, *values)
     return table
+
+
+def _run_lines(document: Mapping[str, Any]) -> list[RenderableType]:
+    """The end of a run: movements, loss, margin and accuracy; or that it is not known."""
+    run = document["run"]
+    length = f"at the end of a run of {counted(run['num_steps'], 'step')}, schedule {run['lr_scheduler_type']}"
+    lines: list[RenderableType] = [_movement_heading("Predicted movement", length)]
+    drift = "not measured" if run["drift"] is None else f"{run['drift']:.2g} of |g_c - g_r|"
+    if run["holds"] is False:
+        return [
+            *lines,
+            Text(f"not known: along this run the gradients of {run['num_probes']} probed pairs change by {drift}."),
+            Text(f"The forecast holds up to {run['drift_limit']:g}. Lower --horizon or --learning-rate."),
+        ]
+    lines.append(_movement_table(document["summary"], ("run",)))
+    if document["held_out_summary"] is not None:
+        lines += [Text("held-out pairs"), _movement_table(document["held_out_summary"], ("run",))]
+    for name, key in (("pairs", "training"), ("held-out pairs", "held_out")):
+        if run[key] is not None:
+            lines.append(_outlook_line(name, run[key]))
+    lines.append(
+        Text(
+            "At most: real log-probs end lower than a linear forecast says. Falls hold, some rises do not.\n"
+            f"Drift of the gradients along the run: {drift}; it holds up to {run['drift_limit']:g}.",
+            style="dim",
+        )
+    )
+    return lines
+
+
+def _outlook_line(name: str, outlook: Mapping[str, Mapping[str, float]]) -> Text:
+    start, end = outlook["start"], outlook["end"]
+    return Text(
+        f"{name}: DPO loss {start['loss']:.3f} -> {end['loss']:.3f}, "
+        f"margin {start['margin']:.3g} -> {end['margin']:.3g} nats, "
+        f"accuracy {percent(start['accuracy'])} -> {percent(end['accuracy'])}"
+    )
 
 
 def _legend() -> Text:

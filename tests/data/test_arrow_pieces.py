@@ -74,12 +74,19 @@ def size(row: dict[str, Any]) -> int:
     return len(row["s"]) + sum(8 + len(turn["role"]) + len(turn["content"]) for turn in row["m"])
 
 
+# Linux keeps the largest size of the process that started this one in ru_maxrss.
 READ = """
 import resource, sys
+from pathlib import Path
 from entangle_cli.data.sources import open_source
 rows = list(open_source(sys.argv[1]).rows())
 assert all(row.problem.endswith("above the limit of 8,388,608; --max-row-bytes raises it") for row in rows), rows[0]
-print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+if sys.platform == "linux":
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(rows), peak)
 """
 
 

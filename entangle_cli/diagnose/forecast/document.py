@@ -13,7 +13,7 @@ from entangle_cli.analysis.agreement import agreement
 from entangle_cli.analysis.movement import movement_names
 from entangle_cli.analysis.statistics import quantiles, share
 from entangle_cli.diagnose.forecast.forecast import Forecaster
-from entangle_cli.diagnose.forecast.result import PREDICTORS, Forecast, ForecastResult
+from entangle_cli.diagnose.forecast.result import LARGEST_DRIFT, ONE_STEP, Forecast, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, PairRecord
@@ -38,6 +38,15 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
         "skipped": _reasons(result.unused),
         "held_out_skipped": _reasons(result.held_out_unused),
         "checks": [asdict(check) for check in result.checks],
+        "run": {
+            **asdict(result.reach),
+            "lr_scheduler_type": forecaster.settings.lr_scheduler_type,
+            "warmup_steps": forecaster.settings.warmup_steps,
+            "drift_limit": LARGEST_DRIFT,
+            "holds": result.reach.holds,
+            "training": _outlook(result.training, loss.beta),
+            "held_out": None if result.held_out is None else _outlook(result.held_out, loss.beta),
+        },
         "summary": _summary(result.training),
         "held_out_summary": None if result.held_out is None else _summary(result.held_out),
         "verification": [
@@ -60,6 +69,22 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
     }
 
 
+def _outlook(forecast: Forecast, beta: float) -> dict[str, Any]:
+    """DPO's loss, margin (nats) and accuracy before a run, and as forecast for its end; means over the pairs."""
+    pairs = forecast.pairs
+    start = beta * (pairs.log_probs - pairs.references)
+    end = start + beta * forecast.changes["run"]
+    outlook = {}
+    for name, rewards in (("start", start), ("end", end)):
+        margins = rewards[0] - rewards[1]
+        outlook[name] = {
+            "loss": float(np.logaddexp(0.0, -margins).mean()),
+            "margin": float(margins.mean()),
+            "accuracy": float((margins > 0).mean()),
+        }
+    return outlook
+
+
 def _reasons(records: Iterable[PairRecord]) -> list[dict[str, Any]]:
     return [
         {name: getattr(record, name) for name in ("index", "file", "line", "pair_in_row", "reason", "detail")}
@@ -77,7 +102,7 @@ def _summary(forecast: Forecast) -> dict[str, Any]:
         "movements": {
             name: _movement_shares(movement_names(*changes))
             for name, changes in forecast.changes.items()
-            if np.isfinite(changes).any() or name == "optimizer"
+            if np.isfinite(changes).any() or name in ("optimizer", "run")
         },
         "uncertain": int(np.count_nonzero(_uncertain(forecast))),
         "valid_learning_rate": dict(zip(levels, quantiles(finite, [*levels.values()]) or missing, strict=True)),
@@ -99,13 +124,18 @@ def _movement_shares(names: NDArray[np.object_]) -> dict[str, Any]:
 
 def _uncertain(forecast: Forecast) -> NDArray[np.bool_]:
     """Whether one of a pair's two changes is within its rounding error, [pairs]."""
-    within: NDArray[np.bool_] = np.abs(forecast.changes["optimizer"]) <= forecast.error
+    return _within(forecast.changes["optimizer"], forecast.error)
+
+
+def _within(changes: Floats, error: Floats) -> NDArray[np.bool_]:
+    """Whether one of a pair's two changes is at most its rounding error, [pairs]."""
+    within: NDArray[np.bool_] = np.abs(changes) <= error
     either: NDArray[np.bool_] = within[0] | within[1]
     return either
 
 
 def _agreements(forecast: Forecast, measured: Floats, factor: float) -> Iterable[dict[str, Any]]:
-    for predictor in PREDICTORS:
+    for predictor in ONE_STEP:
         predicted = forecast.changes[predictor] * factor
         if np.isfinite(predicted).any():
             yield {"predictor": predictor, **agreement(predicted, measured)._asdict()}
@@ -114,6 +144,7 @@ def _agreements(forecast: Forecast, measured: Floats, factor: float) -> Iterable
 def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int, Floats]) -> list[dict[str, Any]]:
     names = {name: movement_names(*changes) for name, changes in forecast.changes.items()}
     uncertain = _uncertain(forecast)
+    uncertain_run = _within(forecast.changes["run"], forecast.run_error)
     last = trajectory[max(trajectory)] if trajectory else None
     rows = []
     for position, record in enumerate(forecast.pairs.records):
@@ -130,6 +161,7 @@ def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int
         }
         for name, changes in forecast.changes.items():
             row[name] = {**_both(changes, position), "movement": names[name][position]}
+        row["run"]["uncertain"] = bool(uncertain_run[position])
         row["others"] = _both(forecast.others, position)
         row["influence_on_others_margins"] = _finite(forecast.influence[position])
         chosen_rate, rejected_rate = forecast.valid_learning_rate[:, position]

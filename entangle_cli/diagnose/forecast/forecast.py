@@ -18,10 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from entangle_cli.data.sources import open_source
+from entangle_cli.diagnose.forecast.horizon import MeanDescent, learning_rates, probe_positions
 from entangle_cli.diagnose.forecast.optimizer_step import read_step, refuse_rate
 from entangle_cli.diagnose.forecast.pairs import batch_coefficients, held_out_pairs, training_pairs
 from entangle_cli.diagnose.forecast.policy import Policy
-from entangle_cli.diagnose.forecast.result import Forecast, ForecastResult, Measured, StepCheck, empty_forecast
+from entangle_cli.diagnose.forecast.result import (
+    Forecast,
+    ForecastResult,
+    Measured,
+    RunReach,
+    StepCheck,
+    empty_forecast,
+)
 from entangle_cli.diagnose.scan.row_reader import RowReader, pair_reader
 from entangle_cli.diagnose.scan.scan import Scan, open_scan
 from entangle_cli.engine.displacement import Derivatives
@@ -36,6 +44,12 @@ from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSe
 Passes: TypeAlias = Sequence[NDArray[np.int64]]
 """Positions of the pairs of one step, one array per forward pass."""
 
+RUN_ERROR = 5e-3
+"""Error of a run's derivatives below which no other step size is tried. A run is not known more exactly."""
+
+NUM_PROBES = 12
+"""Pairs whose gradients are compared at both ends of a run."""
+
 VERIFIED_FACTORS = (0.1, 1.0, 10.0)
 """Learning rates of the real steps, relative to the user's rate."""
 
@@ -46,7 +60,9 @@ class Forecaster:
     Attributes:
         scan: the scan that measures the pairs.
         optimizer: settings of the step, completed from the saved state.
+        policy: the model whose weights move.
         held_out: the held-out data set; None without one.
+        settings: settings of the step and the run.
     """
 
     def __init__(
@@ -59,9 +75,9 @@ class Forecaster:
         seed: int,
     ) -> None:
         self.scan = scan
-        self._policy = policy
+        self.policy = policy
         self.held_out = held_out
-        self._settings = settings
+        self.settings = settings
         self._loss = loss
         self._seed = seed
         self.optimizer, self._moments = read_step(settings, scan.checkpoint.model, scan.parameters)
@@ -86,53 +102,66 @@ class Forecaster:
         held_out: Measured | None = None
         held_out_unused: list[PairRecord] = []
         if self.held_out is not None:
-            held_out, held_out_unused = held_out_pairs(self.held_out, self._policy)
+            held_out, held_out_unused = held_out_pairs(self.held_out, self.policy)
         steps = self._steps(len(pairs))
         notify(f"forecasting {len(steps):,} steps of {len(pairs):,} pairs")
-        training, held_out_forecast, checks = self._forecast(pairs, held_out, steps)
+        rates = learning_rates(self.settings, self.optimizer.learning_rate, self.settings.horizon or len(steps))
+        mean = MeanDescent(len(steps), self.optimizer, self._moments)
+        training, held_out_forecast, checks, shares = self._forecast(pairs, held_out, steps, mean)
+        notify(f"forecasting a run of {len(rates):,} steps")
+        reach = self._forecast_run(training, held_out_forecast, mean, shares, rates)
         result = ForecastResult(
             optimizer=self.optimizer,
             state_step=max((moment.step for moment in self._moments.values()), default=None),
             training=training,
             held_out=held_out_forecast,
             checks=checks,
+            reach=reach,
             unused=unused,
             held_out_unused=held_out_unused,
         )
-        if self._settings.verify:
+        if self.settings.verify:
             for factor in VERIFIED_FACTORS:
                 rate = self.optimizer.learning_rate * factor
                 notify(f"performing {len(steps):,} real steps at a learning rate of {rate:.3g}")
                 result.real_steps[rate] = self._real_step(pairs, steps, rate)
-        if self._settings.steps:
-            notify(f"training for {self._settings.steps:,} real steps")
+        if self.settings.steps:
+            notify(f"training for {self.settings.steps:,} real steps")
             self._train(pairs, held_out, steps, result)
         return result
 
     def _steps(self, num_pairs: int) -> list[Passes]:
         """The steps of one epoch, in the order of training."""
-        if self._settings.batch_size is None:
+        if self.settings.batch_size is None:
             return [[np.arange(num_pairs)]]
         order = np.random.default_rng(self._seed).permutation(num_pairs)
-        size = self._settings.batch_size
+        size = self.settings.batch_size
         passes = [order[start : start + size] for start in range(0, num_pairs, size)]
-        every = self._settings.accumulate
+        every = self.settings.accumulate
         return [passes[start : start + every] for start in range(0, len(passes), every)]
 
     def _forecast(
-        self, pairs: Measured, held_out: Measured | None, steps: Sequence[Passes]
-    ) -> tuple[Forecast, Forecast | None, list[StepCheck]]:
-        """Forecast training pairs in their own steps, and held-out pairs in the first. Returns one check per step."""
+        self, pairs: Measured, held_out: Measured | None, steps: Sequence[Passes], mean: MeanDescent
+    ) -> tuple[Forecast, Forecast | None, list[StepCheck], Floats]:
+        """Forecast training pairs in their own steps, and held-out pairs in the first.
+
+        Args:
+            mean: collects the descents of the steps.
+        Returns:
+            The forecasts, one check per step, and the share s [2, pairs] of every pair in the mean descent.
+        """
         forecast, held_out_forecast, checks = empty_forecast(pairs), None, []
+        all_shares = np.zeros((2, len(pairs)))
         own, rate = _OwnParts(pairs), self.optimizer.learning_rate
         for number, passes in enumerate(steps):
             positions = np.concatenate(passes)
             tokens, before = [pairs.tokens[position] for position in positions], pairs.log_probs[:, positions]
             shares = self._shares(pairs, pairs.log_probs, passes)
-            descent = self._policy.gradient(tokens, shares)
+            descent = self.policy.gradient(tokens, shares)
+            all_shares[:, positions] = mean.add(descent) * shares
             update = self._update(descent)
-            along_descent = self._policy.checked_derivatives(tokens, before, descent, shares, descent)
-            along_update = self._policy.checked_derivatives(tokens, before, update, shares, descent)
+            along_descent = self.policy.checked_derivatives(tokens, before, descent, shares, descent)
+            along_update = self.policy.checked_derivatives(tokens, before, update, shares, descent)
             _store(forecast, positions, along_descent.derivatives, along_update.derivatives, rate)
             if number == 0 and held_out is not None:
                 held_out_forecast = self._forecast_held_out(
@@ -145,8 +174,8 @@ class Forecaster:
             # With M = sum_i (g_c^i - g_r^i), pair j's part of the step changes the sum of all margins by
             # lr <M, s_j g_j>. One direction of derivatives gives these column sums of the batch's Gram matrix.
             ones = np.ones(len(tokens))
-            margins = self._policy.gradient(tokens, np.stack([ones, -ones]))
-            along_margins = self._policy.checked_derivatives(tokens, before, margins, shares, descent)
+            margins = self.policy.gradient(tokens, np.stack([ones, -ones]))
+            along_margins = self.policy.checked_derivatives(tokens, before, margins, shares, descent)
             on_all = rate * (shares * along_margins.derivatives.first.numpy()).sum(axis=0)
             forecast.influence[positions] = on_all - (own_part[0] - own_part[1])
             checks.append(
@@ -156,7 +185,32 @@ class Forecaster:
                     clip_factor(descent, self.optimizer.max_grad_norm),
                 )
             )
-        return forecast, held_out_forecast, checks
+        return forecast, held_out_forecast, checks, all_shares
+
+    def _forecast_run(
+        self,
+        training: Forecast,
+        held_out: Forecast | None,
+        mean: MeanDescent,
+        shares: Floats,
+        rates: Sequence[float],
+    ) -> RunReach:
+        """Forecast all pairs at the end of a run with these learning rates."""
+        pairs = training.pairs
+        update = mean.update(self.scan.parameters, sum(rates))
+        along = self.policy.checked_derivatives(pairs.tokens, pairs.log_probs, update, shares, mean.descent, RUN_ERROR)
+        training.changes["run"][:] = along.derivatives.first.numpy()
+        training.run_error[:] = along.derivatives.first_error.numpy()
+        if held_out is not None:
+            start = held_out.pairs
+            derivatives = self.policy.derivatives(start.tokens, start.log_probs, update, along.relative_step)
+            held_out.changes["run"][:] = derivatives.first.numpy()
+            held_out.run_error[:] = derivatives.first_error.numpy()
+        probes = [pairs.tokens[position] for position in probe_positions(len(pairs), NUM_PROBES)]
+        drifts = [drift for pair in probes if (drift := self.policy.drift(pair, update)) is not None]
+        return RunReach(
+            len(rates), sum(rates), along.identity_error, float(np.median(drifts)) if drifts else None, len(drifts)
+        )
 
     def _forecast_held_out(
         self,
@@ -167,7 +221,7 @@ class Forecaster:
         """Forecast pairs outside a step, along two directions with their most accurate relative steps."""
         forecast = empty_forecast(held_out)
         along_descent, along_update = (
-            self._policy.derivatives(held_out.tokens, held_out.log_probs, direction, relative_step)
+            self.policy.derivatives(held_out.tokens, held_out.log_probs, direction, relative_step)
             for direction, relative_step in (descent, update)
         )
         _store(forecast, np.arange(len(held_out)), along_descent, along_update, self.optimizer.learning_rate)
@@ -203,27 +257,27 @@ class Forecaster:
             tokens = [pairs.tokens[position] for position in positions]
             with self._trained(rate) as take_step:
                 take_step(tokens, self._shares(pairs, pairs.log_probs, passes))
-                changes[:, positions] = self._policy.log_probs(tokens).numpy() - pairs.log_probs[:, positions]
+                changes[:, positions] = self.policy.log_probs(tokens).numpy() - pairs.log_probs[:, positions]
         return changes
 
     def _train(
         self, pairs: Measured, held_out: Measured | None, steps: Sequence[Passes], result: ForecastResult
     ) -> None:
         """Perform consecutive real steps over the epochs. Measures all pairs after 1, 2, 5, 10, ... steps."""
-        milestones = _milestones(self._settings.steps)
+        milestones = _milestones(self.settings.steps)
         with self._trained(self.optimizer.learning_rate) as take_step:
-            for number in range(self._settings.steps):
+            for number in range(self.settings.steps):
                 passes = steps[number % len(steps)]
                 positions = np.concatenate(passes)
                 tokens = [pairs.tokens[position] for position in positions]
                 now = pairs.log_probs.copy()
                 if number:
-                    now[:, positions] = self._policy.log_probs(tokens).numpy()
+                    now[:, positions] = self.policy.log_probs(tokens).numpy()
                 take_step(tokens, self._shares(pairs, now, passes))
                 if number + 1 in milestones:
-                    result.trajectory[number + 1] = self._policy.log_probs(pairs.tokens).numpy() - pairs.log_probs
+                    result.trajectory[number + 1] = self.policy.log_probs(pairs.tokens).numpy() - pairs.log_probs
                     if held_out is not None:
-                        after = self._policy.log_probs(held_out.tokens).numpy()
+                        after = self.policy.log_probs(held_out.tokens).numpy()
                         result.trajectory_held_out[number + 1] = after - held_out.log_probs
 
     @contextmanager
@@ -233,7 +287,7 @@ class Forecaster:
         optimizer = make_optimizer(self.scan.parameters, settings, self._moments)
 
         def take_step(tokens: Sequence[TokenizedPair], shares: Floats) -> None:
-            descent = self._policy.gradient(tokens, shares)
+            descent = self.policy.gradient(tokens, shares)
             factor = clip_factor(descent, settings.max_grad_norm)
             for name, parameter in self.scan.parameters.items():
                 parameter.grad = -factor * descent[name]
@@ -244,7 +298,7 @@ class Forecaster:
             yield take_step
         finally:
             optimizer.zero_grad()
-            self._policy.weights.restore()
+            self.policy.weights.restore()
 
 
 class _OwnParts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +15,7 @@ from entangle_cli.diagnose.scan.budget import SMALLEST_TOKENS, within_memory
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.displacement import RELATIVE_STEPS, Derivatives, Weights
 from entangle_cli.engine.scorer import Scorer
-from entangle_cli.engine.update import inner_product
+from entangle_cli.engine.update import inner_product, norm
 from entangle_cli.errors import UnfinishedError
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.measurement import TokenizedPair
@@ -90,6 +91,7 @@ class Policy:
         direction: Mapping[str, Tensor],
         shares: Floats,
         descent: Mapping[str, Tensor],
+        good_error: float = GOOD_ERROR,
     ) -> CheckedDerivatives:
         """Derivatives along a direction u, with the most accurate finite-difference step.
 
@@ -100,6 +102,7 @@ class Policy:
         Args:
             shares: s, [2, pairs].
             descent: D.
+            good_error: error below which no other step size is tried.
         """
         exact = inner_product(descent, direction)
         best: tuple[float, CheckedDerivatives] | None = None
@@ -117,10 +120,31 @@ class Policy:
             error = max(identity_error, rounding, bend**2)
             if best is None or error < best[0]:
                 best = error, CheckedDerivatives(derivatives, relative_step, identity_error)
-            if error <= GOOD_ERROR:
+            if error <= good_error:
                 break
         assert best is not None
         return best[1]
+
+    def drift(self, pair: TokenizedPair, direction: Mapping[str, Tensor]) -> float | None:
+        """Change of a pair's gradients when the weights move along a direction, relative to |g_c - g_r|.
+
+        The change is the root mean square of those of g_c and g_r. None if g_c equals g_r.
+        """
+        before = self._both_gradients(pair)
+        size = norm({name: before[0][name] - before[1][name] for name in direction})
+        if size == 0.0:
+            return None
+        with self.weights.moved(direction):
+            after = self._both_gradients(pair)
+        changes = [
+            norm({name: moved[name] - start[name] for name in direction})
+            for start, moved in zip(before, after, strict=True)
+        ]
+        return math.sqrt(sum(change**2 for change in changes) / 2) / size
+
+    def _both_gradients(self, pair: TokenizedPair) -> list[dict[str, Tensor]]:
+        """The gradients of both log-probs of a pair."""
+        return [self.gradient([pair], np.array(weights).reshape(2, 1)) for weights in ((1.0, 0.0), (0.0, 1.0))]
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
         while True:

@@ -13,8 +13,11 @@ from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import OptimizerSettings
 
-PREDICTORS = ("pair-sgd", "batch-sgd", "optimizer")
-"""Names of the predictors in all outputs; see `forecast`."""
+ONE_STEP = ("pair-sgd", "batch-sgd", "optimizer")
+"""Names of the predictors of one step in all outputs; see `forecast`."""
+
+PREDICTORS = (*ONE_STEP, "run")
+"""All predictors. `run` is the end of a run; see `horizon`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,36 @@ class Forecast:
     """By predictor."""
     error: Floats
     """Upper bound of the rounding error in the changes of `optimizer`."""
+    run_error: Floats
+    """Upper bound of the rounding error in the changes of `run`."""
     valid_learning_rate: Floats
     """Learning rate at which the second order of `optimizer`, or its rounding error, is as large as the first order."""
     others: Floats
     """The part of `batch-sgd` that comes from the other pairs of the batch."""
     influence: Floats
     """Change of the sum of all other pairs' margins by the pair's own part of the batch step, [pairs]."""
+
+
+LARGEST_DRIFT = 0.1
+"""Drift up to which the forecast of a run holds (tests/benchmarks/horizon.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunReach:
+    """The run behind the predictor `run`, and how far to trust it."""
+
+    num_steps: int
+    learning_rate_sum: float
+    identity_error: float
+    """As in `StepCheck`, along the direction of the run."""
+    drift: float | None
+    """Median change of the probed pairs' gradients along the run, relative to |g_c - g_r|; None without a probe."""
+    num_probes: int
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the drift is small enough for the forecast to hold; None without a probe."""
+        return None if self.drift is None else self.drift <= LARGEST_DRIFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +111,7 @@ class ForecastResult:
     training: Forecast
     held_out: Forecast | None
     checks: list[StepCheck]
+    reach: RunReach
     unused: list[PairRecord]
     """Rows that are not in any step, with their reasons."""
     held_out_unused: list[PairRecord]
@@ -104,6 +132,7 @@ def empty_forecast(pairs: Measured) -> Forecast:
         pairs,
         np.zeros(len(pairs), dtype=np.int64),
         {name: undefined() for name in PREDICTORS},
+        undefined(),
         undefined(),
         undefined(),
         undefined(),

@@ -1,0 +1,107 @@
+"""The end of a run: the direction of the whole data, scaled as the optimizer scales it, times the learning rates.
+
+Every step of a run pulls in its own direction. Over many steps these average to the direction of the whole data. AdamW
+divides it by the root of the second moments, which hardly change from step to step. To first order, a run therefore
+moves the weights by
+
+    u = sum_t lr_t * mean_b(c_b D_b) / sqrt(E_b[(c_b D_b)^2])
+
+with D_b the descent of step b's loss at the start and c_b its clip factor. SGD has no root.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from entangle_cli.engine.update import AdamMoments, clip_factor, run_update
+from entangle_cli.errors import UsageError
+from entangle_cli.records.settings import ForecastSettings, OptimizerSettings
+
+MOMENT_STEPS = 20
+"""Steps whose squared gradients are averaged. More change the forecast little."""
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+"""Values of Trainer's `lr_scheduler_type` that are supported."""
+
+
+class MeanDescent:
+    """Collects the descents of all steps of an epoch.
+
+    Args:
+        num_steps: number of steps of the epoch.
+    """
+
+    def __init__(self, num_steps: int, optimizer: OptimizerSettings, moments: Mapping[str, AdamMoments]) -> None:
+        self._num_steps = num_steps
+        self._optimizer = optimizer
+        self._moments = moments
+        self._num_added = 0
+        self.descent: dict[str, Tensor] = {}
+        """Mean of the clipped descents."""
+        self._squares: dict[str, Tensor] = {}
+
+    def add(self, descent: Mapping[str, Tensor]) -> float:
+        """Add the next step's descent. Returns its weight in the mean: the clip factor over the number of steps."""
+        factor = clip_factor(descent, self._optimizer.max_grad_norm)
+        is_averaged = self._optimizer.name == "adamw" and self._num_added < MOMENT_STEPS
+        for name, tensor in descent.items():
+            clipped = factor * tensor
+            _accumulate(self.descent, name, clipped / self._num_steps)
+            if is_averaged and name not in self._moments:
+                _accumulate(self._squares, name, clipped.square() / min(MOMENT_STEPS, self._num_steps))
+        self._num_added += 1
+        return factor / self._num_steps
+
+    def update(self, parameters: Mapping[str, nn.Parameter], learning_rate_sum: float) -> dict[str, Tensor]:
+        """The change of every parameter over a run."""
+        saved = {
+            name: moments.exp_avg_sq.to(parameters[name]) / (1 - self._optimizer.betas[1] ** moments.step)
+            for name, moments in self._moments.items()
+        }
+        return run_update(self.descent, self._squares | saved, parameters, self._optimizer, learning_rate_sum)
+
+
+def _accumulate(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
+    if name in sums:
+        sums[name] += part
+    else:
+        sums[name] = part
+
+
+def learning_rates(settings: ForecastSettings, learning_rate: float, num_steps: int) -> Sequence[float]:
+    """The learning rate of every step of a run, from Trainer's own schedule.
+
+    Raises:
+        UsageError: the schedule is unknown, or its warm-up is longer than the run.
+    """
+    if settings.lr_scheduler_type not in SCHEDULES:
+        raise UsageError(
+            f"--lr-scheduler-type {settings.lr_scheduler_type}",
+            ", ".join(SCHEDULES),
+            "use one of these; entangle does not know the learning rates of other schedules",
+        )
+    # As Trainer: below 1, the warm-up is a share of the run.
+    warmup = settings.warmup_steps
+    warmup = math.ceil(num_steps * warmup) if warmup < 1 else int(warmup)
+    if warmup > num_steps:
+        raise UsageError(
+            f"--warmup-steps {warmup:,} in a run of {num_steps:,} steps",
+            "a warm-up within the run",
+            "lower --warmup-steps, or raise --horizon",
+        )
+    from transformers import get_scheduler
+
+    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(settings.lr_scheduler_type, stand_in, warmup, num_steps)
+    factor = schedule.lr_lambdas[0]
+    return [learning_rate * float(factor(step)) for step in range(num_steps)]
+
+
+def probe_positions(num_pairs: int, num_probes: int) -> list[int]:
+    """Positions of pairs spread evenly over the data."""
+    return sorted(set(np.linspace(0, num_pairs - 1, min(num_probes, num_pairs)).round().astype(int).tolist()))
