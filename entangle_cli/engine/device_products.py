@@ -8,6 +8,7 @@ dtype.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,15 +32,16 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
     The product of two bfloat16 or float16 numbers is exact in float32. Tensor cores multiply them without a conversion.
     """
-    if left.dtype == right.dtype and left.dtype.itemsize == 2 and _has_wide_product(left.device):
+    if left.dtype == right.dtype and left.dtype.itemsize == 2 and _has_wide_product(left.device.type):
         return torch.bmm(left, right, out_dtype=torch.float32)
     return at_least_float32(left) @ at_least_float32(right)
 
 
-def _has_wide_product(device: torch.device) -> bool:
+@cache
+def _has_wide_product(device_type: str) -> bool:
     # torch has it from 2.8, and only for CUDA.
     is_known = "dtype" in torch.ops.aten.bmm.overloads()
-    return is_known and device.type in ("cuda", "meta") and torch.version.hip is None
+    return is_known and device_type in ("cuda", "meta") and torch.version.hip is None
 
 
 class BlockGrams:
@@ -72,9 +74,13 @@ def upper_blocks(rows_BTI: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def gram_elements(num_tokens: int) -> int:
-    """Elements of the grams of a pair."""
-    blocks = upper_blocks(torch.empty(2, num_tokens, 1, device="meta"))
-    return num_tokens**2 + sum(left.shape[0] * left.shape[1] * right.shape[1] for left, right in blocks)
+    """Elements of the grams of a pair: the mixed one, and the blocks of both symmetric ones (`upper_blocks`)."""
+    elements, size, num_blocks = num_tokens**2, num_tokens, 2
+    while size % 2 == 0 and size >= 2 * SHORTEST_HALF:
+        size //= 2
+        elements += num_blocks * size**2
+        num_blocks *= 2
+    return elements + num_blocks * size**2
 
 
 def gram_products(inputs: BlockGrams, gradients: Sequence[Tensor]) -> Tensor:

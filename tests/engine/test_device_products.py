@@ -78,6 +78,8 @@ def test_halved_blocks_and_joined_gradients_change_nothing(shortest_half: int, m
     monkeypatch.setattr(device_products, "SHORTEST_HALF", shortest_half)
     grams = device_products.BlockGrams(inputs, 0)
     assert len(grams.same) == {2: 3, 3: 3, 12: 1}[shortest_half]
+    elements = grams.mixed_PTT.numel() + sum(gram.numel() for gram in grams.same)
+    assert device_products.gram_elements(12) == elements / 3
     found = device_products.gram_products(grams, gradients)
     torch.testing.assert_close(
         found, sum(device_products.materialised_products(inputs, gradient) for gradient in gradients)
