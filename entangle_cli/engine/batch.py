@@ -67,10 +67,14 @@ def padded_tokens(pairs: Sequence[TokenizedPair]) -> int:
     return 2 * len(pairs) * max(_length(pair) for pair in pairs)
 
 
-def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
-    """The rows of `pairs` as tensors on `device`."""
+def make_batch(pairs: Sequence[TokenizedPair], device: torch.device, context: int | None = None) -> Batch:
+    """The rows of `pairs` as tensors on `device`.
+
+    Args:
+        context: most positions that the model is made for; None if unknown. Padding does not go beyond.
+    """
     responses = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    num_positions = _padded_length(max(len(response.ids) for response in responses) - 1, device)
+    num_positions = _padded_length(max(len(response.ids) for response in responses) - 1, device, context)
     ids_BT = torch.zeros(len(responses), num_positions, dtype=torch.long)
     rows: list[int] = []
     positions: list[int] = []
@@ -96,7 +100,7 @@ def make_batch(pairs: Sequence[TokenizedPair], device: torch.device) -> Batch:
     )
 
 
-def _padded_length(num_positions: int, device: torch.device) -> int:
+def _padded_length(num_positions: int, device: torch.device, context: int | None) -> int:
     """T of a batch whose longest row has `num_positions`.
 
     A GPU is slow at odd sizes, and its kernels and memory are kept per size. From 512 positions, T is a multiple of 64.
@@ -106,7 +110,8 @@ def _padded_length(num_positions: int, device: torch.device) -> int:
     if device.type == "cpu":
         return num_positions
     multiple = max(8, min(64, 1 << max(0, num_positions.bit_length() - 4)))
-    return -(-num_positions // multiple) * multiple
+    padded = -(-num_positions // multiple) * multiple
+    return padded if context is None else max(num_positions, min(padded, context))
 
 
 def num_shared_tokens(pair: TokenizedPair) -> int:

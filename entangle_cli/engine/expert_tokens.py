@@ -50,9 +50,9 @@ class ExpertTokens:
         key_G = rows_G % num_pairs * num_experts + experts_G
         order_PM = key_G.argsort(stable=True).view(num_pairs, -1)
         key_PM = key_G[order_PM]
-        run_ends_PM = torch.searchsorted(key_PM, key_PM, right=True)
         size = key_PM.shape[1]
-        tile_ends = torch.stack([part.amax() for part in run_ends_PM.split(TILE, dim=1)])
+        run_ends_M = torch.searchsorted(key_PM, key_PM, right=True).amax(0)
+        tile_ends = nn.functional.pad(run_ends_M, (0, -size % TILE)).view(-1, TILE).amax(1)
         return cls(rows_G, experts_G, order_PM, HostCopy({"tiles": tile_ends}, bound=size))
 
 
@@ -82,6 +82,8 @@ def expert_products(inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens
     experts_PM = tokens.experts_G[tokens.order_PM]
     num_pairs, size = experts_PM.shape
     is_rejected_PM = tokens.rows_G[tokens.order_PM] >= num_pairs
+    accumulated = torch.float64 if inputs_GI.dtype == torch.float64 else torch.float32
+    sides_PM2 = torch.stack([~is_rejected_PM, is_rejected_PM], dim=2).to(accumulated)
     totals_P22 = torch.zeros(num_pairs, 2, 2, dtype=torch.float64, device=inputs_GI.device)
     ends = tokens.ends.read()["tiles"].tolist()
     for start, end in zip(range(0, size, TILE), ends, strict=True):
@@ -90,8 +92,7 @@ def expert_products(inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens
         weighted *= wide_product(inputs_PMI[:, rows], inputs_PMI[:, columns].mT)
         weighted.masked_fill_(experts_PM[:, rows].unsqueeze(2) != experts_PM[:, columns].unsqueeze(1), 0.0)
         weighted[:, :, TILE:] *= 2.0
-        sides_PM2 = torch.stack([~is_rejected_PM, is_rejected_PM], dim=2)
-        by_side = (weighted @ sides_PM2[:, columns].to(weighted.dtype)).double()
+        by_side = (weighted @ sides_PM2[:, columns]).double()
         totals_P22 += sides_PM2[:, rows].mT.double() @ by_side
     chosen_P2, rejected_P2 = totals_P22.unbind(1)
     # Entries to the right of a tile stand for their mirror image too, so the two mixed sums share both.

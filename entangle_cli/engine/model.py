@@ -56,6 +56,20 @@ def _first_of(config: Any, names: Sequence[str]) -> float | None:
     return next((float(value) for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
+def context_of(model: nn.Module) -> int | None:
+    """Most positions that the model is made for; None if its config does not state them.
+
+    Tables of positions end there, and some rotary embeddings change there.
+    """
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    sizes = [
+        getattr(config, name, None)
+        for name in ("max_position_embeddings", "original_max_position_embeddings", "n_positions", "max_seq_len")
+    ]
+    return min((size for size in sizes if isinstance(size, int) and size > 0), default=None)
+
+
 def is_quantised(model: nn.Module) -> bool:
     """Whether the model's weights are quantised."""
     return getattr(model, "quantization_method", None) is not None

@@ -24,7 +24,7 @@ from entangle_cli.engine.gradient_pass import UnrecognisedUse, run_pass
 from entangle_cli.engine.head_grams import PairGrams
 from entangle_cli.engine.head_products import other_probabilities, scored_rows
 from entangle_cli.engine.head_sweep import HeadPass
-from entangle_cli.engine.model import find_unembedding, prepared
+from entangle_cli.engine.model import context_of, find_unembedding, prepared
 from entangle_cli.engine.products import at_least_float32, routed_gram
 from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.errors import ModelError
@@ -154,9 +154,8 @@ def _one_pass(
     # A batch has two rows per pair. With an odd number of rows the last one is duplicated, and its copy dropped again.
     count, half = len(rows), math.ceil(len(rows) / 2)
     padded = [*rows, *rows[-1:]][: 2 * half]
-    batch = make_batch(
-        [TokenizedPair(*both) for both in zip(padded[:half], padded[half:], strict=True)], head.weight_VD.device
-    )
+    pairs = [TokenizedPair(*both) for both in zip(padded[:half], padded[half:], strict=True)]
+    batch = make_batch(pairs, head.weight_VD.device, context_of(model))
     collector = _RowGrams(batch, head, names, [*sides, *sides[-1:]][: 2 * half])
     head_pass = run_pass(model, head, batch, names, collector)
     return collector.total_BB[:count, :count], head_pass.log_probs_N[:count]

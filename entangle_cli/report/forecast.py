@@ -50,7 +50,7 @@ def forecast_report(document: Mapping[str, Any]) -> RenderableType:
         parts += [_verification_heading(), _agreement_table(document["verification"], "learning_rate"), Text()]
     if document["trajectory"]:
         parts += [_trajectory_heading(), _agreement_table(document["trajectory"], "steps"), Text()]
-    parts.append(Text(_verdict(document), style="bold"))
+    parts += [Text(line, style="bold") for line in _verdicts(document)]
     return Group(*parts)
 
 
@@ -245,14 +245,27 @@ def _agreement_table(rows: Sequence[Mapping[str, Any]], first: str) -> Table:
     return table
 
 
-def _verdict(document: Mapping[str, Any]) -> str:
-    """One plain sentence, with the predictor it speaks for."""
-    movements, pairs = document["summary"]["movements"]["optimizer"], document["summary"]["pairs"]
+def _verdicts(document: Mapping[str, Any]) -> list[str]:
+    """Plain sentences about the first step, and about a longer run whose forecast holds."""
+    pairs, run = document["summary"]["pairs"], document["run"]
+    fall, rise = _falls_and_rises(document["summary"], "optimizer")
+    sentences = [
+        f"Verdict under {document['loss']['text']}, by optimizer (the batch's first step): of {pairs:,} pairs {fall} "
+        f"would lose probability of the chosen answer and {rise} would gain probability of the rejected one."
+    ]
+    if run["num_steps"] > 1 and run["holds"]:
+        fall, rise = _falls_and_rises(document["summary"], "run")
+        sentences.append(
+            f"After {run['num_steps']:,} steps, by run: at least {fall} would lose probability of the chosen answer "
+            f"and at most {rise} would gain probability of the rejected one."
+        )
+    return sentences
+
+
+def _falls_and_rises(summary: Mapping[str, Any], predictor: str) -> tuple[str, str]:
+    """Pairs whose chosen answer falls, and pairs whose rejected answer rises, each with its share."""
+    movements = summary["movements"][predictor]
     falls = movements["both_fall"]["count"] + movements["reversed"]["count"]
     rises = movements["both_rise"]["count"] + movements["reversed"]["count"]
-    basis = f"under {document['loss']['text']}, by optimizer (the batch's first step)"
-    fall, rise = (f"{count:,} ({percent(count / pairs, 1)})" for count in (falls, rises))
-    return (
-        f"Verdict {basis}: of {pairs:,} pairs {fall} would lose probability of the chosen answer "
-        f"and {rise} would gain probability of the rejected one."
-    )
+    fall, rise = (f"{count:,} ({percent(count / summary['pairs'], 1)})" for count in (falls, rises))
+    return fall, rise

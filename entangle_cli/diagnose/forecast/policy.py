@@ -130,21 +130,20 @@ class Policy:
 
         The change is the root mean square of those of g_c and g_r. None if g_c equals g_r.
         """
-        before = self._both_gradients(pair)
+        before = [self._one_gradient(pair, side) for side in (0, 1)]
         size = norm({name: before[0][name] - before[1][name] for name in direction})
         if size == 0.0:
             return None
+        squares = 0.0
         with self.weights.moved(direction):
-            after = self._both_gradients(pair)
-        changes = [
-            norm({name: moved[name] - start[name] for name in direction})
-            for start, moved in zip(before, after, strict=True)
-        ]
-        return math.sqrt(sum(change**2 for change in changes) / 2) / size
+            for side, start in enumerate(before):
+                after = self._one_gradient(pair, side)
+                squares += norm({name: after[name] - start[name] for name in direction}) ** 2
+        return math.sqrt(squares / 2) / size
 
-    def _both_gradients(self, pair: TokenizedPair) -> list[dict[str, Tensor]]:
-        """The gradients of both log-probs of a pair."""
-        return [self.gradient([pair], np.array(weights).reshape(2, 1)) for weights in ((1.0, 0.0), (0.0, 1.0))]
+    def _one_gradient(self, pair: TokenizedPair, side: int) -> dict[str, Tensor]:
+        """The gradient of the log-prob of a pair's chosen (0) or rejected (1) answer."""
+        return self.gradient([pair], np.eye(2)[:, [side]])
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
         while True:

@@ -68,7 +68,7 @@ class Forecast:
     """Change of the sum of all other pairs' margins by the pair's own part of the batch step, [pairs]."""
 
 
-LARGEST_DRIFT = 0.1
+LARGEST_DRIFT = 0.03
 """Drift up to which the forecast of a run holds (tests/benchmarks/horizon.py)."""
 
 

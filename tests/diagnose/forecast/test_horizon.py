@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from transformers import get_scheduler
 
 import entangle_cli
@@ -139,16 +139,10 @@ def found() -> dict[str, Any]:
     return entangle_cli.forecast(str(MODEL), str(DATA), replace(SETTINGS, dtype="float32"), step)
 
 
-def shown(value: dict[str, Any], printed: Callable[[Any], str]) -> str:
-    return printed(forecast_report(value))
-
-
-def printed(renderable: Any) -> str:
-    from rich.console import Console
-
-    console = Console(width=120)
+def shown(value: dict[str, Any]) -> str:
+    console = Console(width=200)
     with console.capture() as captured:
-        console.print(renderable)
+        console.print(forecast_report(value))
     return captured.get()
 
 
@@ -170,10 +164,12 @@ def test_the_document_tells_the_run(found: dict[str, Any]) -> None:
 
 def test_the_report_says_at_most_or_that_it_does_not_know(found: dict[str, Any]) -> None:
     held = {**found, "run": {**found["run"], "holds": True}}
-    assert "At most: real log-probs end lower" in shown(held, printed)
+    assert "At most: real log-probs end lower" in shown(held)
     lost = {**found, "run": {**found["run"], "holds": False, "drift": 0.9}}
-    assert "not known: along this run the gradients of 6 probed pairs change by 0.9" in shown(lost, printed)
-    assert "At most" not in shown(lost, printed)
+    assert "not known: along this run the gradients of 6 probed pairs change by 0.9" in shown(lost)
+    assert "At most" not in shown(lost)
+    assert "After 10 steps, by run: at least" in shown(held)
+    assert "After 10 steps" not in shown(lost)
 
 
 def test_every_predictor_of_a_pair_is_in_the_document(found: dict[str, Any]) -> None:
