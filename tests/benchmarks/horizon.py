@@ -82,13 +82,14 @@ def expected_loss(changes: Changes, factor: float) -> float:
     return float(np.logaddexp(0.0, -margins).mean())
 
 
-def rate_for(changes: Changes, rate: float, goal: float) -> float:
-    """The learning rate at which a run's forecast, made for `rate`, expects the loss to reach the goal."""
-    low, high = 1e-4, 1e4
-    for _ in range(80):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if expected_loss(changes, middle) > goal else (low, middle)
-    return rate * low
+def rate_for(changes: Changes, rate: float, goal: float) -> float | None:
+    """The lowest learning rate at which a run's forecast, made for `rate`, expects the loss to reach the goal.
+
+    None if it never does: some pairs move the wrong way, and their loss grows.
+    """
+    factors = np.geomspace(1e-3, 1e4, 1400)
+    reached = [factor for factor in factors if expected_loss(changes, factor) <= goal]
+    return rate * float(reached[0]) if reached else None
 
 
 def order_of(num_pairs: int, num_steps: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -205,6 +206,9 @@ def study(setting: Setting, goals: Sequence[float]) -> Iterator[dict[str, object
         assert result.held_out is not None
         for goal in goals:
             rate = rate_for(result.training.changes["run"], FIRST_RATE, goal)
+            if rate is None:
+                yield {"goal": goal, "rate": None}
+                continue
             forecasts = [scaled(forecast, rate / FIRST_RATE) for forecast in (result.training, result.held_out)]
             rates = learning_rates(settings, rate, setting.num_steps)
             sets = [forecast.pairs for forecast in forecasts]
