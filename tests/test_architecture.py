@@ -38,6 +38,7 @@ ONLY_IN = {
         "data.model_config",
         "data.checkpoint_checks",
         "data.parameters",
+        "data.learning_rates",
         "data.optimizer_state",
         "diagnose.scan",
         "diagnose.forecast",

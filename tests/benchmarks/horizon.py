@@ -34,8 +34,9 @@ import transformers
 from numpy.typing import NDArray
 
 from entangle_cli.analysis.movement import movement_names
+from entangle_cli.data.learning_rates import learning_rates
 from entangle_cli.diagnose.forecast.forecast import NUM_PROBES, Forecaster, open_forecast
-from entangle_cli.diagnose.forecast.horizon import MeanDescent, learning_rates, probe_positions
+from entangle_cli.diagnose.forecast.horizon import MeanDescent, probe_positions
 from entangle_cli.diagnose.forecast.pairs import batch_coefficients
 from entangle_cli.diagnose.forecast.result import Forecast, Measured
 from entangle_cli.engine.update import clip_factor, make_optimizer

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from entangle_cli.data.learning_rates import learning_rates
 from entangle_cli.data.sources import open_source
-from entangle_cli.diagnose.forecast.horizon import MeanDescent, learning_rates, probe_positions
+from entangle_cli.diagnose.forecast.horizon import MeanDescent, probe_positions
 from entangle_cli.diagnose.forecast.optimizer_step import read_step, refuse_rate
 from entangle_cli.diagnose.forecast.pairs import batch_coefficients, held_out_pairs, training_pairs
 from entangle_cli.diagnose.forecast.policy import Policy

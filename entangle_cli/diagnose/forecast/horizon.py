@@ -11,22 +11,16 @@ with D_b the descent of step b's loss at the start and c_b its clip factor. SGD 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from entangle_cli.engine.update import AdamMoments, clip_factor, run_update
-from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import ForecastSettings, OptimizerSettings
+from entangle_cli.records.settings import OptimizerSettings
 
 MOMENT_STEPS = 20
 """Steps whose squared gradients are averaged. More change the forecast little."""
-
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
-"""Values of Trainer's `lr_scheduler_type` that are supported."""
 
 
 class MeanDescent:
@@ -71,35 +65,6 @@ def _accumulate(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
         sums[name] += part
     else:
         sums[name] = part
-
-
-def learning_rates(settings: ForecastSettings, learning_rate: float, num_steps: int) -> Sequence[float]:
-    """The learning rate of every step of a run, from Trainer's own schedule.
-
-    Raises:
-        UsageError: the schedule is unknown, or its warm-up is longer than the run.
-    """
-    if settings.lr_scheduler_type not in SCHEDULES:
-        raise UsageError(
-            f"--lr-scheduler-type {settings.lr_scheduler_type}",
-            ", ".join(SCHEDULES),
-            "use one of these; entangle does not know the learning rates of other schedules",
-        )
-    # As Trainer: below 1, the warm-up is a share of the run.
-    warmup = settings.warmup_steps
-    warmup = math.ceil(num_steps * warmup) if warmup < 1 else int(warmup)
-    if warmup > num_steps:
-        raise UsageError(
-            f"--warmup-steps {warmup:,} in a run of {num_steps:,} steps",
-            "a warm-up within the run",
-            "lower --warmup-steps, or raise --horizon",
-        )
-    from transformers import get_scheduler
-
-    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = get_scheduler(settings.lr_scheduler_type, stand_in, warmup, num_steps)
-    factor = schedule.lr_lambdas[0]
-    return [learning_rate * float(factor(step)) for step in range(num_steps)]
 
 
 def probe_positions(num_pairs: int, num_probes: int) -> list[int]:

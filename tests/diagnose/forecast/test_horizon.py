@@ -1,4 +1,4 @@
-"""The end of a run: schedules against transformers', changes against real runs and an independent formula."""
+"""The end of a run: changes against real runs and an independent formula."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from transformers import get_scheduler
 
 import entangle_cli
 from entangle_cli.diagnose.forecast import document
-from entangle_cli.diagnose.forecast.horizon import SCHEDULES, learning_rates, probe_positions
+from entangle_cli.diagnose.forecast.horizon import probe_positions
 from entangle_cli.diagnose.forecast.result import LARGEST_DRIFT, RunReach
-from entangle_cli.errors import UsageError
 from entangle_cli.records.settings import ForecastSettings
 from entangle_cli.report.forecast import forecast_report
 from tests.diagnose.forecast.test_forecast import (
@@ -33,26 +31,6 @@ from tests.diagnose.forecast.test_forecast import (
 from tests.true_float64 import TrueFloat64
 
 CONSTANT = replace(STEP, lr_scheduler_type="constant")
-
-
-@pytest.mark.parametrize("warmup", [0, 3, 0.25])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_learning_rates_are_those_of_trainer(name: str, warmup: float) -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-5)
-    scheduler = get_scheduler(name, optimizer, int(warmup if warmup >= 1 else 12 * warmup), 12)
-    expected = []
-    for _ in range(12):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    settings = ForecastSettings(lr_scheduler_type=name, warmup_steps=warmup)
-    assert learning_rates(settings, 2e-5, 12) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize(("name", "warmup"), [("linear", 13), ("polynomial", 0)])
-def test_impossible_schedules_are_refused(name: str, warmup: float) -> None:
-    with pytest.raises(UsageError):
-        learning_rates(ForecastSettings(lr_scheduler_type=name, warmup_steps=warmup), 1e-5, 12)
 
 
 def test_a_short_run_of_plain_descent_is_what_really_happens() -> None:
