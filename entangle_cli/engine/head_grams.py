@@ -102,8 +102,8 @@ class GramsByPair:
         return [
             PairGrams(
                 PairGroup(slice(pair, pair + 1), _range(chosen), _range(rejected)),
-                _mirrored(self._chosen[pair]).unsqueeze(0),
-                _mirrored(self._rejected[pair]).unsqueeze(0),
+                _mirror(self._chosen[pair]).unsqueeze(0),
+                _mirror(self._rejected[pair]).unsqueeze(0),
                 self._mixed[pair].unsqueeze(0),
             )
             for pair, (chosen, rejected) in enumerate(self._slices)
@@ -160,6 +160,8 @@ def _add_upper_half(gram_RR: Tensor, rows_RC: Tensor) -> None:
         gram_RR[start : start + SYMMETRIC_TILE, start:].addmm_(tile_rC, rows_RC[start:].T)
 
 
-def _mirrored(upper_RR: Tensor) -> Tensor:
-    """The symmetric matrix with this upper half."""
-    return upper_RR.triu() + upper_RR.triu(1).T
+def _mirror(gram_RR: Tensor) -> Tensor:
+    """Copy the upper half of a symmetric matrix to its lower half, in place."""
+    gram_RR.triu_()
+    gram_RR += gram_RR.triu(1).T
+    return gram_RR
