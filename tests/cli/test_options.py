@@ -51,8 +51,8 @@ SURFACE = {
     },
     "forecast": {
         *READS_PAIRS, "--eval-data", "--eval-split", "--optimizer", "--learning-rate", "--weight-decay",
-        "--state", "--max-grad-norm", "--batch-size", "--gradient-accumulation-steps", "--verify", "--steps",
-        "--ref-model",
+        "--state", "--max-grad-norm", "--batch-size", "--gradient-accumulation-steps", "--horizon",
+        "--lr-scheduler-type", "--warmup-steps", "--verify", "--steps", "--ref-model",
         "--loss", "--beta", "--gamma", "--loss-option", "--json", "--dtype", "--device",
          "--limit", "--sample", "--seed",
         "--parameters", "--quiet", "-q",
