@@ -22,7 +22,7 @@ from entangle_cli.cli.options import (
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
 from entangle_cli.records.plan import ScanPlan
-from entangle_cli.records.settings import ForecastSettings, LossSettings
+from entangle_cli.records.settings import ForecastSettings, LossSettings, Schedule
 
 if TYPE_CHECKING:
     from entangle_cli.api.forecasting import ForecastObserver
@@ -33,15 +33,6 @@ class OptimizerName(StrEnum):
 
     ADAMW = "adamw"
     SGD = "sgd"
-
-
-class SchedulerName(StrEnum):
-    """Schedules of the learning rate, by Trainer's names."""
-
-    LINEAR = "linear"
-    COSINE = "cosine"
-    CONSTANT = "constant"
-    CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
 
 class ForecastDtype(StrEnum):
@@ -87,8 +78,8 @@ def forecast(
         typer.Option(min=1, help="Steps of the run whose end is forecast; default: one epoch of the data."),
     ] = None,
     lr_scheduler_type: Annotated[
-        SchedulerName, typer.Option(help="Schedule of the learning rate over the run.")
-    ] = SchedulerName.LINEAR,
+        Schedule, typer.Option(help="Schedule of the learning rate over the run.")
+    ] = Schedule.LINEAR,
     warmup_steps: Annotated[
         float, typer.Option(min=0.0, help="Steps with a rising learning rate, or their share of the run if below 1.")
     ] = 0.0,

@@ -10,34 +10,52 @@ from torch import nn
 from transformers import get_scheduler
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import ForecastSettings
-
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
-"""Values of Trainer's `lr_scheduler_type` that are supported."""
+from entangle_cli.records.settings import ForecastSettings, Schedule
 
 
 def learning_rates(settings: ForecastSettings, learning_rate: float, num_steps: int) -> Sequence[float]:
     """The learning rate of every step of a run, from Trainer's own schedule.
 
     Raises:
-        UsageError: the schedule is unknown, or its warm-up is longer than the run.
+        UsageError: see `refuse_schedule`.
     """
-    if settings.lr_scheduler_type not in SCHEDULES:
+    refuse_schedule(settings, num_steps)
+    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(settings.lr_scheduler_type, stand_in, _warmup(settings, num_steps), num_steps)
+    factor = schedule.lr_lambdas[0]
+    return [learning_rate * float(factor(step)) for step in range(num_steps)]
+
+
+def refuse_schedule(settings: ForecastSettings, num_steps: int | None) -> None:
+    """Check the schedule of a run.
+
+    Args:
+        num_steps: steps of the run; None if unknown so far.
+    Raises:
+        UsageError: the schedule is unknown, or the warm-up is no number of steps or longer than the run.
+    """
+    names = [schedule.value for schedule in Schedule]
+    if settings.lr_scheduler_type not in names:
         raise UsageError(
             f"--lr-scheduler-type {settings.lr_scheduler_type}",
-            ", ".join(SCHEDULES),
+            ", ".join(names),
             "use one of these; entangle does not know the learning rates of other schedules",
         )
-    # As Trainer: below 1, the warm-up is a share of the run.
-    warmup = settings.warmup_steps
-    warmup = math.ceil(num_steps * warmup) if warmup < 1 else int(warmup)
-    if warmup > num_steps:
+    if not (math.isfinite(settings.warmup_steps) and settings.warmup_steps >= 0):
         raise UsageError(
-            f"--warmup-steps {warmup:,} in a run of {num_steps:,} steps",
+            f"--warmup-steps {settings.warmup_steps:g}",
+            "a number of steps, or a share of the run below 1",
+            "set it as in your training, such as 0.1 or 20",
+        )
+    if num_steps is not None and _warmup(settings, num_steps) > num_steps:
+        raise UsageError(
+            f"--warmup-steps {settings.warmup_steps:g} in a run of {num_steps:,} steps",
             "a warm-up within the run",
             "lower --warmup-steps, or raise --horizon",
         )
-    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = get_scheduler(settings.lr_scheduler_type, stand_in, warmup, num_steps)
-    factor = schedule.lr_lambdas[0]
-    return [learning_rate * float(factor(step)) for step in range(num_steps)]
+
+
+def _warmup(settings: ForecastSettings, num_steps: int) -> int:
+    """Steps of the warm-up. As in Trainer, a number below 1 is a share of the run."""
+    warmup = settings.warmup_steps
+    return math.ceil(num_steps * warmup) if warmup < 1 else int(warmup)

@@ -10,6 +10,7 @@ Dimension legend for all modules of this folder (einsum strings use the same let
     S  leading tokens shared by the two rows of every pair in the batch
     F  all B * T positions of a batch, flattened       L  the positions in F that are not padding
     E  the positions in F that a linear layer computes G  tokens gathered from anywhere in a batch, e.g. for an expert
+    X  experts of a layer                              M  tokens gathered for a pair, for all experts of a layer
     N  scored positions in a batch, rows concatenated
     R  scored positions in one row                     C  columns of a vocabulary chunk
     I  input features of a weight                      O  its output features

@@ -78,7 +78,7 @@ class Collector(ABC):
         name = uses[0][0].name
         match uses[0][0].kind:
             case UseKind.LINEAR:
-                self.linear(name, uses)
+                self.linear(uses)
             case UseKind.ROUTED:
                 self.add(name, self.routed(*joined(uses)))
             case UseKind.GROUPED:
@@ -97,7 +97,7 @@ class Collector(ABC):
         """Form the results of the head's weight and bias. Called before the backward pass."""
 
     @abstractmethod
-    def linear(self, name: str, uses: UsesWithGradients) -> None:
+    def linear(self, uses: UsesWithGradients) -> None:
         """Add the result for a weight used as y = x W, now or in `finish` at the latest."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from entangle_cli.engine.batch import make_batch
 from entangle_cli.engine.expert_tokens import grouped_experts
 from entangle_cli.engine.gradient_pass import HeadNotFound, UnrecognisedUse, record_forward
 from entangle_cli.engine.memory import KeptBytes
-from entangle_cli.engine.model import context_of
+from entangle_cli.engine.model import most_positions
 from entangle_cli.engine.pair_products import PassResult, measure_batch
 from entangle_cli.engine.per_response import response_log_prob, squared_gradient_norms
 from entangle_cli.engine.recorder import Recorder
@@ -105,7 +105,7 @@ def make_plan(model: nn.Module, head: Unembedding, parameters: Mapping[str, nn.P
     """
     device = head.weight_VD.device
     probe = probe_pair(head.weight_VD.shape[0])
-    batch = make_batch([probe], device, context_of(model))
+    batch = make_batch([probe], device, most_positions(model))
     numel = {name: parameter.numel() for name, parameter in parameters.items()}
     names = {id(parameter): name for name, parameter in parameters.items()}
     try:

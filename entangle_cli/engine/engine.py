@@ -13,7 +13,7 @@ from entangle_cli.engine.batch import make_batch
 from entangle_cli.engine.coverage import Plan, make_plan
 from entangle_cli.engine.gradient_pass import UnrecognisedUse
 from entangle_cli.engine.host_copy import HostCopy
-from entangle_cli.engine.model import context_of, find_unembedding, is_quantised, prepared
+from entangle_cli.engine.model import find_unembedding, is_quantised, most_positions, prepared
 from entangle_cli.engine.pair_products import PassResult, Route, measure_batch
 from entangle_cli.engine.per_response import measure_responses
 from entangle_cli.records.measurement import GroupProducts, PairMeasurement, TokenizedPair
@@ -94,7 +94,7 @@ class Engine:
         if self.plan.whole_model_slow:
             return [measure_responses(self._model, pairs, slow, device, groups)]
         watched = {id(parameter): name for name, parameter in self._parameters.items() if name not in slow}
-        batch = make_batch(pairs, device, context_of(self._model))
+        batch = make_batch(pairs, device, most_positions(self._model))
         try:
             repeated = self.plan.repeated if recompute else None
             results = [measure_batch(self._model, self._head, batch, watched, self._route, repeated, groups)]

@@ -21,7 +21,7 @@ TILE = 256
 """Rows of a gram between a pair's gathered tokens that are computed at a time."""
 
 GROUPED_PRODUCT: Any = getattr(torch, "_grouped_mm", None)
-"""What `torch.nn.functional.grouped_mm` calls: inputs [G, I], weight [E, I, O] and the end of each expert's tokens."""
+"""What `torch.nn.functional.grouped_mm` calls: inputs [G, I], weight [X, I, O] and the end of each expert's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,15 @@ class ExpertTokens:
         return cls(rows_G, experts_G, order_PM, HostCopy({"tiles": tile_ends}, bound=size))
 
 
-def expert_tokens(rows_G: Tensor, ends_E: Tensor, num_rows: int) -> ExpertTokens:
+def expert_tokens(rows_G: Tensor, ends_X: Tensor, num_rows: int) -> ExpertTokens:
     """The tokens of a grouped product.
 
     Args:
         rows_G: batch row of each token.
-        ends_E: end of each expert's tokens within G.
+        ends_X: end of each expert's tokens within G.
     """
     within_G = torch.arange(rows_G.numel(), device=rows_G.device)
-    experts_G = torch.searchsorted(ends_E.to(torch.long), within_G, right=True)
+    experts_G = torch.searchsorted(ends_X.to(torch.long), within_G, right=True)
     return ExpertTokens.sort(rows_G, experts_G, num_rows)
 
 
@@ -76,7 +76,7 @@ def expert_products(inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens
     diagonal to the right, and entries of other experts in a tile are dropped.
 
     Precision: grams in float32 (float64 for float64), sums over their rows in float64.
-    Cost: 2 M (I + O) flops per pair and entry of the widest run; memory of P * `TILE` * M.
+    Cost: per pair, 2 M (I + O) flops times `TILE` plus the length of a run; memory of P * `TILE` * M.
     """
     inputs_PMI, gradient_PMO = inputs_GI[tokens.order_PM], gradient_GO[tokens.order_PM]
     experts_PM = tokens.experts_G[tokens.order_PM]
@@ -100,38 +100,38 @@ def expert_products(inputs_GI: Tensor, gradient_GO: Tensor, tokens: ExpertTokens
     return torch.stack([chosen_P2[:, 0], rejected_P2[:, 1], mixed_P])
 
 
-def grouped_product(inputs_GI: Tensor, weight_EIO: Tensor, ends_E: Tensor) -> Tensor:
+def grouped_product(inputs_GI: Tensor, weight_XIO: Tensor, ends_X: Tensor) -> Tensor:
     """Every token times its expert's weight, [G, O]. No gradient for the weight.
 
     torch's own kernels have no float64, and on a GPU only bfloat16. Other dtypes run expert by expert.
     """
-    has_kernel = inputs_GI.dtype == weight_EIO.dtype == torch.bfloat16 and not inputs_GI.is_cpu
+    has_kernel = inputs_GI.dtype == weight_XIO.dtype == torch.bfloat16 and not inputs_GI.is_cpu
     if has_kernel:
-        result: Tensor = GROUPED_PRODUCT(inputs_GI, weight_EIO, offs=ends_E)
+        result: Tensor = GROUPED_PRODUCT(inputs_GI, weight_XIO, offs=ends_X)
         return result
-    outputs_GO: Tensor = _ExpertByExpert.apply(inputs_GI, weight_EIO, ends_E.tolist())  # type: ignore[no-untyped-call]
+    outputs_GO: Tensor = _ExpertByExpert.apply(inputs_GI, weight_XIO, ends_X.tolist())  # type: ignore[no-untyped-call]
     return outputs_GO
 
 
 class _ExpertByExpert(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs_GI: Tensor, weight_EIO: Tensor, ends: list[int]) -> Tensor:
-        ctx.save_for_backward(weight_EIO)
+    def forward(ctx: Any, inputs_GI: Tensor, weight_XIO: Tensor, ends: list[int]) -> Tensor:
+        ctx.save_for_backward(weight_XIO)
         ctx.ends = ends
-        return _each_expert(inputs_GI, weight_EIO, ends)
+        return _each_expert(inputs_GI, weight_XIO, ends)
 
     @staticmethod
     def backward(ctx: Any, gradient_GO: Tensor) -> tuple[Tensor, None, None]:
-        (weight_EIO,) = ctx.saved_tensors
-        return _each_expert(gradient_GO, weight_EIO.mT, ctx.ends), None, None
+        (weight_XIO,) = ctx.saved_tensors
+        return _each_expert(gradient_GO, weight_XIO.mT, ctx.ends), None, None
 
 
-def _each_expert(inputs_GI: Tensor, weight_EIO: Tensor, ends: list[int]) -> Tensor:
-    outputs_GO = inputs_GI.new_zeros(inputs_GI.shape[0], weight_EIO.shape[2])
+def _each_expert(inputs_GI: Tensor, weight_XIO: Tensor, ends: list[int]) -> Tensor:
+    outputs_GO = inputs_GI.new_zeros(inputs_GI.shape[0], weight_XIO.shape[2])
     start = 0
     for expert, end in enumerate(ends):
         if end > start:
-            torch.mm(inputs_GI[start:end], weight_EIO[expert], out=outputs_GO[start:end])
+            torch.mm(inputs_GI[start:end], weight_XIO[expert], out=outputs_GO[start:end])
         start = end
     return outputs_GO
 

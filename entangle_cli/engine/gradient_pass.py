@@ -61,30 +61,22 @@ def run_pass(
         HeadNotFound: the unembedding was not applied to all positions.
     """
     with grouped_experts(model):
-        return _run_pass(model, head, batch, names, collector, recompute=recompute)
-
-
-def _run_pass(
-    model: nn.Module,
-    head: Unembedding,
-    batch: Batch,
-    names: Mapping[int, str],
-    collector: Collector,
-    *,
-    recompute: bool,
-) -> HeadPass:
-    recorder, hidden_BTD = record_forward(model, head, batch, names, collector.consume, recompute=recompute)
-    _refuse_unrecognised(recorder)
-    head_pass, grams = sweep_vocabulary(
-        head, scored_positions(hidden_BTD, batch), batch.targets_N, batch.scored, with_grams=collector.needs_head_grams
-    )
-    collector.expect(recorder.num_uses)
-    collector.take_head(head_pass, grams)
-    del grams
-    backward_from_scored(hidden_BTD, batch, head_pass.seed_ND)
-    collector.finish()
-    _refuse_unrecognised(recorder)
-    return head_pass
+        recorder, hidden_BTD = record_forward(model, head, batch, names, collector.consume, recompute=recompute)
+        _refuse_unrecognised(recorder)
+        head_pass, grams = sweep_vocabulary(
+            head,
+            scored_positions(hidden_BTD, batch),
+            batch.targets_N,
+            batch.scored,
+            with_grams=collector.needs_head_grams,
+        )
+        collector.expect(recorder.num_uses)
+        collector.take_head(head_pass, grams)
+        del grams
+        backward_from_scored(hidden_BTD, batch, head_pass.seed_ND)
+        collector.finish()
+        _refuse_unrecognised(recorder)
+        return head_pass
 
 
 def record_forward(

@@ -56,7 +56,7 @@ def _first_of(config: Any, names: Sequence[str]) -> float | None:
     return next((float(value) for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
-def context_of(model: nn.Module) -> int | None:
+def most_positions(model: nn.Module) -> int | None:
     """Most positions that the model is made for; None if its config does not state them.
 
     Tables of positions end there, and some rotary embeddings change there.

@@ -152,17 +152,17 @@ class _PairProducts(Collector):
     def _group(self, name: str) -> str:
         return name if self._groups is None else self._groups[name]
 
-    def linear(self, name: str, uses: UsesWithGradients) -> None:
+    def linear(self, uses: UsesWithGradients) -> None:
         """Add the products of a linear weight once all readers of its inputs have gradients."""
         if len(uses) > 1:
             # The uses share one gradient, so concatenating their tokens into one use gives the same result.
             inputs_BTI = torch.cat([linear_input(use).values_BTI for use, _ in uses], dim=1)
             gradient_BTO = torch.cat([as_matrix_rows(gradient) for _, gradient in uses], dim=1)
-            self._read(name, LinearInput(inputs_BTI, num_readers=1), gradient_BTO, 0)
+            self._read(uses[0][0].name, LinearInput(inputs_BTI, num_readers=1), gradient_BTO, 0)
             return
         use, gradient = uses[0]
         num_shared = self.batch.num_shared if use.has_batch_positions else 0
-        self._read(name, linear_input(use), as_matrix_rows(gradient), num_shared)
+        self._read(use.name, linear_input(use), as_matrix_rows(gradient), num_shared)
 
     def _read(self, name: str, inputs: LinearInput, gradient_BTO: Tensor, num_shared: int) -> None:
         readings = self._readings.setdefault(inputs, _Readings(num_shared))

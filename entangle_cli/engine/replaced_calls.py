@@ -41,8 +41,8 @@ class ReplacedCalls:
             # Look up shared ids once per row to keep the rows' gradients separate.
             return call.func(uses[0].left, call.argument(1, "weight"))
         if call.func is GROUPED_PRODUCT and not call.args[1].requires_grad:
-            inputs, weight_EIO = call.args
-            return grouped_product(inputs, weight_EIO, call.kwargs["offs"])
+            inputs, weight_XIO = call.args
+            return grouped_product(inputs, weight_XIO, call.kwargs["offs"])
         if call.kwargs or not (call.func is F.linear or (call.func is torch.addmm and len(call.args) == 3)):
             return call.run()
         if call.func is F.linear:

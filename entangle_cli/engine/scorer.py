@@ -18,7 +18,7 @@ from entangle_cli.engine.coverage import AGREEMENT, probe_pair
 from entangle_cli.engine.gradient_pass import HeadNotFound, backward_from_scored, record_forward, scored_positions
 from entangle_cli.engine.head_sweep import sweep_log_probs, weighted_backward
 from entangle_cli.engine.host_copy import HostCopy
-from entangle_cli.engine.model import context_of, find_unembedding, prepared
+from entangle_cli.engine.model import find_unembedding, most_positions, prepared
 from entangle_cli.engine.per_response import requiring_grad, response_log_prob
 from entangle_cli.engine.uses import Use
 from entangle_cli.records.measurement import TokenizedPair
@@ -94,7 +94,7 @@ class Scorer:
         backward_from_scored(hidden_BTD, batch, weighted_backward(self._head, scored_ND, batch.targets_N, weights_N))
 
     def _hidden(self, pairs: Sequence[TokenizedPair]) -> tuple[Batch, Tensor]:
-        batch = make_batch(pairs, self._head.weight_VD.device, context_of(self._model))
+        batch = make_batch(pairs, self._head.weight_VD.device, most_positions(self._model))
         _, hidden_BTD = record_forward(self._model, self._head, batch, {}, _nothing_to_consume)
         return batch, hidden_BTD
 

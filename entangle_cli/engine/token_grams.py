@@ -24,7 +24,7 @@ from entangle_cli.engine.gradient_pass import UnrecognisedUse, run_pass
 from entangle_cli.engine.head_grams import PairGrams
 from entangle_cli.engine.head_products import other_probabilities, scored_rows
 from entangle_cli.engine.head_sweep import HeadPass
-from entangle_cli.engine.model import context_of, find_unembedding, prepared
+from entangle_cli.engine.model import find_unembedding, most_positions, prepared
 from entangle_cli.engine.products import at_least_float32, routed_gram
 from entangle_cli.engine.unembedding import Unembedding
 from entangle_cli.errors import ModelError
@@ -155,7 +155,7 @@ def _one_pass(
     count, half = len(rows), math.ceil(len(rows) / 2)
     padded = [*rows, *rows[-1:]][: 2 * half]
     pairs = [TokenizedPair(*both) for both in zip(padded[:half], padded[half:], strict=True)]
-    batch = make_batch(pairs, head.weight_VD.device, context_of(model))
+    batch = make_batch(pairs, head.weight_VD.device, most_positions(model))
     collector = _RowGrams(batch, head, names, [*sides, *sides[-1:]][: 2 * half])
     head_pass = run_pass(model, head, batch, names, collector)
     return collector.total_BB[:count, :count], head_pass.log_probs_N[:count]
@@ -195,9 +195,9 @@ class _RowGrams(Collector):
         """Add to the total."""
         self.total_BB += formed.to(self.device)
 
-    def linear(self, name: str, uses: UsesWithGradients) -> None:
+    def linear(self, uses: UsesWithGradients) -> None:
         """Add the inner products of a linear weight, using its smaller factor."""
-        self.add(name, self._linear(uses))
+        self.add(uses[0][0].name, self._linear(uses))
 
     def _linear(self, uses: UsesWithGradients) -> Tensor:
         use, gradient = uses[0]

@@ -214,7 +214,7 @@ class UseRules:
 
 
 def _entries_of_bias(alias: Alias, rows: Tensor | None, factor: object) -> Use:
-    """The use of a bias [E, O] with one entry per gathered token."""
+    """The use of a bias [X, O] with one entry per gathered token."""
     is_bias = factor is None and alias.tensor.dim() == 2
     if rows is None or alias.entries is None or not is_bias or alias.entries.shape != rows.shape:
         raise Unrecognised

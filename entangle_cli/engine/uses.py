@@ -21,7 +21,7 @@ class UseKind(StrEnum):
     ROUTED = "routed"
     """A linear layer on tokens gathered from anywhere in the batch, such as an expert: the same sum over its tokens."""
     GROUPED = "grouped"
-    """All experts of a layer [E, I, O] on tokens sorted by expert: the same sum over each expert's tokens."""
+    """All experts of a layer [X, I, O] on tokens sorted by expert: the same sum over each expert's tokens."""
     LOOKUP = "lookup"
     """y = W[ids]."""
     VECTOR = "vector"

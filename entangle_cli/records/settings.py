@@ -17,6 +17,15 @@ class Dtype(StrEnum):
     FLOAT64 = "float64"
 
 
+class Schedule(StrEnum):
+    """Supported schedules of the learning rate: values of Trainer's `lr_scheduler_type`."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+    CONSTANT_WITH_WARMUP = "constant_with_warmup"
+
+
 class ReportFormat(StrEnum):
     """Output formats of a report."""
 
@@ -196,8 +205,8 @@ class ForecastSettings:
     """Forward passes per step."""
     horizon: int | None = None
     """Steps of the run to forecast; None for one epoch of the data."""
-    lr_scheduler_type: str = "linear"
-    """Trainer's name of the learning rate's schedule over the run."""
+    lr_scheduler_type: str = Schedule.LINEAR.value
+    """Schedule of the learning rate over the run, a value of `Schedule`."""
     warmup_steps: float = 0
     """Steps with a rising learning rate, or their share of the run if below 1."""
     verify: bool = False

@@ -11,7 +11,7 @@ from entangle_cli.analysis.repetition import repetition
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans())))
 def test_counts_match_a_loop(pairs: list[tuple[int, bool]]) -> None:
-    """There are five sets of two answers. A pair is one of them, with either answer as the chosen one."""
+    """Five sets of two answers. Each pair is one of these sets, in either order."""
     unordered = np.array([which for which, _ in pairs], dtype=np.int64)
     ids = np.array([2 * which + swapped for which, swapped in pairs], dtype=np.int64)
     repeated = sum(pair in pairs[:place] for place, pair in enumerate(pairs))

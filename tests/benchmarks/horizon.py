@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 from entangle_cli.analysis.movement import movement_names
 from entangle_cli.data.learning_rates import learning_rates
-from entangle_cli.diagnose.forecast.forecast import NUM_PROBES, Forecaster, open_forecast
-from entangle_cli.diagnose.forecast.horizon import MeanDescent, probe_positions
-from entangle_cli.diagnose.forecast.pairs import batch_coefficients
+from entangle_cli.diagnose.forecast.forecast import Forecaster, open_forecast
+from entangle_cli.diagnose.forecast.horizon import MeanDescent, median_drift
+from entangle_cli.diagnose.forecast.pairs import epoch_steps, step_shares
 from entangle_cli.diagnose.forecast.result import Forecast, Measured
 from entangle_cli.engine.update import clip_factor, make_optimizer
 from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
@@ -118,9 +118,7 @@ def train(
             tokens = [pairs.tokens[position] for position in positions]
             now = pairs.log_probs.copy()
             now[:, positions] = policy.log_probs(tokens).numpy()
-            coefficients = batch_coefficients(LOSS, pairs, now, positions)
-            shares = np.stack([coefficients.chosen, -coefficients.rejected]) / len(positions)
-            descent = policy.gradient(tokens, shares)
+            descent = policy.gradient(tokens, step_shares(LOSS, pairs, now, [positions]))
             factor = clip_factor(descent, ready.optimizer.max_grad_norm)
             for group in optimizer.param_groups:
                 group["lr"] = rates[step]
@@ -177,20 +175,15 @@ def scan_settings() -> ScanSettings:
     return ScanSettings(device="cpu", loss=LOSS, max_length=512)
 
 
-def drift_of(ready: Forecaster, pairs: Measured, rate_sum: float) -> float:
+def drift_of(ready: Forecaster, pairs: Measured, settings: ForecastSettings, rate_sum: float) -> float | None:
     """The drift along a run of another learning rate."""
-    steps = ready._steps(len(pairs))
+    steps = epoch_steps(len(pairs), settings, seed=0)
     mean = MeanDescent(len(steps), ready.optimizer, {})
     for passes in steps:
         positions = np.concatenate(passes)
-        mean.add(
-            ready.policy.gradient(
-                [pairs.tokens[place] for place in positions], ready._shares(pairs, pairs.log_probs, passes)
-            )
-        )
-    update = mean.update(ready.scan.parameters, rate_sum)
-    drifts = [ready.policy.drift(pairs.tokens[place], update) for place in probe_positions(len(pairs), NUM_PROBES)]
-    return float(np.median([drift for drift in drifts if drift is not None]))
+        shares = step_shares(LOSS, pairs, pairs.log_probs, passes)
+        mean.add(ready.policy.gradient([pairs.tokens[place] for place in positions], shares))
+    return median_drift(ready.policy, pairs, mean.update(ready.scan.parameters, rate_sum))[0]
 
 
 def scaled(forecast: Forecast, factor: float) -> Forecast:
@@ -219,7 +212,7 @@ def study(setting: Setting, goals: Sequence[float]) -> Iterator[dict[str, object
                 "rate": rate,
                 "loss": expected_loss(real[setting.num_steps][0], 1.0),
                 "predicted_loss": expected_loss(forecasts[0].changes["run"], 1.0),
-                "drift": drift_of(ready, sets[0], sum(rates)),
+                "drift": drift_of(ready, sets[0], settings, sum(rates)),
             }
             for side, name in enumerate(("train", "held")):
                 for step in milestones:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from entangle_cli.analysis.agreement import agreement
 from entangle_cli.diagnose.forecast.forecast import open_forecast
-from entangle_cli.diagnose.forecast.result import PREDICTORS, ForecastResult
+from entangle_cli.diagnose.forecast.result import ONE_STEP, ForecastResult
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
 
@@ -112,17 +112,15 @@ def main() -> None:
         result = results[name] = train(args, LOSSES[name])
         after = milestones(result)
         if len(results) == 1:
-            print_header(["chosen falls / rejected rises", *PREDICTORS, *(f"after {number}" for number in after)])
-        forecast = [shares(result.training.changes[predictor]) for predictor in PREDICTORS]
+            print_header(["chosen falls / rejected rises", *ONE_STEP, *(f"after {number}" for number in after)])
+        forecast = [shares(result.training.changes[predictor]) for predictor in ONE_STEP]
         print_row([describe_loss(LOSSES[name]), *forecast, *(shares(result.trajectory[number]) for number in after)])
 
     print()
-    print_header(
-        ["movement as named", *(f"{predictor}, after {number}" for predictor in PREDICTORS for number in after)]
-    )
+    print_header(["movement as named", *(f"{predictor}, after {number}" for predictor in ONE_STEP for number in after)])
     for name, result in results.items():
         cells = []
-        for predictor in PREDICTORS:
+        for predictor in ONE_STEP:
             for number in after:
                 found = agreement(result.training.changes[predictor], result.trajectory[number])
                 cells.append(f"{found.same_movement / found.pairs:.0%}")
@@ -133,7 +131,7 @@ def main() -> None:
         result = results["sigmoid"]
         print_header(["ranks the chosen's change under DPO", *(f"after {number}" for number in after)])
         records = result.training.pairs.records
-        columns = {f"{name}: chosen Δ": result.training.changes[name][0] for name in PREDICTORS}
+        columns = {f"{name}: chosen Δ": result.training.changes[name][0] for name in ONE_STEP}
         for measure in MEASURES:
             columns[measure] = np.array([getattr(record, measure) for record in records], dtype=float)
         for name, column in columns.items():

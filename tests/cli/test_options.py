@@ -17,7 +17,7 @@ READS_PAIRS = {
     "--max-length", "--truncation", "--tokenizer", "--chat-template", "--template-date", "--model-revision",
     "--base-model", "--attn-implementation", "--trust-remote-code", "--pickled-weights",
 }  # fmt: skip
-"""Options of all commands that read pairs. With the same options, a pair has the same tokens in every command."""
+"""Options of every command that reads pairs. The same options give the same tokens in all of them."""
 
 COMMON = {"--debug", "--help", "-h"}
 SURFACE = {

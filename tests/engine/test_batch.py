@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from entangle_cli.engine.batch import make_batch
-from entangle_cli.engine.model import context_of
+from entangle_cli.engine.model import most_positions
 from tests.engine.pairs import random_pair
 from tests.meta_device import META
 from tests.tiny_models import VOCABULARY, tiny_model
@@ -33,8 +33,8 @@ def test_padding_never_goes_beyond_the_models_context(context: int | None, padde
     assert num_tokens(100, META, context) == padded
 
 
-def test_the_context_of_a_model() -> None:
+def test_the_most_positions_a_model() -> None:
     for family in ("gpt2", "llama", "opt"):
         model = tiny_model(family)
-        assert context_of(model) == model.config.max_position_embeddings
-    assert context_of(torch.nn.Linear(2, 2)) is None
+        assert most_positions(model) == model.config.max_position_embeddings
+    assert most_positions(torch.nn.Linear(2, 2)) is None

@@ -24,14 +24,14 @@ def gathered(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_products_are_those_of_all_experts_gradients(seed: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expert_tokens, "TILE", tile)
-    rows_G, ends_E, experts_G = gathered(seed)
+    rows_G, ends_X, experts_G = gathered(seed)
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(48, 4, dtype=torch.float64, generator=generator)
     gradients = torch.randn(48, 3, dtype=torch.float64, generator=generator)
     whole = torch.zeros(NUM_ROWS, NUM_EXPERTS, 4, 3, dtype=torch.float64)
     for row, expert, values, gradient in zip(rows_G, experts_G, inputs, gradients, strict=True):
         whole[row, expert] += torch.outer(values, gradient)
-    tokens = expert_tokens.expert_tokens(rows_G, ends_E, NUM_ROWS)
+    tokens = expert_tokens.expert_tokens(rows_G, ends_X, NUM_ROWS)
     assert torch.equal(tokens.experts_G, experts_G)
     torch.testing.assert_close(expert_products(inputs, gradients, tokens), from_gradients(whole))
 
@@ -50,10 +50,10 @@ def test_without_data_a_run_may_be_as_long_as_all_tokens() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_token_is_multiplied_by_its_experts_weight(dtype: torch.dtype) -> None:
-    _, ends_E, experts_G = gathered(0)
+    _, ends_X, experts_G = gathered(0)
     inputs = torch.randn(48, 4, dtype=dtype, requires_grad=True)
     weight = torch.randn(NUM_EXPERTS, 3, 4, dtype=dtype)
-    found = grouped_product(inputs, weight.mT, ends_E)
+    found = grouped_product(inputs, weight.mT, ends_X)
     expected = torch.einsum("gi,goi->go", inputs, weight[experts_G])
     torch.testing.assert_close(found, expected)
     seed = torch.randn_like(found)

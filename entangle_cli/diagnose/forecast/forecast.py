@@ -10,24 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from entangle_cli.data.learning_rates import learning_rates
+from entangle_cli.data.learning_rates import learning_rates, refuse_schedule
 from entangle_cli.data.sources import open_source
-from entangle_cli.diagnose.forecast.horizon import MeanDescent, probe_positions
+from entangle_cli.diagnose.forecast.horizon import MeanDescent, forecast_run
 from entangle_cli.diagnose.forecast.optimizer_step import read_step, refuse_rate
-from entangle_cli.diagnose.forecast.pairs import batch_coefficients, held_out_pairs, training_pairs
+from entangle_cli.diagnose.forecast.pairs import Passes, epoch_steps, held_out_pairs, step_shares, training_pairs
 from entangle_cli.diagnose.forecast.policy import Policy
+from entangle_cli.diagnose.forecast.real_steps import RealSteps
 from entangle_cli.diagnose.forecast.result import (
     Forecast,
     ForecastResult,
     Measured,
-    RunReach,
     StepCheck,
     empty_forecast,
 )
@@ -35,21 +34,11 @@ from entangle_cli.diagnose.scan.row_reader import RowReader, pair_reader
 from entangle_cli.diagnose.scan.scan import Scan, open_scan
 from entangle_cli.engine.displacement import Derivatives
 from entangle_cli.engine.scorer import Scorer
-from entangle_cli.engine.update import clip_factor, make_optimizer, norm, optimizer_update
+from entangle_cli.engine.update import clip_factor, norm, optimizer_update
 from entangle_cli.errors import NothingToJudgeError, UsageError
 from entangle_cli.records.arrays import Floats
-from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
-
-Passes: TypeAlias = Sequence[NDArray[np.int64]]
-"""Positions of the pairs of one step, one array per forward pass."""
-
-RUN_ERROR = 5e-3
-"""Error of a run's derivatives below which no other step size is tried. A run is not known more exactly."""
-
-NUM_PROBES = 12
-"""Pairs whose gradients are compared at both ends of a run."""
 
 VERIFIED_FACTORS = (0.1, 1.0, 10.0)
 """Learning rates of the real steps, relative to the user's rate."""
@@ -104,13 +93,13 @@ class Forecaster:
         held_out_unused: list[PairRecord] = []
         if self.held_out is not None:
             held_out, held_out_unused = held_out_pairs(self.held_out, self.policy)
-        steps = self._steps(len(pairs))
+        steps = epoch_steps(len(pairs), self.settings, self._seed)
         notify(f"forecasting {len(steps):,} steps of {len(pairs):,} pairs")
         rates = learning_rates(self.settings, self.optimizer.learning_rate, self.settings.horizon or len(steps))
         mean = MeanDescent(len(steps), self.optimizer, self._moments)
         training, held_out_forecast, checks, shares = self._forecast(pairs, held_out, steps, mean)
         notify(f"forecasting a run of {len(rates):,} steps")
-        reach = self._forecast_run(training, held_out_forecast, mean, shares, rates)
+        reach = forecast_run(self.policy, training, held_out_forecast, mean, shares, rates)
         result = ForecastResult(
             optimizer=self.optimizer,
             state_step=max((moment.step for moment in self._moments.values()), default=None),
@@ -121,25 +110,16 @@ class Forecaster:
             unused=unused,
             held_out_unused=held_out_unused,
         )
+        real_steps = RealSteps(self.policy, self._loss, self.optimizer, self._moments)
         if self.settings.verify:
             for factor in VERIFIED_FACTORS:
                 rate = self.optimizer.learning_rate * factor
                 notify(f"performing {len(steps):,} real steps at a learning rate of {rate:.3g}")
-                result.real_steps[rate] = self._real_step(pairs, steps, rate)
+                result.real_steps[rate] = real_steps.changes(pairs, steps, rate)
         if self.settings.steps:
             notify(f"training for {self.settings.steps:,} real steps")
-            self._train(pairs, held_out, steps, result)
+            real_steps.train(pairs, held_out, steps, self.settings.steps, result)
         return result
-
-    def _steps(self, num_pairs: int) -> list[Passes]:
-        """The steps of one epoch, in the order of training."""
-        if self.settings.batch_size is None:
-            return [[np.arange(num_pairs)]]
-        order = np.random.default_rng(self._seed).permutation(num_pairs)
-        size = self.settings.batch_size
-        passes = [order[start : start + size] for start in range(0, num_pairs, size)]
-        every = self.settings.accumulate
-        return [passes[start : start + every] for start in range(0, len(passes), every)]
 
     def _forecast(
         self, pairs: Measured, held_out: Measured | None, steps: Sequence[Passes], mean: MeanDescent
@@ -157,7 +137,7 @@ class Forecaster:
         for number, passes in enumerate(steps):
             positions = np.concatenate(passes)
             tokens, before = [pairs.tokens[position] for position in positions], pairs.log_probs[:, positions]
-            shares = self._shares(pairs, pairs.log_probs, passes)
+            shares = step_shares(self._loss, pairs, pairs.log_probs, passes)
             descent = self.policy.gradient(tokens, shares)
             all_shares[:, positions] = mean.add(descent) * shares
             update = self._update(descent)
@@ -188,31 +168,6 @@ class Forecaster:
             )
         return forecast, held_out_forecast, checks, all_shares
 
-    def _forecast_run(
-        self,
-        training: Forecast,
-        held_out: Forecast | None,
-        mean: MeanDescent,
-        shares: Floats,
-        rates: Sequence[float],
-    ) -> RunReach:
-        """Forecast all pairs at the end of a run with these learning rates."""
-        pairs = training.pairs
-        update = mean.update(self.scan.parameters, sum(rates))
-        along = self.policy.checked_derivatives(pairs.tokens, pairs.log_probs, update, shares, mean.descent, RUN_ERROR)
-        training.changes["run"][:] = along.derivatives.first.numpy()
-        training.run_error[:] = along.derivatives.first_error.numpy()
-        if held_out is not None:
-            start = held_out.pairs
-            derivatives = self.policy.derivatives(start.tokens, start.log_probs, update, along.relative_step)
-            held_out.changes["run"][:] = derivatives.first.numpy()
-            held_out.run_error[:] = derivatives.first_error.numpy()
-        probes = [pairs.tokens[position] for position in probe_positions(len(pairs), NUM_PROBES)]
-        drifts = [drift for pair in probes if (drift := self.policy.drift(pair, update)) is not None]
-        return RunReach(
-            len(rates), sum(rates), along.identity_error, float(np.median(drifts)) if drifts else None, len(drifts)
-        )
-
     def _forecast_held_out(
         self,
         held_out: Measured,
@@ -229,77 +184,15 @@ class Forecaster:
         forecast.others[:] = forecast.changes["batch-sgd"]
         return forecast
 
-    def _shares(self, pairs: Measured, log_probs: Floats, passes: Passes) -> Floats:
-        """s of every pair of a step, [2, pairs]: mean over the pairs of a pass, then mean over the passes."""
-        parts = []
-        for positions in passes:
-            coefficients = batch_coefficients(self._loss, pairs, log_probs, positions)
-            weight = 1.0 / (len(positions) * len(passes))
-            parts.append(np.stack([weight * coefficients.chosen, -weight * coefficients.rejected]))
-        shares = np.concatenate(parts, axis=1)
-        # All shares are finite at the checkpoint, see `training_pairs`. Pairs that leave the range in training get 0.
-        return np.where(np.isfinite(shares), shares, 0.0)
-
     def _alone(self, pairs: Measured, positions: NDArray[np.int64]) -> Floats:
         """s of pairs in batches of their own, [2, pairs]."""
         return np.concatenate(
-            [self._shares(pairs, pairs.log_probs, [np.array([position])]) for position in positions], axis=1
+            [step_shares(self._loss, pairs, pairs.log_probs, [np.array([position])]) for position in positions], axis=1
         )
 
     def _update(self, descent: Mapping[str, Tensor]) -> dict[str, Tensor]:
         loss_gradient = {name: -tensor for name, tensor in descent.items()}
         return optimizer_update(loss_gradient, self.scan.parameters, self.optimizer, self._moments)
-
-    def _real_step(self, pairs: Measured, steps: Sequence[Passes], rate: float) -> Floats:
-        """Measured changes of every pair under a real step of its batch, starting from the checkpoint, [2, pairs]."""
-        changes = np.full((2, len(pairs)), np.nan)
-        for passes in steps:
-            positions = np.concatenate(passes)
-            tokens = [pairs.tokens[position] for position in positions]
-            with self._trained(rate) as take_step:
-                take_step(tokens, self._shares(pairs, pairs.log_probs, passes))
-                changes[:, positions] = self.policy.log_probs(tokens).numpy() - pairs.log_probs[:, positions]
-        return changes
-
-    def _train(
-        self, pairs: Measured, held_out: Measured | None, steps: Sequence[Passes], result: ForecastResult
-    ) -> None:
-        """Perform consecutive real steps over the epochs. Measures all pairs after 1, 2, 5, 10, ... steps."""
-        milestones = _milestones(self.settings.steps)
-        with self._trained(self.optimizer.learning_rate) as take_step:
-            for number in range(self.settings.steps):
-                passes = steps[number % len(steps)]
-                positions = np.concatenate(passes)
-                tokens = [pairs.tokens[position] for position in positions]
-                now = pairs.log_probs.copy()
-                if number:
-                    now[:, positions] = self.policy.log_probs(tokens).numpy()
-                take_step(tokens, self._shares(pairs, now, passes))
-                if number + 1 in milestones:
-                    result.trajectory[number + 1] = self.policy.log_probs(pairs.tokens).numpy() - pairs.log_probs
-                    if held_out is not None:
-                        after = self.policy.log_probs(held_out.tokens).numpy()
-                        result.trajectory_held_out[number + 1] = after - held_out.log_probs
-
-    @contextmanager
-    def _trained(self, rate: float) -> Iterator[Callable[[Sequence[TokenizedPair], Floats], None]]:
-        """Perform real steps of torch's optimizer inside the context; restores the checkpoint's weights afterwards."""
-        settings = replace(self.optimizer, learning_rate=rate)
-        optimizer = make_optimizer(self.scan.parameters, settings, self._moments)
-
-        def take_step(tokens: Sequence[TokenizedPair], shares: Floats) -> None:
-            descent = self.policy.gradient(tokens, shares)
-            factor = clip_factor(descent, settings.max_grad_norm)
-            for name, parameter in self.scan.parameters.items():
-                parameter.grad = -factor * descent[name]
-            optimizer.step()
-            optimizer.zero_grad()
-
-        try:
-            yield take_step
-        finally:
-            optimizer.zero_grad()
-            self.policy.weights.restore()
 
 
 class _OwnParts:
@@ -332,12 +225,6 @@ def _store(
     forecast.valid_learning_rate[:, positions] = rate * (2 * along_update.first.abs() / second).numpy()
 
 
-def _milestones(steps: int) -> set[int]:
-    """1, 2, 5, 10, 20, 50, ... and the last."""
-    numbers = {lead * 10**power for power in range(len(str(steps))) for lead in (1, 2, 5)}
-    return {number for number in numbers if number < steps} | {steps}
-
-
 @contextmanager
 def open_forecast(
     model: str, data: str | Sequence[str], eval_data: str | None, settings: ScanSettings, step: ForecastSettings
@@ -353,6 +240,7 @@ def open_forecast(
         )
     # Checked before the checkpoint is loaded, to report a wrong number or name at once.
     refuse_rate(step.learning_rate)
+    refuse_schedule(step, step.horizon)
     # The held-out data share the reading settings, but not the split, config and revision.
     reading = replace(settings.reading, split=step.eval_split, config_name=None, revision=None)
     source = None if eval_data is None else open_source(eval_data, reading)

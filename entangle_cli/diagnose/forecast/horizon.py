@@ -11,16 +11,25 @@ with D_b the descent of step b's loss at the start and c_b its clip factor. SGD 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor, nn
 
+from entangle_cli.diagnose.forecast.policy import Policy
+from entangle_cli.diagnose.forecast.result import Forecast, Measured, RunReach
 from entangle_cli.engine.update import AdamMoments, clip_factor, run_update
+from entangle_cli.records.arrays import Floats
 from entangle_cli.records.settings import OptimizerSettings
 
 MOMENT_STEPS = 20
-"""Steps whose squared gradients are averaged. More change the forecast little."""
+"""Steps whose squared gradients are averaged, from the start of the epoch."""
+
+RUN_ERROR = 5e-3
+"""Error of a run's derivatives below which no other step size is tried. A run is not known more exactly."""
+
+NUM_PROBES = 12
+"""Pairs whose gradients are compared at both ends of a run."""
 
 
 class MeanDescent:
@@ -65,6 +74,41 @@ def _accumulate(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
         sums[name] += part
     else:
         sums[name] = part
+
+
+def forecast_run(
+    policy: Policy,
+    training: Forecast,
+    held_out: Forecast | None,
+    mean: MeanDescent,
+    shares: Floats,
+    rates: Sequence[float],
+) -> RunReach:
+    """Forecast all pairs at the end of a run, in place.
+
+    Args:
+        shares: s of every pair in the mean descent, [2, pairs].
+        rates: the learning rate of every step.
+    """
+    pairs = training.pairs
+    update = mean.update(policy.parameters, sum(rates))
+    along = policy.checked_derivatives(pairs.tokens, pairs.log_probs, update, shares, mean.descent, RUN_ERROR)
+    training.changes["run"][:] = along.derivatives.first.numpy()
+    training.run_error[:] = along.derivatives.first_error.numpy()
+    if held_out is not None:
+        start = held_out.pairs
+        derivatives = policy.derivatives(start.tokens, start.log_probs, update, along.relative_step)
+        held_out.changes["run"][:] = derivatives.first.numpy()
+        held_out.run_error[:] = derivatives.first_error.numpy()
+    drift, num_probes = median_drift(policy, pairs, update)
+    return RunReach(len(rates), sum(rates), along.identity_error, drift, num_probes)
+
+
+def median_drift(policy: Policy, pairs: Measured, update: Mapping[str, Tensor]) -> tuple[float | None, int]:
+    """Median drift of some pairs along a run (see `Policy.drift`), and their number; None without a pair."""
+    probes = (pairs.tokens[position] for position in probe_positions(len(pairs), NUM_PROBES))
+    drifts = [drift for pair in probes if (drift := policy.drift(pair, update)) is not None]
+    return (float(np.median(drifts)) if drifts else None), len(drifts)
 
 
 def probe_positions(num_pairs: int, num_probes: int) -> list[int]:

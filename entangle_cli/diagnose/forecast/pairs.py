@@ -20,9 +20,12 @@ from entangle_cli.diagnose.views.movements import LOSS_UNDEFINED
 from entangle_cli.errors import DataError
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord, Status
-from entangle_cli.records.settings import LossSettings
+from entangle_cli.records.settings import ForecastSettings, LossSettings
 
 Positions: TypeAlias = NDArray[np.int64]
+
+Passes: TypeAlias = Sequence[NDArray[np.int64]]
+"""Positions of the pairs of one step, one array per forward pass."""
 
 LARGEST_COEFFICIENT = float(np.finfo(np.float32).max) / 1e6
 """Larger coefficients would take weighted gradients out of the range of float32."""
@@ -121,3 +124,24 @@ def batch_coefficients(loss: LossSettings, pairs: Measured, log_probs: Floats, p
     """Loss coefficients for the pairs of one batch, computed from given log-probs [2, pairs]."""
     point = LossPoint(*log_probs[:, positions], *pairs.references[:, positions], *pairs.lengths[:, positions])
     return loss_coefficients(loss, point)
+
+
+def epoch_steps(num_pairs: int, settings: ForecastSettings, seed: int) -> list[Passes]:
+    """The steps of one epoch, in the order of training."""
+    if settings.batch_size is None:
+        return [[np.arange(num_pairs)]]
+    order = np.random.default_rng(seed).permutation(num_pairs)
+    passes = [order[start : start + settings.batch_size] for start in range(0, num_pairs, settings.batch_size)]
+    return [passes[start : start + settings.accumulate] for start in range(0, len(passes), settings.accumulate)]
+
+
+def step_shares(loss: LossSettings, pairs: Measured, log_probs: Floats, passes: Passes) -> Floats:
+    """s of every pair of a step, [2, pairs]: mean over the pairs of a pass, then mean over the passes."""
+    parts = []
+    for positions in passes:
+        coefficients = batch_coefficients(loss, pairs, log_probs, positions)
+        weight = 1.0 / (len(positions) * len(passes))
+        parts.append(np.stack([weight * coefficients.chosen, -weight * coefficients.rejected]))
+    shares = np.concatenate(parts, axis=1)
+    # All shares are finite at the checkpoint, see `training_pairs`. Pairs that leave the range in training get 0.
+    return np.where(np.isfinite(shares), shares, 0.0)
