@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,12 +24,10 @@ from entangle_cli.data.checkpoint_checks import (
     refuse_incomplete,
     refuse_not_finite,
     refuse_offloaded,
-    refuse_other_models,
     refuse_slow_quantisation,
 )
 from entangle_cli.data.device import loading_map
 from entangle_cli.data.hub import offline
-from entangle_cli.data.in_memory import ModelInMemory
 from entangle_cli.data.language_part import auto_class, is_multimodal, language_parameters
 from entangle_cli.data.model_config import (
     context_of,
@@ -130,51 +127,6 @@ def load_checkpoint(
         template_date=tokenizer.template_date,
         training_step=None if origin.folder is None else step_of(origin.folder),
     )
-
-
-def checkpoint_in_memory(given: ModelInMemory, dtype: str) -> Checkpoint:
-    """Wrap a loaded model without moving or changing its weights.
-
-    The model is set to evaluation mode. For a PEFT model, the base with the adapter's layers is measured.
-
-    Args:
-        dtype: the dtype in the settings.
-    Raises:
-        ModelError: the model is not a causal LM, or its weights are not finite.
-        UsageError: the weights have another dtype.
-    """
-    model: Any = given.model
-    is_adapted = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-    if is_adapted:
-        model = model.get_base_model()
-    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    config = model.config
-    refuse_other_models(given.name, config)
-    if (own_dtype := str(model.dtype).removeprefix("torch.")) != dtype:
-        raise UsageError(
-            f"dtype {dtype}, but the model's weights are {own_dtype}",
-            "the dtype of the weights",
-            f"set dtype={own_dtype!r}, or convert the model: model.to(torch.{dtype})",
-        )
-    refuse_not_finite(given.name, model)
-    return Checkpoint(
-        model=model.eval(),
-        tokenizer=given.tokenizer,
-        identity={"name": given.name, "sha256": _weights_sha256(model)},
-        position_limit=position_limit(config),
-        context=context_of(config),
-        adapter_parameters=frozenset(trained if is_adapted else ()),
-        language_parameters=language_parameters(model),
-    )
-
-
-def _weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of the weights' names and bytes, ordered by name, hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _placed(name: str, model: nn.Module, device: torch.device, device_map: str | None) -> PreTrainedModel:

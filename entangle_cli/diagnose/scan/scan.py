@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import torch
 from entangle_cli.data.checkpoint import (
     Checkpoint,
     check_dtype,
-    checkpoint_in_memory,
-    library_versions,
     load_checkpoint,
     quiet_libraries,
 )
+from entangle_cli.data.checkpoint_in_memory import checkpoint_in_memory
 from entangle_cli.data.device import choose_device
 from entangle_cli.data.in_memory import RowsInMemory, is_rows, model_in_memory, modes_kept
 from entangle_cli.data.origin import refuse_swapped
@@ -26,9 +24,9 @@ from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.parameters import default_parameters, select_parameters
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import named_data, open_source
-from entangle_cli.data.tokenize import TOKENIZATION
 from entangle_cli.diagnose.processes.ranks import Ranks
-from entangle_cli.diagnose.scan.budget import batch_tokens, fitting_tokens
+from entangle_cli.diagnose.scan.budget import fitting_tokens
+from entangle_cli.diagnose.scan.description import about_scan, scan_identity, scan_plan
 from entangle_cli.diagnose.scan.estimate import estimate
 from entangle_cli.diagnose.scan.known_pairs import KnownPairs
 from entangle_cli.diagnose.scan.measurer import Measurer
@@ -42,8 +40,8 @@ from entangle_cli.engine.groups import parameter_groups
 from entangle_cli.errors import DataError
 from entangle_cli.records.pair import PairRecord, RecordBatch, RowKey, row_key
 from entangle_cli.records.plan import ScanEstimate, ScanPlan
-from entangle_cli.records.run import Identity, Run
-from entangle_cli.records.settings import ReadingSettings, ScanSettings
+from entangle_cli.records.run import Run
+from entangle_cli.records.settings import ScanSettings
 
 
 class Scan:
@@ -81,19 +79,8 @@ class Scan:
         device = torch.device(plan.device)
         self.fitting_tokens = fitting_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
         self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
-        tokenizer = checkpoint.tokenizer
-        self.identity = _identity(self.reader, checkpoint, reference, settings)
-        self.about = {
-            "loss": asdict(settings.loss),
-            "plan": asdict(plan),
-            "training_step": checkpoint.training_step,
-            "tokenizer": {"eos_token": tokenizer.eos_token, "bos_token": tokenizer.bos_token},
-            "environment": {
-                "device": plan.device,
-                "hardware": _hardware(plan.device),
-                "versions": {"entangle": version("entangle-cli"), **library_versions()},
-            },
-        }
+        self.identity = scan_identity(self.reader, checkpoint, reference, settings)
+        self.about = about_scan(plan, checkpoint, settings)
 
     def reuse_pairs(self, run: Run) -> None:
         """Reuse the pairs of a run instead of measuring them again.
@@ -213,7 +200,7 @@ def open_scan(model: Any, data: Any, settings: ScanSettings, ranks: Ranks | None
         ):
             reader = RowReader(source, pairs, checkpoint, settings)
             name = str(model) if isinstance(model, str | Path) else str(checkpoint.identity["name"])
-            plan = _plan(name, source, formats, checkpoint, engine, settings, device, ranks, reader.num_selected)
+            plan = scan_plan(name, source, formats, checkpoint, engine, settings, device, ranks, reader.num_selected)
             scan = Scan(reader, checkpoint, parameters, engine, reference, settings, plan, ranks)
             scan.reader.check()
             yield scan
@@ -238,82 +225,3 @@ def _loaded(model: Any, settings: ScanSettings, ranks: Ranks) -> Iterator[tuple[
     given = model_in_memory(model)
     with modes_kept(given.model):
         yield checkpoint_in_memory(given, settings.dtype), given.model.device
-
-
-def _plan(
-    model: str,
-    source: RowSource,
-    formats: tuple[str, ...],
-    checkpoint: Checkpoint,
-    engine: Engine,
-    settings: ScanSettings,
-    device: torch.device,
-    ranks: Ranks,
-    num_selected: int,
-) -> ScanPlan:
-    budget = settings.batch_tokens or batch_tokens(
-        device, checkpoint.model, engine.plan.bytes_per_token, ranks.local_size
-    )
-    rules = engine.plan.numel_by_rule()
-    return ScanPlan(
-        model=model,
-        data=source.location,
-        data_kind=source.kind,
-        formats=formats,
-        num_rows=source.num_rows,
-        num_selected=num_selected,
-        num_parameters=sum(rules.values()),
-        num_model_parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-        numel_by_rule={rule.value: count for rule, count in rules.items()},
-        slow_parameters=dict(engine.plan.reasons),
-        device=str(device),
-        dtype=settings.dtype,
-        checkpoint_warnings=dict(checkpoint.warnings),
-        batch_tokens=ranks.lowest(budget),
-        max_length=None if settings.max_length is None else int(settings.max_length),
-        context=checkpoint.context,
-        num_processes=ranks.size,
-    )
-
-
-def _identity(
-    reader: RowReader, checkpoint: Checkpoint, reference: Reference | None, settings: ScanSettings
-) -> Identity:
-    numbers = {
-        name: getattr(settings, name)
-        for name in ("dtype", "max_length", "truncation", "parameters", "limit", "sample", "seed")
-    }
-    reading = {
-        name: value for name, value in asdict(settings.reading).items() if value != getattr(ReadingSettings(), name)
-    }
-    optional = {
-        name: value
-        for name in ("unshared_cosine", "layers", "include_text", "shard")
-        if (value := getattr(settings, name))
-    }
-    if settings.loading.attn_implementation:
-        optional["attn_implementation"] = settings.loading.attn_implementation
-    if checkpoint.template_date is not None:
-        optional["template_date"] = checkpoint.template_date
-    if settings.until_decided is not None:
-        stop = settings.until_decided
-        optional["until_decided"] = {
-            "rules": list(stop.rules),
-            "confidence": stop.confidence,
-            "loss": asdict(settings.loss),
-        }
-    return Identity(
-        {
-            "model": dict(checkpoint.identity),
-            "data": reader.identity,
-            "settings": {**numbers, **reading, **optional},
-            "tokenization": TOKENIZATION,
-            **({} if reference is None else {"reference": dict(reference.identity)}),
-        }
-    )
-
-
-def _hardware(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(torch.device(device))
-    return f"CPU, {torch.get_num_threads()} threads"
