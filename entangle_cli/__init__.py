@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from entangle_cli.api import Run, compare, filter_rows, forecast, gate, inspect, read, scan, tokens
+    from entangle_cli.api.training import EntangleCallback
     from entangle_cli.errors import EntangleError
     from entangle_cli.records.pair import PairRecord
     from entangle_cli.records.settings import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.8.0"
 __all__ = [
+    "EntangleCallback",
     "EntangleError",
     "FilterRules",
     "ForecastSettings",
@@ -54,6 +56,7 @@ _MODULE_OF = {
     **dict.fromkeys(
         ("Run", "compare", "filter_rows", "forecast", "gate", "inspect", "read", "scan", "tokens"), "entangle_cli.api"
     ),
+    "EntangleCallback": "entangle_cli.api.training",
     "EntangleError": "entangle_cli.errors",
     "PairRecord": "entangle_cli.records.pair",
 }

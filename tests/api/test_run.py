@@ -22,7 +22,7 @@ from tests.cli.conftest import LONG, MODEL, Entangle
 PUBLIC = {
     *("scan", "read", "gate", "compare", "filter_rows", "forecast", "tokens", "inspect", "Run", "PairRecord"),
     *("ScanSettings", "ReadingSettings", "LoadingSettings", "LossSettings", "UntilDecided", "ForecastSettings"),
-    *("FilterRules", "EntangleError", "__version__"),
+    *("FilterRules", "EntangleError", "EntangleCallback", "__version__"),
 }
 SETTINGS = ScanSettings(limit=6)
 ROWS = [json.loads(line) for line in LONG.read_text().splitlines()[:6]]

@@ -72,7 +72,7 @@ def _refuse_claimed_rows(run: Run, num_found: int) -> None:
 def _expected(run: Run) -> Any:
     """The indices of the selected rows, or how many they are; None where neither is known."""
     data, num_rows, settings = run.identity.data, run.identity.num_rows, run.identity.settings
-    if num_rows is None or "slice" in data or "joined" in data:
+    if num_rows is None or data.keys() & {"slice", "joined", "probes"}:
         planned = run.manifest.get("plan", {}).get("num_selected")
         return planned if isinstance(planned, int) else None
     names = ("limit", "sample", "seed", "shard")

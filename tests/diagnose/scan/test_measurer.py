@@ -84,7 +84,7 @@ class Traced(Measurer):
         super().__init__(engine, None, ScanSettings())
         self.events: list[str] = []
 
-    def _start_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> Started:  # noqa: ARG002
+    def _start_at_once(self, rows: Sequence[PreparedRow], *, recompute: bool) -> Started:
         index = rows[0].pair.index
         self.events.append(f"start {index}")
 

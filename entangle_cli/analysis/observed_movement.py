@@ -1,0 +1,79 @@
+"""How log-probs really moved between two points of a training, and the gradient geometry at the second one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from entangle_cli.analysis.movement import movement_names
+from entangle_cli.analysis.rules import MOVEMENT_RATES
+from entangle_cli.records.arrays import Floats
+from entangle_cli.records.pair import PairRecord
+
+GEOMETRY_FIELDS = (
+    "cosine",
+    "norm_ratio",
+    "chosen_grad_norm",
+    "rejected_grad_norm",
+    "chosen_condition",
+    "rejected_condition",
+)
+"""Fields whose median is logged. Ratios have outliers that would move a mean."""
+
+
+def log_probs_of(records: Sequence[PairRecord]) -> Floats:
+    """Log-probs of the chosen and the rejected answers, nats, [2, pairs]; NaN if undefined."""
+    return np.array(
+        [[getattr(record, f"{side}_log_prob") for record in records] for side in ("chosen", "rejected")], dtype=float
+    ).reshape(2, -1)
+
+
+def observed_metrics(records: Sequence[PairRecord], start: Floats) -> dict[str, float]:
+    """Means of log-probs and of their changes, rates of observed movements, and the mean and medians of the geometry.
+
+    Args:
+        records: the pairs now.
+        start: their log-probs at the start, [2, pairs].
+    Returns:
+        Metric to value. Changes are in nats since the start. A metric without a defined pair is left out. Without any
+        change, as at the start itself, there are no rates.
+    """
+    now = log_probs_of(records)
+    changes = now - start
+    metrics = {
+        "chosen_log_prob_mean": _mean(now[0]),
+        "rejected_log_prob_mean": _mean(now[1]),
+        "chosen_change_mean": _mean(changes[0]),
+        "rejected_change_mean": _mean(changes[1]),
+        "margin_change_mean": _mean(changes[0] - changes[1]),
+        **observed_rates(changes),
+        "cosine_mean": _mean(_column(records, "cosine")),
+        **{f"{name}_median": _median(_column(records, name)) for name in GEOMETRY_FIELDS},
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def observed_rates(changes: Floats) -> Mapping[str, float]:
+    """Shares of the pairs by movement, from real changes [2, pairs]; empty if nothing moved."""
+    names = [name for name in movement_names(*changes).tolist() if name is not None]
+    if not names or not np.nan_to_num(changes).any():
+        return {}
+    return {
+        rate: sum(names.count(movement.value) for movement in movements) / len(names)
+        for rate, movements in MOVEMENT_RATES.items()
+    }
+
+
+def _column(records: Sequence[PairRecord], name: str) -> Floats:
+    return np.array([getattr(record, name) for record in records], dtype=float)
+
+
+def _mean(values: Floats) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _median(values: Floats) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None

@@ -1,0 +1,1 @@
+"""Measures probe pairs while a trainer trains a model."""

@@ -1,0 +1,1 @@
+"""Probe pairs of a training."""
