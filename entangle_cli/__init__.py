@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from entangle_cli.api import Run, compare, filter_rows, forecast, gate, inspect, read, scan, tokens
+    from entangle_cli.api import Run, compare, filter_rows, forecast, gate, inspect, read, rehearse, scan, tokens
     from entangle_cli.api.training import EntangleCallback
     from entangle_cli.errors import EntangleError
     from entangle_cli.records.pair import PairRecord
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         FilterRules,
         ForecastSettings,
         LoadingSettings,
+        LoraSettings,
         LossSettings,
         ReadingSettings,
+        RehearsalSettings,
         ScanSettings,
         UntilDecided,
     )
@@ -35,9 +37,11 @@ __all__ = [
     "FilterRules",
     "ForecastSettings",
     "LoadingSettings",
+    "LoraSettings",
     "LossSettings",
     "PairRecord",
     "ReadingSettings",
+    "RehearsalSettings",
     "Run",
     "ScanSettings",
     "UntilDecided",
@@ -48,13 +52,15 @@ __all__ = [
     "gate",
     "inspect",
     "read",
+    "rehearse",
     "scan",
     "tokens",
 ]
 
 _MODULE_OF = {
     **dict.fromkeys(
-        ("Run", "compare", "filter_rows", "forecast", "gate", "inspect", "read", "scan", "tokens"), "entangle_cli.api"
+        ("Run", "compare", "filter_rows", "forecast", "gate", "inspect", "read", "rehearse", "scan", "tokens"),
+        "entangle_cli.api",
     ),
     "EntangleCallback": "entangle_cli.api.training",
     "EntangleError": "entangle_cli.errors",

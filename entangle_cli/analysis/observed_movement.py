@@ -21,6 +21,13 @@ GEOMETRY_FIELDS = (
 )
 """Fields whose median is logged. Ratios have outliers that would move a mean."""
 
+MARGIN_RATE = "margin_rises_rate"
+"""Share of the pairs whose chosen answer gained on the rejected one: DPO's accuracy, if training started from the
+reference."""
+
+OBSERVED_RATES = (*MOVEMENT_RATES, MARGIN_RATE)
+CHANGES = ("chosen_change_mean", "rejected_change_mean", "margin_change_mean")
+
 
 def log_probs_of(records: Sequence[PairRecord]) -> Floats:
     """Log-probs of the chosen and the rejected answers, nats, [2, pairs]; NaN if undefined."""
@@ -60,8 +67,11 @@ def observed_rates(changes: Floats) -> Mapping[str, float]:
     if not names or not np.nan_to_num(changes).any():
         return {}
     return {
-        rate: sum(names.count(movement.value) for movement in movements) / len(names)
-        for rate, movements in MOVEMENT_RATES.items()
+        **{
+            rate: sum(names.count(movement.value) for movement in movements) / len(names)
+            for rate, movements in MOVEMENT_RATES.items()
+        },
+        MARGIN_RATE: float((changes[0] > changes[1])[np.isfinite(changes).all(axis=0)].mean()),
     }
 
 

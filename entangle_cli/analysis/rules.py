@@ -74,6 +74,20 @@ def parse_rule(text: str, origin: str = COMMAND_LINE) -> Rule:
         UsageError: the text does not have this form, the metric is unknown, the number is not a finite decimal number
             in ASCII digits, or the condition can never be true.
     """
+    metric, operator, number = split_rule(text)
+    _check_metric(text, metric)
+    bounds = _range(metric)
+    threshold = threshold_of(text, metric, number, bounds, share=is_share(metric))
+    refuse_unreachable(text, metric, operator, threshold, bounds)
+    return Rule(text.strip(), metric, operator, threshold, origin)
+
+
+def split_rule(text: str) -> tuple[str, str, str]:
+    """Metric, operator and number of a rule.
+
+    Raises:
+        UsageError: the text does not have this form.
+    """
     match = _RULE.fullmatch(text)
     if match is None or match["operator"] not in OPERATORS:
         raise UsageError(
@@ -82,10 +96,7 @@ def parse_rule(text: str, origin: str = COMMAND_LINE) -> Rule:
             f"write it like {EXAMPLE}; the gate fails if the condition is true.",
             topic="ci",
         )
-    _check_metric(text, match["metric"])
-    threshold = _threshold(text, match["metric"], match["threshold"])
-    _refuse_unreachable(text, match["metric"], match["operator"], threshold)
-    return Rule(text.strip(), match["metric"], match["operator"], threshold, origin)
+    return match["metric"], match["operator"], match["threshold"]
 
 
 def is_relative(rule: Rule) -> bool:
@@ -134,8 +145,16 @@ def _check_metric(text: str, metric: str) -> None:
     )
 
 
-def _threshold(text: str, metric: str, number: str) -> float:
-    digits = number.removesuffix("%").rstrip() if is_share(metric) else number
+def threshold_of(text: str, metric: str, number: str, bounds: tuple[float, float], *, share: bool) -> float:
+    """The number of a rule.
+
+    Args:
+        bounds: smallest and largest possible value of the metric.
+        share: whether the metric is a share, which may be written as a percentage.
+    Raises:
+        UsageError: not a finite number, or outside the bounds of a share.
+    """
+    digits = number.removesuffix("%").rstrip() if share else number
     threshold = float(digits) / (1 if digits == number else 100) if _NUMBER.fullmatch(digits) else math.nan
     if not math.isfinite(threshold):
         raise UsageError(
@@ -144,8 +163,8 @@ def _threshold(text: str, metric: str, number: str) -> float:
             f"write it like {EXAMPLE}.",
             topic="ci",
         )
-    low, high = _range(metric)
-    if is_share(metric) and not low <= threshold <= high:
+    low, high = bounds
+    if share and not low <= threshold <= high:
         raise UsageError(
             f"{number} in rule {text!r}",
             f"a number from {low:g} to {high:g} or a percentage, because {metric} is a share",
@@ -207,9 +226,13 @@ def _range(metric: str) -> tuple[float, float]:
     return (low - high, high - low) if math.isfinite(high - low) else (-math.inf, math.inf)
 
 
-def _refuse_unreachable(text: str, metric: str, comparison: str, threshold: float) -> None:
-    """Reject a rule that can never be true. A gate with such a rule would always pass."""
-    low, high = _range(metric)
+def refuse_unreachable(text: str, metric: str, comparison: str, threshold: float, bounds: tuple[float, float]) -> None:
+    """Reject a rule that can never be true. A gate with such a rule would always pass.
+
+    Raises:
+        UsageError: no value within the bounds of the metric makes it true.
+    """
+    low, high = bounds
     can_be_true = {
         "<": low < threshold,
         "<=": low <= threshold,

@@ -77,6 +77,8 @@ class EntangleCallback(TrainerCallback):
         """Folder of the series; None before the training starts."""
         self.metrics: dict[int, Mapping[str, float]] = {}
         """Logged numbers by step."""
+        self.error: Exception | None = None
+        """The error that ended the measurements; None if there was none."""
         self._source = draw_probes(_data_sets(trainer, train_pairs, held_out_pairs), num_pairs, seed)
         self._wanted = Path(output if output is not None else Path(str(trainer.args.output_dir)) / "entangle")
         self._options: dict[str, Any] = {"seed": seed, "dtype": dtype, "loss": loss}
@@ -89,7 +91,7 @@ class EntangleCallback(TrainerCallback):
     ) -> None:
         """Measure the model before the first step, or where a resumed training goes on."""
         refuse_sharded(self.trainer.model)
-        self.metrics = {}
+        self.metrics, self.error = {}, None
         self.folder = series_folder(self._wanted, is_resumed=state.global_step > 0)
         self._measurer = open_probes(
             _model_of(self.trainer),
@@ -122,7 +124,7 @@ class EntangleCallback(TrainerCallback):
             self._measure(state, control)
         except Exception as error:  # whatever it is, the training is worth more
             logger.warning("no more entangle measurements after step %d: %s", state.global_step, error, exc_info=error)
-            self._measurer = None
+            self._measurer, self.error = None, error
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
         if self._measurer is None or state.global_step in self.metrics:

@@ -24,6 +24,7 @@ from entangle_cli.cli.help import FIRST_STEPS, GroupedCommands
 from entangle_cli.cli.inspect import inspect
 from entangle_cli.cli.merge import merge
 from entangle_cli.cli.option_groups import with_option_groups
+from entangle_cli.cli.rehearse import rehearse
 from entangle_cli.cli.report import report
 from entangle_cli.cli.scan import scan
 from entangle_cli.cli.schema import schema
@@ -48,7 +49,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (scan, report, show, gate, forecast, inspect, filter_rows, compare, tokens, explain, merge, schema):
+COMMANDS = (scan, report, show, gate, forecast, rehearse, inspect, filter_rows, compare, tokens, explain, merge, schema)
+for command in COMMANDS:
     name = "filter" if command is filter_rows else command.__name__
     app.command(name, cls=ConfiguredCommand)(with_option_groups(command))
 

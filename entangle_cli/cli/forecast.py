@@ -86,9 +86,6 @@ def forecast(
     verify: Annotated[
         bool, typer.Option("--verify", help="Take the real step on a copy at three learning rates and compare.")
     ] = False,
-    steps: Annotated[
-        int, typer.Option(min=0, help="Also train this many real steps on a copy, to see how long the forecast holds.")
-    ] = 0,
     ref_model: RefModel = None,
     loss: LossChoice,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all numbers to this file.")] = None,
@@ -123,7 +120,6 @@ def forecast(
         lr_scheduler_type=lr_scheduler_type.value,
         warmup_steps=warmup_steps,
         verify=verify,
-        steps=steps,
         eval_split=eval_split,
     )
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 COMMANDS: Mapping[str, Sequence[str]] = {
-    "Measure": ("scan", "forecast", "tokens"),
+    "Measure": ("scan", "forecast", "rehearse", "tokens"),
     "Look": ("report", "show", "compare", "explain"),
     "Act": ("gate", "filter"),
     "Prepare": ("inspect",),
@@ -19,8 +19,8 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 OPTIONS: Mapping[str, Sequence[str]] = {
     "Most used": (
         *("output", "limit", "sample", "max-length", "dtype", "loss", "beta", "fail-if", "include-text", "dry-run"),
-        *("row", "line", "data", "format", "write", "verbose", "losses", "drop", "keep", "model", "baseline"),
-        *("learning-rate", "batch-size", "horizon", "verify"),
+        *("row", "line", "data", "format", "write", "verbose", "drop", "keep", "model", "baseline"),
+        *("losses", "steps", "learning-rate", "batch-size", "horizon", "lora", "held-out", "verify"),
     ),
     "Rows": (
         *("seed", "shard", "split", "config-name", "data-revision", "data-format", "map", "ranked", "max-row-bytes"),
@@ -34,9 +34,9 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "Loss": ("gamma", "loss-option"),
     "Optimizer": (
         *("optimizer", "lr-scheduler-type", "warmup-steps", "weight-decay", "state", "max-grad-norm"),
-        *("gradient-accumulation-steps", "steps"),
+        *("gradient-accumulation-steps",),
     ),
-    "Also measure": ("unshared-cosine", "layers"),
+    "Also measure": ("unshared-cosine", "layers", "every", "probe-pairs"),
     "Gate and CI": (*("until-decided", "confidence", "strict", "only-new", "ignore-file", "min-pairs", "max-skipped"),),
     "Speed and memory": (
         *("device", "device-map", "batch-tokens", "activation-checkpointing", "attn-implementation"),
@@ -50,6 +50,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
 SUMMARIES: Mapping[str, str] = {
     "scan": "Measure every pair; write a run",
     "forecast": "Predict a step, and the end of a run",
+    "rehearse": "Take the first real steps, on a copy",
     "tokens": "Show one pair token by token",
     "report": "Show a run: why, and what to do",
     "show": "Show one pair of a run with its text",
@@ -72,6 +73,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "forecast": (
         "entangle forecast path/to/checkpoint pairs.jsonl --batch-size 8 --horizon 200",
         "entangle forecast path/to/checkpoint pairs.jsonl --batch-size 8 --verify",
+    ),
+    "rehearse": (
+        "entangle rehearse path/to/checkpoint pairs.jsonl --losses dpo,ipo,simpo --learning-rate 5e-7",
+        "entangle rehearse path/to/checkpoint pairs.jsonl --lora r=16,alpha=32 --held-out 0.1",
+        'entangle rehearse path/to/checkpoint pairs.jsonl --fail-if "chosen_falls_rate > 60%"',
     ),
     "tokens": (
         "entangle tokens path/to/checkpoint pairs.jsonl --row 12",

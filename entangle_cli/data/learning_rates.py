@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
 from transformers import get_scheduler
 
 from entangle_cli.errors import UsageError
-from entangle_cli.records.settings import ForecastSettings, Schedule
+from entangle_cli.records.settings import Schedule
 
 
-def learning_rates(settings: ForecastSettings, learning_rate: float, num_steps: int) -> Sequence[float]:
+class Scheduled(Protocol):
+    """Settings of a run with a schedule of the learning rate."""
+
+    @property
+    def lr_scheduler_type(self) -> str:
+        """A value of `Schedule`."""
+
+    @property
+    def warmup_steps(self) -> float:
+        """Steps with a rising learning rate, or their share of the run if below 1."""
+
+
+def learning_rates(settings: Scheduled, learning_rate: float, num_steps: int) -> Sequence[float]:
     """The learning rate of every step of a run, from Trainer's own schedule.
 
     Raises:
@@ -26,7 +39,7 @@ def learning_rates(settings: ForecastSettings, learning_rate: float, num_steps: 
     return [learning_rate * float(factor(step)) for step in range(num_steps)]
 
 
-def refuse_schedule(settings: ForecastSettings, num_steps: int | None) -> None:
+def refuse_schedule(settings: Scheduled, num_steps: int | None) -> None:
     """Check the schedule of a run.
 
     Args:
@@ -55,7 +68,7 @@ def refuse_schedule(settings: ForecastSettings, num_steps: int | None) -> None:
         )
 
 
-def _warmup(settings: ForecastSettings, num_steps: int) -> int:
+def _warmup(settings: Scheduled, num_steps: int) -> int:
     """Steps of the warm-up. As in Trainer, a number below 1 is a share of the run."""
     warmup = settings.warmup_steps
     return math.ceil(num_steps * warmup) if warmup < 1 else int(warmup)

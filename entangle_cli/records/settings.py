@@ -211,10 +211,51 @@ class ForecastSettings:
     """Steps with a rising learning rate, or their share of the run if below 1."""
     verify: bool = False
     """Whether to take the step on a copy and compare."""
-    steps: int = 0
-    """Real steps to compare the forecast with; 0 for none."""
     eval_split: str | None = None
     """Split of the held-out data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """A LoRA adapter that does not exist yet, with PEFT's names."""
+
+    r: int = 8
+    alpha: int = 16
+    targets: tuple[str, ...] | None = None
+    """Names of layers; `all-linear` for all linear ones; None for PEFT's choice for the model."""
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsalSettings:
+    """The training whose first steps are rehearsed. Names are those of TRL's DPOConfig where it has them."""
+
+    losses: tuple[LossSettings, ...] = (LossSettings(),)
+    """Each is rehearsed from the checkpoint, on the same batches."""
+    steps: int = 50
+    """Real steps per loss."""
+    horizon: int | None = None
+    """Steps of the whole run, which set the schedule; None for one epoch of the data."""
+    learning_rate: float = 1e-6
+    lr_scheduler_type: str = Schedule.LINEAR.value
+    warmup_steps: float = 0
+    """Steps with a rising learning rate, or their share of the run if below 1."""
+    batch_size: int = 8
+    """Pairs per forward pass."""
+    accumulate: int = 1
+    """Forward passes per step."""
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    lora: LoraSettings | None = None
+    """The adapter to train; None trains all weights."""
+    held_out: float = 0.0
+    """Share of the data to leave out of the training, drawn with the seed."""
+    eval_split: str | None = None
+    """Split of the held-out data set."""
+    every: int | None = None
+    """Steps between two measurements of the probe pairs; None for ten of them."""
+    num_pairs: int = 64
+    """Probe pairs, half of them held out if there are any."""
 
 
 @dataclass(frozen=True, slots=True)

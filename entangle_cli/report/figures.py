@@ -201,6 +201,86 @@ def histogram_bars(edges: Sequence[float], counts: Sequence[int], title: str) ->
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a chart."""
+
+    label: str
+    """One of our own words, shown at its end."""
+    style: str
+    """A class of the style sheet: `chosen`, `rejected`, `plain`, and `faint` for held-out pairs."""
+    points: Sequence[tuple[float, float]]
+    """Step and value, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that charts beside each other share."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], *, zero: bool) -> Range:
+        """The range of some values with a little room, and with zero if asked for."""
+        known = [value for value in values if math.isfinite(value)] + [0.0] * (zero or not values)
+        low, high = min(known), max(known)
+        room = 0.05 * (high - low) or 0.5
+        return cls(low if zero and low == 0.0 else low - room, high if zero and high == 0.0 else high + room)
+
+
+CHART_WIDTH, CHART_HEIGHT = 300, 190
+CHART_LEFT, CHART_RIGHT, CHART_TOP, CHART_BOTTOM = 44, 88, 10, 30
+
+
+def line_chart(lines: Sequence[Line], values: Range, last_step: int, title: str) -> Markup:
+    """Curves over the steps of a training, each with its name at its end.
+
+    Args:
+        title: what is drawn, in our own words.
+    """
+    right, bottom = CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - CHART_BOTTOM
+
+    def across(step: float) -> float:
+        return CHART_LEFT + step / max(1, last_step) * (right - CHART_LEFT)
+
+    def down(value: float) -> float:
+        return CHART_TOP + (values.high - value) / ((values.high - values.low) or 1.0) * (bottom - CHART_TOP)
+
+    parts = [f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{title}">']
+    ticks = dict.fromkeys(tick for tick in (values.low, 0.0, values.high) if values.low <= tick <= values.high)
+    for tick in ticks:
+        kind = "zero" if tick == 0.0 else "grid"
+        y = down(tick)
+        parts.append(f'<line class="{kind}" x1="{CHART_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{CHART_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{tick:.3g}</text>')
+    for step in (0, last_step):
+        parts.append(
+            f'<text class="tick" x="{across(step):.1f}" y="{bottom + 17}" text-anchor="middle">{step:,}</text>'
+        )
+    parts.append(
+        f'<text class="tick" x="{across(last_step / 2):.1f}" y="{bottom + 17}" text-anchor="middle">step</text>'
+    )
+    ends = _apart([down(line.points[-1][1]) for line in lines if line.points])
+    for line, end in zip([line for line in lines if line.points], ends, strict=True):
+        path = "L".join(f"{across(step):.1f},{down(value):.1f}" for step, value in line.points)
+        parts.append(f'<path class="curve {line.style}" d="M{path}"/>')
+        parts.append(f'<text class="{line.style}" x="{right + 4}" y="{end + 4:.1f}">{line.label}</text>')
+    return Markup("".join([*parts, "</svg>"]))
+
+
+LABEL_HEIGHT = 13
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Heights of labels, moved down so that no two overlap."""
+    placed: dict[int, float] = {}
+    lowest = -math.inf
+    for place in sorted(range(len(heights)), key=lambda place: heights[place]):
+        lowest = placed[place] = max(heights[place], lowest + LABEL_HEIGHT)
+    return [placed[place] for place in range(len(heights))]
+
+
 HEAT_CELLS = 150
 """Of a heat map at most, each way; more tokens are averaged over."""
 NAMED_CELLS = 60

@@ -47,9 +47,7 @@ def forecast_report(document: Mapping[str, Any]) -> RenderableType:
     if len(document["pairs"]) > 1:
         parts += [*_neighbour_tables(document["pairs"]), Text()]
     if document["verification"]:
-        parts += [_verification_heading(), _agreement_table(document["verification"], "learning_rate"), Text()]
-    if document["trajectory"]:
-        parts += [_trajectory_heading(), _agreement_table(document["trajectory"], "steps"), Text()]
+        parts += [_verification_heading(), _agreement_table(document["verification"]), Text()]
     parts += [Text(line, style="bold") for line in _verdicts(document)]
     return Group(*parts)
 
@@ -215,26 +213,15 @@ def _verification_heading() -> Text:
     )
 
 
-def _trajectory_heading() -> Text:
-    return Text("Training", style="bold").append(
-        "  real steps one after the other; change since the start against the forecast of the first step",
-        style="not bold",
-    )
-
-
-def _agreement_table(rows: Sequence[Mapping[str, Any]], first: str) -> Table:
+def _agreement_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(first.replace("_", "\n"), justify="right", no_wrap=True)
-    several = len({row.get("data") for row in rows}) > 1
-    if several:
-        table.add_column("pairs", no_wrap=True)
+    table.add_column("learning\nrate", justify="right", no_wrap=True)
     table.add_column("predictor", no_wrap=True)
     for heading in ("same\nsign", "95 % interval", "same\nmovement", "slope", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            f"{row[first]:,}" if first == "steps" else f"{row[first]:.3g}",
-            *([row["data"]] if several else []),
+            f"{row['learning_rate']:.3g}",
             row["predictor"],
             percent(row["same_sign"] / row["log_probs"], 1) if row["log_probs"] else "-",
             " to ".join(percent(end, 1) for end in row["interval"]) if row["interval"] else "-",

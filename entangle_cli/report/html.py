@@ -48,7 +48,13 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _write(stream: IO[str], template: str, title: str, data: Any, values: Mapping[str, Any]) -> None:
+def write_page(stream: IO[str], template: str, title: str, data: Any, values: Mapping[str, Any]) -> None:
+    """Write a page from a template.
+
+    Args:
+        data: for the page's script.
+        values: for the template; texts are made harmless.
+    """
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(encoding="utf-8")  # which the page says that it is
     environment = _environment()
@@ -157,7 +163,7 @@ def write_report_page(
         "meanings": {name.value: meaning for name, meaning in MOVEMENT_MEANINGS.items()},
         "manifest": json.dumps({**run.manifest, "parts": len(run.manifest["parts"])}, indent=1, ensure_ascii=True),
     }
-    _write(stream, "report.html", f"{title}: entangle", _script_data(data, scale, overview), values)
+    write_page(stream, "report.html", f"{title}: entangle", _script_data(data, scale, overview), values)
 
 
 def _first_and_more(steps: Sequence[NextStep]) -> tuple[Sequence[NextStep], Sequence[NextStep]]:
@@ -321,7 +327,7 @@ def write_tokens_page(stream: IO[str], document: Mapping[str, Any], cosines: Any
         ],
         "heat": figures.heat_map(cosines, [[visible(token["text"]) for token in side] for side in sides]),
     }
-    _write(stream, "tokens.html", f"Pair {document['pair']['index']} of {document['data']}: tokens", {}, values)
+    write_page(stream, "tokens.html", f"Pair {document['pair']['index']} of {document['data']}: tokens", {}, values)
 
 
 def _tint(push: float) -> str:
@@ -346,4 +352,4 @@ def write_comparison_page(stream: IO[str], document: Mapping[str, Any]) -> None:
         "changed": [{**row, "place": place_words(row)} for row in document["changed"]],
         "is_training": all(run["training_step"] is not None for run in document["runs"]),
     }
-    _write(stream, "comparison.html", "Runs compared: entangle", {}, values)
+    write_page(stream, "comparison.html", "Runs compared: entangle", {}, values)

@@ -20,9 +20,21 @@ from entangle_cli.errors import NothingToJudgeError, UsageError
 from tests.cli.conftest import LONG, MODEL, Entangle
 
 PUBLIC = {
-    *("scan", "read", "gate", "compare", "filter_rows", "forecast", "tokens", "inspect", "Run", "PairRecord"),
+    *(
+        "scan",
+        "read",
+        "gate",
+        "compare",
+        "filter_rows",
+        "forecast",
+        "rehearse",
+        "tokens",
+        "inspect",
+        "Run",
+        "PairRecord",
+    ),
     *("ScanSettings", "ReadingSettings", "LoadingSettings", "LossSettings", "UntilDecided", "ForecastSettings"),
-    *("FilterRules", "EntangleError", "EntangleCallback", "__version__"),
+    *("RehearsalSettings", "LoraSettings", "FilterRules", "EntangleError", "EntangleCallback", "__version__"),
 }
 SETTINGS = ScanSettings(limit=6)
 ROWS = [json.loads(line) for line in LONG.read_text().splitlines()[:6]]

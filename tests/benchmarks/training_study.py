@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +23,11 @@ import transformers
 from numpy.typing import NDArray
 
 from entangle_cli.analysis.agreement import agreement
-from entangle_cli.diagnose.forecast.forecast import open_forecast
-from entangle_cli.diagnose.forecast.result import ONE_STEP, ForecastResult
+from entangle_cli.diagnose.forecast.forecast import Forecaster, open_forecast
+from entangle_cli.diagnose.forecast.pairs import step_shares
+from entangle_cli.diagnose.forecast.result import ONE_STEP, Forecast, Measured
 from entangle_cli.diagnose.views.movements import describe_loss
+from entangle_cli.engine.update import clip_factor, make_optimizer
 from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
@@ -65,17 +69,42 @@ def spearman(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     return float(np.corrcoef(ranks(left[both]), ranks(right[both]))[0, 1])
 
 
-def train(args: argparse.Namespace, loss: LossSettings) -> ForecastResult:
+class Study(NamedTuple):
+    """A forecast of the first step, and the changes after real steps."""
+
+    training: Forecast
+    after: Mapping[int, NDArray[np.float64]]
+
+
+def train(args: argparse.Namespace, loss: LossSettings) -> Study:
     """Forecast the first step and train."""
     settings = ScanSettings(limit=args.rows, loss=loss, unshared_cosine=True, device="cpu")
-    step = ForecastSettings(learning_rate=args.lr, steps=args.steps)
-    with open_forecast(str(SAMPLE / "model"), SAMPLE / args.data, None, settings, step) as ready:
-        return ready.run(lambda _: None)
+    step = ForecastSettings(learning_rate=args.lr)
+    with open_forecast(str(SAMPLE / "model"), str(SAMPLE / args.data), None, settings, step) as ready:
+        forecast = ready.run(lambda _: None).training
+        return Study(forecast, real_changes(ready, forecast.pairs, loss, args.steps))
 
 
-def milestones(result: ForecastResult) -> list[int]:
-    """1, 10, 100, ... and the last."""
-    return [number for number in result.trajectory if str(number).strip("0") == "1" or number == max(result.trajectory)]
+def real_changes(
+    ready: Forecaster, pairs: Measured, loss: LossSettings, num_steps: int
+) -> dict[int, NDArray[np.float64]]:
+    """Changes after 1, 10, 100, ... and all steps on all pairs at once."""
+    optimizer = make_optimizer(ready.scan.parameters, ready.optimizer, {})
+    now, found = pairs.log_probs, {}
+    try:
+        for number in range(1, num_steps + 1):
+            descent = ready.policy.gradient(pairs.tokens, step_shares(loss, pairs, now, [np.arange(len(pairs))]))
+            factor = clip_factor(descent, ready.optimizer.max_grad_norm)
+            for name, parameter in ready.scan.parameters.items():
+                parameter.grad = -factor * descent[name]
+            optimizer.step()
+            optimizer.zero_grad()
+            now = ready.policy.log_probs(pairs.tokens).numpy()
+            if str(number).strip("0") == "1" or number == num_steps:
+                found[number] = now - pairs.log_probs
+    finally:
+        ready.policy.weights.restore()
+    return found
 
 
 def shares(changes: NDArray[np.float64]) -> str:
@@ -107,14 +136,14 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     print(f"{args.data}, {args.rows} rows, AdamW, learning rate {args.lr:g}, all rows in every step\n")
 
-    results: dict[str, ForecastResult] = {}
+    results: dict[str, Study] = {}
     for name in args.losses:
         result = results[name] = train(args, LOSSES[name])
-        after = milestones(result)
+        after = list(result.after)
         if len(results) == 1:
             print_header(["chosen falls / rejected rises", *ONE_STEP, *(f"after {number}" for number in after)])
         forecast = [shares(result.training.changes[predictor]) for predictor in ONE_STEP]
-        print_row([describe_loss(LOSSES[name]), *forecast, *(shares(result.trajectory[number]) for number in after)])
+        print_row([describe_loss(LOSSES[name]), *forecast, *(shares(result.after[number]) for number in after)])
 
     print()
     print_header(["movement as named", *(f"{predictor}, after {number}" for predictor in ONE_STEP for number in after)])
@@ -122,7 +151,7 @@ def main() -> None:
         cells = []
         for predictor in ONE_STEP:
             for number in after:
-                found = agreement(result.training.changes[predictor], result.trajectory[number])
+                found = agreement(result.training.changes[predictor], result.after[number])
                 cells.append(f"{found.same_movement / found.pairs:.0%}")
         print_row([name, *cells])
 
@@ -135,7 +164,7 @@ def main() -> None:
         for measure in MEASURES:
             columns[measure] = np.array([getattr(record, measure) for record in records], dtype=float)
         for name, column in columns.items():
-            found = [spearman(column, result.trajectory[number][0]) for number in after]
+            found = [spearman(column, result.after[number][0]) for number in after]
             print_row([name, *("equal for all" if np.isnan(value) else f"{value:+.2f}" for value in found)])
 
 

@@ -52,10 +52,18 @@ SURFACE = {
     "forecast": {
         *READS_PAIRS, "--eval-data", "--eval-split", "--optimizer", "--learning-rate", "--weight-decay",
         "--state", "--max-grad-norm", "--batch-size", "--gradient-accumulation-steps", "--horizon",
-        "--lr-scheduler-type", "--warmup-steps", "--verify", "--steps", "--ref-model",
+        "--lr-scheduler-type", "--warmup-steps", "--verify", "--ref-model",
         "--loss", "--beta", "--gamma", "--loss-option", "--json", "--dtype", "--device",
          "--limit", "--sample", "--seed",
         "--parameters", "--quiet", "-q",
+    },
+    "rehearse": {
+        *READS_PAIRS, "--losses", "--steps", "--horizon", "--output", "-o", "--fail-if",
+        "--learning-rate", "--batch-size",
+        "--gradient-accumulation-steps", "--lr-scheduler-type", "--warmup-steps", "--weight-decay", "--max-grad-norm",
+        "--lora", "--held-out", "--eval-data", "--eval-split", "--every", "--probe-pairs",
+        "--limit", "--sample", "--seed", "--dtype", "--device", "--activation-checkpointing",
+        "--format", "--write", "--quiet", "-q",
     },
     "inspect": {
         *(READS_PAIRS - {"MODEL"}), "--model", "--limit", "--json",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -54,18 +54,8 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
             for rate, measured in result.real_steps.items()
             for row in _agreements(result.training, measured, rate / result.optimizer.learning_rate)
         ],
-        "trajectory": [
-            {"steps": steps, "data": name, **row}
-            for name, forecast, trajectory in (
-                ("training", result.training, result.trajectory),
-                ("held-out", result.held_out, result.trajectory_held_out),
-            )
-            if forecast is not None
-            for steps, measured in trajectory.items()
-            for row in _agreements(forecast, measured, 1.0)
-        ],
-        "pairs": _pairs(result.training, result.real_steps.get(result.optimizer.learning_rate), result.trajectory),
-        "held_out": None if result.held_out is None else _pairs(result.held_out, None, result.trajectory_held_out),
+        "pairs": _pairs(result.training, result.real_steps.get(result.optimizer.learning_rate)),
+        "held_out": None if result.held_out is None else _pairs(result.held_out, None),
     }
 
 
@@ -141,11 +131,10 @@ def _agreements(forecast: Forecast, measured: Floats, factor: float) -> Iterable
             yield {"predictor": predictor, **agreement(predicted, measured)._asdict()}
 
 
-def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int, Floats]) -> list[dict[str, Any]]:
+def _pairs(forecast: Forecast, real_step: Floats | None) -> list[dict[str, Any]]:
     names = {name: movement_names(*changes) for name, changes in forecast.changes.items()}
     uncertain = _uncertain(forecast)
     uncertain_run = _within(forecast.changes["run"], forecast.run_error)
-    last = trajectory[max(trajectory)] if trajectory else None
     rows = []
     for position, record in enumerate(forecast.pairs.records):
         row: dict[str, Any] = {
@@ -169,7 +158,6 @@ def _pairs(forecast: Forecast, real_step: Floats | None, trajectory: Mapping[int
             _finite, (chosen_rate, rejected_rate)
         )
         row["real_step"] = None if real_step is None else _both(real_step, position)
-        row["after_training"] = None if last is None else _both(last, position)
         rows.append(row)
     return rows
 

@@ -116,9 +116,6 @@ class Forecaster:
                 rate = self.optimizer.learning_rate * factor
                 notify(f"performing {len(steps):,} real steps at a learning rate of {rate:.3g}")
                 result.real_steps[rate] = real_steps.changes(pairs, steps, rate)
-        if self.settings.steps:
-            notify(f"training for {self.settings.steps:,} real steps")
-            real_steps.train(pairs, held_out, steps, self.settings.steps, result)
         return result
 
     def _forecast(

@@ -10,7 +10,7 @@ import numpy as np
 
 from entangle_cli.diagnose.forecast.pairs import Passes, step_shares
 from entangle_cli.diagnose.forecast.policy import Policy
-from entangle_cli.diagnose.forecast.result import ForecastResult, Measured
+from entangle_cli.diagnose.forecast.result import Measured
 from entangle_cli.engine.update import AdamMoments, clip_factor, make_optimizer
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.measurement import TokenizedPair
@@ -47,31 +47,6 @@ class RealSteps:
                 changes[:, positions] = self._policy.log_probs(tokens).numpy() - pairs.log_probs[:, positions]
         return changes
 
-    def train(
-        self,
-        pairs: Measured,
-        held_out: Measured | None,
-        steps: Sequence[Passes],
-        num_steps: int,
-        result: ForecastResult,
-    ) -> None:
-        """Take consecutive real steps over the epochs, and store all pairs' changes after 1, 2, 5, 10, ... of them."""
-        milestones = _milestones(num_steps)
-        with self._trained(self._optimizer.learning_rate) as take_step:
-            for number in range(num_steps):
-                passes = steps[number % len(steps)]
-                positions = np.concatenate(passes)
-                tokens = [pairs.tokens[position] for position in positions]
-                now = pairs.log_probs.copy()
-                if number:
-                    now[:, positions] = self._policy.log_probs(tokens).numpy()
-                take_step(tokens, step_shares(self._loss, pairs, now, passes))
-                if number + 1 in milestones:
-                    result.trajectory[number + 1] = self._policy.log_probs(pairs.tokens).numpy() - pairs.log_probs
-                    if held_out is not None:
-                        after = self._policy.log_probs(held_out.tokens).numpy()
-                        result.trajectory_held_out[number + 1] = after - held_out.log_probs
-
     @contextmanager
     def _trained(self, rate: float) -> Iterator[Callable[[Sequence[TokenizedPair], Floats], None]]:
         """Perform real steps of torch's optimizer inside the context; restores the checkpoint's weights afterwards."""
@@ -91,9 +66,3 @@ class RealSteps:
         finally:
             optimizer.zero_grad()
             self._policy.weights.restore()
-
-
-def _milestones(steps: int) -> set[int]:
-    """1, 2, 5, 10, 20, 50, ... and the last."""
-    numbers = {lead * 10**power for power in range(len(str(steps))) for lead in (1, 2, 5)}
-    return {number for number in numbers if number < steps} | {steps}

@@ -117,9 +117,6 @@ class ForecastResult:
     held_out_unused: list[PairRecord]
     real_steps: dict[float, Floats] = field(default_factory=dict)
     """Learning rate to the measured changes of a real step, [2, pairs]."""
-    trajectory: dict[int, Floats] = field(default_factory=dict)
-    """Number of real steps to the measured changes since the start, [2, pairs]."""
-    trajectory_held_out: dict[int, Floats] = field(default_factory=dict)
 
 
 def empty_forecast(pairs: Measured) -> Forecast:

@@ -117,12 +117,6 @@ def test_clipping_scales_what_the_optimizer_sees() -> None:
     assert_close(result.training.changes["optimizer"], real_change(torch.optim.SGD, 1, clip=0.01, lr=1e-6), 2e-3)
 
 
-def test_training_steps_match_real_steps() -> None:
-    result = run(replace(STEP, learning_rate=1e-5, steps=3))
-    assert list(result.trajectory) == [1, 2, 3]
-    assert_close(result.trajectory[3], real_change(torch.optim.AdamW, 3, lr=1e-5, weight_decay=0.0), 1e-6)
-
-
 def test_each_pair_is_forecast_in_its_own_batch() -> None:
     result = run(replace(STEP, batch_size=2, optimizer="sgd", learning_rate=1e-6))
     order = np.random.default_rng(SETTINGS.seed).permutation(6)
@@ -295,7 +289,7 @@ def test_nothing_is_written_and_the_weights_come_back() -> None:
         return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MODEL.iterdir()))).hexdigest()
 
     before = digest()
-    with TrueFloat64(), open_forecast(str(MODEL), DATA, None, SETTINGS, replace(STEP, steps=2, verify=True)) as ready:
+    with TrueFloat64(), open_forecast(str(MODEL), DATA, None, SETTINGS, replace(STEP, verify=True)) as ready:
         start = {name: p.detach().clone() for name, p in ready.scan.parameters.items()}
         ready.run(lambda _: None)
         for name, parameter in ready.scan.parameters.items():

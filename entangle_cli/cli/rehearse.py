@@ -1,0 +1,255 @@
+"""`entangle rehearse`: the first real steps of a training, for several losses, on a copy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from entangle_cli.cli.config import origins_of
+from entangle_cli.cli.json_file import format_and_file, write_file
+from entangle_cli.cli.option_groups import PairOptions, SampleOptions, scan_settings
+from entangle_cli.cli.options import Data, Debug, Device, FailIf, Model
+from entangle_cli.cli.tell import tell
+from entangle_cli.errors import ExitCode, UsageError
+from entangle_cli.records.settings import LoraSettings, LossSettings, RehearsalSettings, Schedule
+from entangle_cli.records.words import counted
+
+if TYPE_CHECKING:
+    from entangle_cli.api.rehearsing import RehearsalObserver
+
+
+class RehearsalFormat(StrEnum):
+    """Outputs of `entangle rehearse`."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    HTML = "html"
+    JSON = "json"
+
+
+class TrainingDtype(StrEnum):
+    """Dtypes in which TRL trains float32 weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+CODES = {"passed": ExitCode.DONE, "failed": ExitCode.GATE_FAILED, "cannot_judge": ExitCode.NOTHING_TO_JUDGE}
+
+
+def rehearse(
+    *,
+    context: typer.Context,
+    model: Model,
+    data: Data,
+    losses: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOSS,...",
+            help="Losses, each at its customary settings or as NAME:beta=0.2; default: sigmoid, DPO's.",
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Real steps per loss.")] = 50,
+    horizon: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the whole run, for its schedule; default: one epoch.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write or continue; default: one in entangle-runs/.")
+    ] = None,
+    fail_if: FailIf = None,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Learning rate, as in TRL.")] = 1e-6,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs per forward pass.")] = 8,
+    accumulate: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, help="Batches per step.")] = 1,
+    lr_scheduler_type: Annotated[
+        Schedule, typer.Option(help="Schedule of the learning rate over the run.")
+    ] = Schedule.LINEAR,
+    warmup_steps: Annotated[
+        float, typer.Option(min=0.0, help="Steps with a rising learning rate, or their share of the run if below 1.")
+    ] = 0.0,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay, as in Trainer.")] = 0.0,
+    max_grad_norm: Annotated[
+        float, typer.Option(min=0.0, help="Largest gradient norm, as in training; 0 for no clipping.")
+    ] = 1.0,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="r=8,alpha=16", help="Train a new LoRA adapter: r, alpha, dropout, targets=q_proj+v_proj."
+        ),
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of DATA to leave out of the training and measure.")
+    ] = 0.0,
+    eval_data: Annotated[str | None, typer.Option(help="Held-out pairs to measure.")] = None,
+    eval_split: Annotated[str | None, typer.Option(help="Split of the held-out data set.")] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two measurements; default: ten in all.")
+    ] = None,
+    probe_pairs: Annotated[int, typer.Option(min=1, help="Pairs to measure, drawn with --seed.")] = 64,
+    sample: SampleOptions,
+    pairs: PairOptions,
+    dtype: Annotated[
+        TrainingDtype, typer.Option(help="Dtype of the training; bfloat16 is autocast, TRL's default on a GPU.")
+    ] = TrainingDtype.FLOAT32,
+    device: Device = "auto",
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", help="Recompute activations to save memory.")
+    ] = False,
+    output_format: Annotated[RehearsalFormat, typer.Option("--format", help="What to write to stdout.")] = (
+        RehearsalFormat.TERMINAL
+    ),
+    write: Annotated[
+        list[str] | None,
+        typer.Option("--write", metavar="FORMAT=FILE", help="Also write the rehearsal in this format. Repeatable."),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors and a gate's failure.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Take the first real steps of your training on a copy, for several losses, with TRL's trainers."""
+    from entangle_cli import api
+
+    origin = origins_of(context).of("fail-if")
+    rules = [api.parsed_rehearsal_rule(text, origin) for text in fail_if or ()]
+    inputs = pairs.inputs(model, *data, eval_data)
+    files = [format_and_file(text, RehearsalFormat, "html=rehearsal.html", *inputs) for text in write or []]
+    if output_format is RehearsalFormat.HTML and sys.stdout.isatty():
+        raise UsageError("--format html on a terminal", "a file for the page", "give --write html=rehearsal.html")
+    if eval_split is not None and eval_data is None:
+        raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
+    training = RehearsalSettings(
+        losses=tuple(_loss(text) for text in ",".join(losses or ["sigmoid"]).split(",")),
+        steps=steps,
+        horizon=horizon,
+        learning_rate=learning_rate,
+        lr_scheduler_type=lr_scheduler_type.value,
+        warmup_steps=warmup_steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm or None,
+        lora=None if lora is None else _lora(lora),
+        held_out=held_out,
+        eval_split=eval_split,
+        every=every,
+        num_pairs=probe_pairs,
+    )
+    settings = scan_settings(
+        pairs,
+        None,
+        LossSettings(),
+        dtype.value,
+        sample,
+        device=device,
+        activation_checkpointing=activation_checkpointing,
+    )
+    try:
+        document = api.rehearse(
+            model, data, settings, training, eval_data, output, rules, observer=_display(quiet=quiet)
+        )
+    except KeyboardInterrupt:
+        tell("finished losses are kept; the same command goes on with the others", prefix="interrupted: ")
+        raise
+    for kind, file in files:
+        write_file(file, partial(_write, kind=kind, document=document), "--write")
+        tell(f"{kind.value} written to {file}")
+    if not quiet:
+        _write(sys.stdout, output_format, document)
+    if document["gate"] is not None:
+        code = CODES[document["gate"]["outcome"]]
+        if code is not ExitCode.DONE:
+            tell(f"gate {document['gate']['outcome'].replace('_', ' ')}")
+        raise typer.Exit(code)
+
+
+def _loss(text: str) -> LossSettings:
+    """A loss such as `simpo` or `simpo:beta=2:gamma=1.2`.
+
+    Raises:
+        UsageError: another form, or an unknown loss.
+    """
+    from entangle_cli import api
+
+    name, *parts = text.strip().split(":")
+    numbers = dict(_number(part, f"--losses {text!r}", "NAME:beta=0.2") for part in parts)
+    return api.customary_loss(name, numbers)
+
+
+def _number(part: str, option: str, example: str) -> tuple[str, float]:
+    name, _, value = part.partition("=")
+    try:
+        return name.strip().replace("-", "_"), float(value)
+    except ValueError as error:
+        raise UsageError(option, f"numbers as NAME=VALUE, such as {example}", f"write it like {example}") from error
+
+
+def _lora(text: str) -> LoraSettings:
+    """An adapter such as `r=64,alpha=128,targets=q_proj+v_proj`.
+
+    Raises:
+        UsageError: another form, or a number that cannot be used.
+    """
+    example = "r=8,alpha=16,targets=q_proj+v_proj"
+    values = dict(part.strip().partition("=")[::2] for part in text.split(","))
+    targets = values.pop("targets", None)
+    numbers = dict(_number(f"{name}={value}", f"--lora {text}", example) for name, value in values.items())
+    unknown = sorted(numbers.keys() - {"r", "alpha", "dropout"})
+    rank, alpha, dropout = (numbers.get(name, default) for name, default in (("r", 8), ("alpha", 16), ("dropout", 0.0)))
+    if unknown or rank < 1 or alpha <= 0 or not 0 <= dropout < 1 or rank % 1 or alpha % 1 or targets == "":
+        raise UsageError(
+            f"--lora {text}" + (f": {unknown[0]}" if unknown else ""),
+            "r and alpha as whole numbers above 0, dropout from 0 to below 1, targets joined by +",
+            f"write it like {example}",
+        )
+    names = None if targets is None else tuple(name for name in targets.split("+") if name)
+    return LoraSettings(int(rank), int(alpha), names, float(dropout))
+
+
+def _write(stream: IO[str], kind: RehearsalFormat, document: dict[str, Any]) -> None:
+    from rich import box
+
+    from entangle_cli.report.consoles import show
+    from entangle_cli.report.markdown import print_markdown
+    from entangle_cli.report.rehearsal import rehearsal_report
+    from entangle_cli.report.rehearsal_page import write_rehearsal_page
+    from entangle_cli.report.rows import write_json
+
+    match kind:
+        case RehearsalFormat.TERMINAL:
+            show(stream, rehearsal_report(document, box.SIMPLE_HEAD))
+        case RehearsalFormat.MARKDOWN:
+            print_markdown(stream, "entangle: a training rehearsed", rehearsal_report, document)
+        case RehearsalFormat.HTML:
+            write_rehearsal_page(stream, document)
+        case RehearsalFormat.JSON:
+            write_json(stream, document)
+
+
+def _display(*, quiet: bool) -> RehearsalObserver:
+    """Shows on standard error how a rehearsal goes on."""
+    from entangle_cli.api.rehearsing import RehearsalObserver
+    from entangle_cli.cli.progress import progress
+
+    class Display(RehearsalObserver):
+        def opened(self, folder: Path, line: str) -> None:
+            tell(line)
+            tell(f"written to {folder}")
+
+        @contextmanager
+        def rehearsing(self, loss: str, num_steps: int, *, is_finished: bool) -> Iterator[Callable[[], None]]:
+            if is_finished:
+                tell(f"{loss}: already there")
+                yield lambda: None
+                return
+            tell(f"{loss}: {counted(num_steps, 'step')}")
+            with progress(num_steps, 0, quiet=quiet, unit="steps") as advance:
+                yield lambda: advance(1)
+
+    return RehearsalObserver() if quiet else Display()

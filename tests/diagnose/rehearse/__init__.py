@@ -1,0 +1,1 @@
+"""Rehearsals: TRL trainers on a copy."""
