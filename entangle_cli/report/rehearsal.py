@@ -13,6 +13,7 @@ from rich.text import Text
 from entangle_cli.records.words import counted, last_turn, percent
 from entangle_cli.report.escape import for_markdown, for_terminal
 from entangle_cli.report.marks import ASCII_MARKS, movement_words
+from entangle_cli.report.summary import shortened
 
 SETS = {"train": "training", "held_out": "held-out"}
 """Probe sets in the document, and in words."""
@@ -20,7 +21,7 @@ CHANGES = ("chosen", "rejected", "margin")
 RATES = ("chosen\nfalls", "rejected\nrises", "margin\nrises")
 """Headings of columns."""
 NUM_WORST = 5
-PROMPT_CHARACTERS = 40
+PROMPT_CHARACTERS = 26
 
 
 def rehearsal_report(document: Mapping[str, Any], style: box.Box) -> RenderableType:
@@ -232,7 +233,7 @@ def place_words(pair: Mapping[str, Any]) -> str:
 
 def _pair_line(pair: Mapping[str, Any], loss: str, style: box.Box) -> str:
     seen = pair["losses"][loss]
-    prompt = " ".join(last_turn(pair["prompt"]).split())[:PROMPT_CHARACTERS]
+    prompt = shortened(" ".join(last_turn(pair["prompt"]).split()), PROMPT_CHARACTERS)
     mark = ASCII_MARKS[seen["movement"]]
     words = (
         f"{_escaped(place_words(pair), style)} {mark} {movement_words(seen['movement'])}: chosen "

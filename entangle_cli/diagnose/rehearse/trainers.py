@@ -17,7 +17,14 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from entangle_cli.data.checkpoint import Checkpoint, quiet_libraries
 from entangle_cli.data.training_rows import TrainingRow, as_dataset
 from entangle_cli.diagnose.rehearse.trl_losses import CPO, DPO, ORPO, trainer_of
-from entangle_cli.errors import UnfinishedError, UsageError, is_out_of_memory
+from entangle_cli.errors import (
+    DataError,
+    EntangleError,
+    UnfinishedError,
+    UsageError,
+    is_out_of_memory,
+    out_of_memory,
+)
 from entangle_cli.records.settings import Dtype, LoraSettings, LossSettings, RehearsalSettings, Truncation
 
 CLASSES = {
@@ -73,6 +80,7 @@ def make_trainer(
         folder: the trainer's output folder. Without checkpoints, nothing is written there.
     Raises:
         UsageError: TRL has no trainer for the loss, or the adapter does not fit the model.
+        DataError: the trainer refuses the model, the tokenizer or the data.
     """
     kind = trainer_of(loss)
     # Read when TRL is imported: a note on experimental trainers.
@@ -82,12 +90,12 @@ def make_trainer(
     arguments = arguments_class(**_common_arguments(inputs, folder), **_own(kind.trainer, inputs), **kind.arguments)
     silent = type(trainer_name, (trainer_class,), {"_send_telemetry": _send_nothing})
     given: dict[str, Any] = {} if kind.trainer != DPO or inputs.settings.lora else {"ref_model": _model(reference)}
-    with _adapter_that_fits(inputs.settings.lora):
+    with _translated(trainer_name, inputs.settings.lora):
         trainer = silent(
             model=_trainable(checkpoint),
             args=arguments,
             train_dataset=as_dataset(inputs.rows),
-            processing_class=checkpoint.tokenizer,
+            processing_class=_with_padding(checkpoint.tokenizer),
             peft_config=None if inputs.settings.lora is None else _lora(inputs.settings.lora),
             **given,
         )
@@ -145,19 +153,39 @@ def _own(trainer: str, inputs: TrainingInputs) -> dict[str, Any]:
 
 
 @contextmanager
-def _adapter_that_fits(lora: LoraSettings | None) -> Iterator[None]:
-    """Convert PEFT's errors about an adapter that does not fit the model."""
+def _translated(trainer: str, lora: LoraSettings | None) -> Iterator[None]:
+    """Convert the errors of a trainer that refuses its model, its data or its adapter.
+
+    Trainers tokenise their data, with templates that can raise any error.
+    """
     try:
         yield
-    except (ValueError, RuntimeError, ImportError) as error:
-        if lora is None or "target" not in str(error).lower():
-            raise
-        raise UsageError(
-            f"--lora: {error}",
-            "layers that the model has, or all-linear",
-            "leave out targets for PEFT's choice, or use for example targets=q_proj+v_proj",
+    except EntangleError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory() from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if lora is not None and "target" in reason.lower():
+            raise UsageError(
+                f"--lora: {reason}",
+                "layers that the model has, or all-linear",
+                "leave out targets for PEFT's choice, or use for example targets=q_proj+v_proj",
+                topic="training",
+            ) from error
+        raise DataError(
+            f"TRL's {trainer}: {reason}",
+            "a model, a tokenizer and data that it can train on",
+            "see how the data are read: entangle inspect DATA --model MODEL; --debug shows where it failed",
             topic="training",
         ) from error
+
+
+def _with_padding(tokenizer: Any) -> Any:
+    """The tokenizer with a token for padding, which not every trainer sets. No padded position is trained."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
 
 
 def _lora(settings: LoraSettings) -> Any:
