@@ -1,6 +1,6 @@
 """How far ahead the forecast of a run is right: predictors against real training, over its steps.
 
-    python -m tests.benchmarks.horizon MODEL DATA [DATA ...] [--steps 100] [--loss-goal 0.6 0.3] [--pairs 128]
+    python -m tests.benchmarks.horizon MODEL DATA [DATA ...] [--steps 200] [--loss-goal 0.6 0.3] [--pairs 128] [--table]
 
 A quarter of each data set's pairs is held out. The policy is trained on the rest with torch's AdamW as TRL does (batch
 8, gradients clipped at 1, 10 % warm-up, linear decay, DPO with beta 0.1, the checkpoint as reference). The learning
@@ -9,13 +9,16 @@ rate is the one at which the forecast expects the loss to reach the goal. A gent
 Each line compares changes since the start with those of the real run, after k steps:
     run         the forecast of a run, times the share of the learning rates so far
     optimizer   the forecast of a pair's first step, times the learning rates so far over the first: version 0.5's
+    pair-sgd    the pair alone, plain gradient descent: a scan's. Only its directions and its ranks mean something
     early       the real changes after 30 steps, extrapolated by the learning rates
     mean        every pair moves as the mean pair really did
+    majority    every pair moves as most pairs really did
+    ches        CHES ranks the pairs by the change of the chosen log-prob; the others have no meaning
     ceiling     a second real run, with another order of batches
 
-class: pairs with the right directions of both answers. balanced: the mean over the classes that occur. R2: skill
-against predicting no change beyond the mean, over both answers. rank: Spearman's correlation for chosen / rejected.
-falls: predicted falls that were falls. drift: see `forecast`.
+class: pairs with the right directions of both answers; low and high are its 95 % interval. balanced: the mean over the
+classes that occur. R2: skill against predicting no change beyond the mean, over both answers. rank: Spearman's
+correlation for chosen / rejected. falls: predicted falls that were falls. drift: see `forecast`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +38,7 @@ import transformers
 from numpy.typing import NDArray
 
 from entangle_cli.analysis.movement import movement_names
+from entangle_cli.analysis.statistics import share
 from entangle_cli.data.learning_rates import learning_rates
 from entangle_cli.diagnose.forecast.forecast import Forecaster, open_forecast
 from entangle_cli.diagnose.forecast.horizon import MeanDescent, median_drift
@@ -60,6 +65,7 @@ class Setting:
     train: Path
     held_out: Path
     num_steps: int
+    max_length: int
 
 
 def split(data: Path, folder: Path, num_pairs: int) -> tuple[Path, Path]:
@@ -143,8 +149,11 @@ def judged(predicted: Changes, real: Changes) -> dict[str, float]:
     by_class = [float(right[expected == name].mean()) for name in set(expected.tolist())]
     spread = ((real - real.mean(1, keepdims=True)) ** 2).sum()
     falls = predicted < 0
+    low, high = share(int(right.sum()), len(right))["interval"]
     return {
         "class": float(right.mean()),
+        "low": low,
+        "high": high,
         "balanced": float(np.mean(by_class)),
         "R2": 1.0 - float(((real - predicted) ** 2).sum() / spread) if spread else float("nan"),
         "rank_chosen": spearman(predicted[0], real[0]),
@@ -167,12 +176,23 @@ def predictions(
     yield "optimizer", forecast.changes["optimizer"] * so_far / max(rates)
     if step > EARLY in real:
         yield "early", real[EARLY][side] * so_far / sum(rates[:EARLY])
+    if side == 0:  # held-out pairs have no gradients of their own
+        yield "pair-sgd", forecast.changes["pair-sgd"] * so_far / max(rates)
+        ches = np.array([record.ches for record in forecast.pairs.records], dtype=float)
+        yield "ches", np.stack([ches, ches])
+    yield "majority", _majority(real[step][side])
     yield "mean", np.repeat(real[step][side].mean(1, keepdims=True), real[step][side].shape[1], axis=1)
     yield "ceiling", again[step][side]
 
 
-def scan_settings() -> ScanSettings:
-    return ScanSettings(device="cpu", loss=LOSS, max_length=512)
+def _majority(real: Changes) -> Changes:
+    """Changes of one nat in the directions that are most frequent."""
+    signs, counts = np.unique(np.sign(real), axis=1, return_counts=True)
+    return np.repeat(signs[:, [counts.argmax()]], real.shape[1], axis=1)
+
+
+def scan_settings(max_length: int) -> ScanSettings:
+    return ScanSettings(device="cpu", loss=LOSS, max_length=max_length)
 
 
 def drift_of(ready: Forecaster, pairs: Measured, settings: ForecastSettings, rate_sum: float) -> float | None:
@@ -195,7 +215,9 @@ def study(setting: Setting, goals: Sequence[float]) -> Iterator[dict[str, object
     """Per goal, train twice and judge every predictor, in lines of numbers."""
     settings = step_settings(setting, FIRST_RATE)
     milestones = sorted({step for step in (1, 3, 10, 30, 100, 200) if step < setting.num_steps} | {setting.num_steps})
-    with open_forecast(setting.model, str(setting.train), str(setting.held_out), scan_settings(), settings) as ready:
+    with open_forecast(
+        setting.model, str(setting.train), str(setting.held_out), scan_settings(setting.max_length), settings
+    ) as ready:
         result = ready.run(lambda _: None)
         assert result.held_out is not None
         for goal in goals:
@@ -221,11 +243,34 @@ def study(setting: Setting, goals: Sequence[float]) -> Iterator[dict[str, object
                         yield {"goal": goal, "pairs": name, "steps": step, "predictor": predictor, **numbers}
 
 
+COLUMNS = ("run", "optimizer", "pair-sgd", "early", "mean", "majority", "ceiling")
+
+
+def print_table(lines: Sequence[Mapping[str, Any]], num_steps: int) -> None:
+    """The ends of the runs as Markdown, for pairs in training / held out: class, R2 and rank of the chosen answer."""
+    print("| data | loss at the end | drift |", " | ".join(COLUMNS), "| R2 of run | rank of run | rank of ches |")
+    print("|" + "---|" * (len(COLUMNS) + 6))
+    for head in (line for line in lines if "drift" in line):
+        own = [each for each in lines if (each["data"], each["goal"]) == (head["data"], head["goal"])]
+        end = {(each["predictor"], each["pairs"]): each for each in own if each.get("steps") == num_steps}
+
+        def both(predictor: str, name: str, form: str, end: Mapping[Any, Any] = end) -> str:
+            known = [end.get((predictor, pairs)) for pairs in ("train", "held")]
+            return " / ".join("-" if each is None else format(each[name], form) for each in known)
+
+        cells = [both(predictor, "class", ".0%") for predictor in COLUMNS]
+        cells += [both("run", "R2", ".2f"), both("run", "rank_chosen", ".2f"), both("ches", "rank_chosen", ".2f")]
+        drift = "-" if head["drift"] is None else f"{head['drift']:.3f}"
+        print(f"| {head['data']} | {head['loss']:.2f} | {drift} |", " | ".join(cells), "|")
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data", nargs="+", type=Path)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--table", action="store_true", help="print a table of the runs' ends after the lines")
     parser.add_argument("--loss-goal", type=float, nargs="+", default=[0.6, 0.3])
     parser.add_argument("--pairs", type=int, default=128)
     return parser.parse_args()
@@ -236,11 +281,17 @@ def main() -> None:
     arguments = parse_arguments()
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
+    lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for data in arguments.data:
-            setting = Setting(arguments.model, *split(data, Path(folder), arguments.pairs), arguments.steps)
+            setting = Setting(
+                arguments.model, *split(data, Path(folder), arguments.pairs), arguments.steps, arguments.max_length
+            )
             for line in study(setting, arguments.loss_goal):
-                print(json.dumps({"data": data.stem, **line}), flush=True)
+                lines.append({"data": data.stem, **line})
+                print(json.dumps(lines[-1]), flush=True)
+    if arguments.table:
+        print_table(lines, arguments.steps)
 
 
 if __name__ == "__main__":
