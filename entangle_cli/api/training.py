@@ -15,7 +15,7 @@ from entangle_cli.diagnose.training.opening import draw_probes, open_probes
 from entangle_cli.diagnose.training.probe_measurer import ProbeMeasurer
 from entangle_cli.diagnose.training.processes import gathered
 from entangle_cli.diagnose.training.sharding import refuse_sharded
-from entangle_cli.errors import UsageError
+from entangle_cli.errors import UnfinishedError, UsageError
 from entangle_cli.records.settings import LossSettings
 from entangle_cli.store.series import runs_in, series_folder, write_point
 
@@ -119,16 +119,22 @@ class EntangleCallback(TrainerCallback):
         self._measurer = None
 
     def _measure_safely(self, state: TrainerState, control: TrainerControl) -> None:
-        """Measure. An error ends the measurements but not the training."""
+        """Measure. An error in one process ends the measurements in all of them, but not the training."""
+        if self._measurer is None or state.global_step in self.metrics:
+            return
         try:
             self._measure(state, control)
         except Exception as error:  # whatever it is, the training is worth more
-            logger.warning("no more entangle measurements after step %d: %s", state.global_step, error, exc_info=error)
-            self._measurer, self.error = None, error
+            self.error = error
+        problems = [problem for problem in gathered(None if self.error is None else str(self.error)) if problem]
+        if problems:
+            self.error = self.error or UnfinishedError(problems[0], "no error in any process", "see the other process")
+            logger.warning("no more entangle measurements after step %d: %s", state.global_step, problems[0])
+            self._measurer = None
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
-        if self._measurer is None or state.global_step in self.metrics:
-            return
+        assert self._measurer is not None
+        assert self.folder is not None
         point = self._measurer.measure(state.global_step)
         self._start = self._start or log_probs_by_pair(point.records)
         records = with_references(point.records, self._references or self._start)
@@ -136,7 +142,6 @@ class EntangleCallback(TrainerCallback):
         self.metrics[point.step] = metrics
         self._log({**metrics, "seconds": point.seconds}, control)
         if state.is_world_process_zero:
-            assert self.folder is not None
             write_point(self.folder, point.step, point.identity, point.about, records)
 
     def _log(self, metrics: Mapping[str, float], control: TrainerControl) -> None:

@@ -22,6 +22,7 @@ from trl import DPOConfig, DPOTrainer
 
 import entangle_cli
 from entangle_cli import EntangleCallback, ScanSettings
+from entangle_cli.api import training as api_training
 from entangle_cli.diagnose.training.probe_measurer import ProbeMeasurer
 from entangle_cli.errors import DataError, ModelError, UnfinishedError, UsageError
 from tests.cli.conftest import LONG, MODEL
@@ -233,27 +234,30 @@ def test_a_stopped_training_is_measured_at_its_end(make_trainer: MakeTrainer) ->
     assert list(callback.metrics) == [0, 4, 5]
 
 
+@pytest.mark.parametrize("place", ["measuring", "writing"])
 def test_an_error_does_not_end_the_training(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
-    measure = ProbeMeasurer.measure
+    target, name = (ProbeMeasurer, "measure") if place == "measuring" else (api_training, "write_point")
+    original = getattr(target, name)
 
-    def failing(self: ProbeMeasurer, step: int) -> Any:
+    def failing(first: Any, step: int, *others: Any) -> Any:
         if step:
-            raise UnfinishedError("out of memory on row 3 alone", "memory", "a larger device")
-        return measure(self, step)
+            raise UnfinishedError("no room for step 2", "room", "make room")
+        return original(first, step, *others)
 
-    monkeypatch.setattr(ProbeMeasurer, "measure", failing)
+    monkeypatch.setattr(target, name, failing)
     trainer = make_trainer()
     callback = EntangleCallback(trainer, every=2, num_pairs=4)
     trainer.add_callback(callback)
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert trainer.state.global_step == 8
-    assert list(callback.metrics) == [0]
+    assert list(callback.metrics) == ([0] if place == "measuring" else [0, 2])
+    assert isinstance(callback.error, UnfinishedError)
     warnings = [record.getMessage() for record in caplog.records if "entangle" in record.getMessage()]
     assert len(warnings) == 1
-    assert "after step 2: out of memory on row 3 alone" in warnings[0]
+    assert "after step 2: no room for step 2" in warnings[0]
 
 
 def test_own_pairs_and_streams(make_trainer: MakeTrainer) -> None:
@@ -308,8 +312,17 @@ trainer = DPOTrainer(
     train_dataset=Dataset.from_list(rows[:60]),
     processing_class=AutoTokenizer.from_pretrained(model),
 )
-if watched == "yes":
+if watched != "no":
     trainer.add_callback(EntangleCallback(trainer, every=3, num_pairs=9))
+if watched == "fails" and trainer.is_world_process_zero():
+    # A full disk ends the measurements in the other process too, which would wait for this one.
+    from entangle_cli.api import training
+    write = training.write_point
+    def failing(folder, step, *others):
+        if step:
+            raise OSError(28, "No space left on device")
+        return write(folder, step, *others)
+    training.write_point = failing
 trainer.train()
 if trainer.is_world_process_zero():
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -320,7 +333,7 @@ if trainer.is_world_process_zero():
 
 def test_several_processes_share_the_pairs(tmp_path: Path) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
-    for watched in ("no", "yes"):
+    for watched in ("no", "yes", "fails"):
         subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
@@ -332,8 +345,11 @@ def test_several_processes_share_the_pairs(tmp_path: Path) -> None:
             capture_output=True,
             timeout=300,
         )
-    plain, measured = (json.loads((tmp_path / f"{watched}.json").read_text()) for watched in ("no", "yes"))
+    plain, measured, failed = (
+        json.loads((tmp_path / f"{watched}.json").read_text()) for watched in ("no", "yes", "fails")
+    )
     assert measured == [plain[0], 3]
+    assert failed == [plain[0], 2]
     found = entangle_cli.read(tmp_path / "out" / "entangle" / "step-000000")
     scan = entangle_cli.scan(str(MODEL), Dataset.from_list(ROWS[:60]))
     assert len(found) == 9

@@ -51,7 +51,7 @@ class ProbeMeasurer:
     Args:
         given: the trainer's model and its tokenizer.
         source: the probe pairs.
-        settings: `parameters` and `sample` only describe what is measured; see `training_settings`.
+        settings: `parameters` and `sample` only describe what is measured; see `open_probes`.
         reference: the trainer's reference model; None if there is none.
     Raises:
         ModelError: the model is not a causal LM, or the pairs are conversations and there is no chat template.
@@ -104,7 +104,9 @@ class ProbeMeasurer:
             raise own_error
         for records, problem in shares:
             if records is None:
-                raise UnfinishedError(f"another process: {problem}", "all probe pairs measured", "see that process")
+                raise UnfinishedError(
+                    f"another process: {problem}", "all probe pairs measured", "see the other process"
+                )
         assert share is not None
         measured = [record for records, _ in shares for record in records or ()]
         return ProbePoint(
@@ -159,9 +161,8 @@ class ProbeMeasurer:
         ):
             for batch in _batches(rows, SMALLEST_TOKENS):
                 log_probs = scorer.log_probs([row.tokens.pair for row in batch]).tolist()
-                found |= {
-                    row_key(row.pair): pair for row, pair in zip(batch, zip(*log_probs, strict=True), strict=True)
-                }
+                keys = [row_key(row.pair) for row in batch]
+                found |= dict(zip(keys, zip(*log_probs, strict=True), strict=True))
         return {key: pair for share in gathered(found) for key, pair in share.items()}
 
 

@@ -34,10 +34,12 @@ def gathered(item: Item) -> list[Item]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restore the random state of Python, numpy and torch on all devices afterwards."""
+    """Restore the random state of Python, numpy and torch afterwards, on the CPU and on the current GPU."""
     python, numpy = random.getstate(), np.random.get_state()
+    # The state of another GPU would take a context on it.
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(gpus):
             yield
     finally:
         random.setstate(python)
