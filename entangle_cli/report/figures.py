@@ -261,10 +261,13 @@ def line_chart(lines: Sequence[Line], values: Range, last_step: int, title: str)
     parts.append(
         f'<text class="tick" x="{across(last_step / 2):.1f}" y="{bottom + 17}" text-anchor="middle">step</text>'
     )
-    ends = _apart([down(line.points[-1][1]) for line in lines if line.points])
-    for line, end in zip([line for line in lines if line.points], ends, strict=True):
+    drawn = [line for line in lines if line.points]
+    for line in drawn:
         path = "L".join(f"{across(step):.1f},{down(value):.1f}" for step, value in line.points)
         parts.append(f'<path class="curve {line.style}" d="M{path}"/>')
+    named = [line for line in drawn if line.label]
+    ends = _apart([down(line.points[-1][1]) for line in named])
+    for line, end in zip(named, ends, strict=True):
         parts.append(f'<text class="{line.style}" x="{right + 4}" y="{end + 4:.1f}">{line.label}</text>')
     return Markup("".join([*parts, "</svg>"]))
 
