@@ -244,6 +244,18 @@ def test_refused_before_anything_is_trained(
     assert not list(tmp_path.rglob("step-*"))
 
 
+@pytest.mark.parametrize(
+    ("missing", "words", "remedy"),
+    [({"trl"}, [], "pip install 'trl>=1.16,<2'"), ({"peft"}, ["--lora", "r=4"], "pip install 'peft>=0.17'")],
+)
+def test_a_missing_package_is_named(
+    entangle: Entangle, monkeypatch: pytest.MonkeyPatch, missing: set[str], words: list[str], remedy: str
+) -> None:
+    monkeypatch.setattr("entangle_cli.diagnose.rehearse.trainers.find_spec", lambda name: name not in missing or None)
+    outcome = entangle("rehearse", MODEL, LONG, *words)
+    assert (outcome.code, remedy in outcome.err) == (2, True)
+
+
 def test_rows_of_token_ids_are_refused(entangle: Entangle, tmp_path: Path) -> None:
     (tmp_path / "ids.jsonl").write_text('{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}\n' * 2)
     outcome = entangle("rehearse", MODEL, "ids.jsonl")

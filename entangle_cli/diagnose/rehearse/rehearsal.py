@@ -24,7 +24,7 @@ from entangle_cli.data.sources import named_data, open_source
 from entangle_cli.data.tokenizer import tokenizer_of_model
 from entangle_cli.data.training_rows import TrainingRow, read_training_rows
 from entangle_cli.diagnose.forecast.optimizer_step import refuse_rate
-from entangle_cli.diagnose.rehearse.trainers import TrainingInputs, make_trainer, needs_reference, require_trl
+from entangle_cli.diagnose.rehearse.trainers import TrainingInputs, make_trainer, needs_reference, require_packages
 from entangle_cli.diagnose.rehearse.trl_losses import trainer_of
 from entangle_cli.diagnose.scan.row_reader import pair_reader, resolved_length
 from entangle_cli.diagnose.selected_rows import selected_rows
@@ -130,7 +130,7 @@ def open_rehearsal(
         DataError, ModelError: the data or the checkpoint cannot be used.
     """
     _refuse(settings, eval_data)
-    require_trl()
+    require_packages(settings)
     names = named_data(data)
     refuse_swapped(model, names)
     rows, skipped = _rows(names, measuring)

@@ -53,18 +53,18 @@ class TrainingInputs:
     on_cpu: bool
 
 
-def require_trl() -> None:
-    """Check that TRL is installed.
+def require_packages(settings: RehearsalSettings) -> None:
+    """Check that TRL is installed, and PEFT for an adapter.
 
     Raises:
-        UsageError: it is not.
+        UsageError: one of them is not.
     """
-    missing = [name for name in ("trl", "accelerate") if find_spec(name) is None]
-    if missing:
+    needed = {"trl": "trl>=1.16,<2", "accelerate": "accelerate", **({"peft": "peft>=0.17"} if settings.lora else {})}
+    if missing := [name for name in needed if find_spec(name) is None]:
         raise UsageError(
-            f"rehearse needs {' and '.join(missing)}, which is not installed",
-            "the extra trl",
-            "pip install 'entangle-cli[trl]'",
+            f"rehearse{' --lora' if settings.lora else ''}: not installed: {', '.join(missing)}",
+            "the packages of the extras trl and peft",
+            f"pip install {' '.join(repr(needed[name]) for name in missing)}",
             topic="training",
         )
 
