@@ -184,6 +184,20 @@ def test_changes_and_rates_are_since_the_start(make_trainer: MakeTrainer) -> Non
             assert now.chosen_ref_log_prob == pytest.approx(before.chosen_log_prob, rel=1e-5)
 
 
+def test_a_series_can_be_compared(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    callback = EntangleCallback(trainer, every=4, num_pairs=12)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.folder is not None
+    runs = [entangle_cli.read(folder) for folder in sorted(callback.folder.iterdir(), reverse=True)]
+    document = entangle_cli.compare(*runs)
+    assert [run["training_step"] for run in document["runs"]] == [0, 4, 8]
+    assert document["differences"] == []
+    changes = [callback.metrics[8][f"{name}/chosen_change_mean"] for name in ("train", "held_out")]
+    assert document["whole"]["log_probs"]["chosen"]["mean_change"] == pytest.approx(np.mean(changes))
+
+
 def test_everything_that_watches_the_trainer_gets_the_numbers(make_trainer: MakeTrainer) -> None:
     seen: list[dict[str, float]] = []
 
