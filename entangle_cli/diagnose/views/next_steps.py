@@ -132,4 +132,9 @@ def _filter(summary: Mapping[str, Any], names: CommandNames) -> list[NextStep]:
     dropped = summary["pairs"] - kept
     command = f"entangle filter {names.seen} {names.data} -o kept{names.suffix} --keep 'movement == separates'"
     rest = "; rows that were not measured are dropped too" if names.num_rows != summary["pairs"] else ""
-    return [NextStep(f"Drop {counted(dropped, 'pair')}: {kept:,} of {summary['pairs']:,} are left{rest}.", command)]
+    sentence = f"Drop {counted(dropped, 'pair')}: {kept:,} of {summary['pairs']:,} are left{rest}. {DROPPING}"
+    return [NextStep(sentence, command)]
+
+
+DROPPING = "It did not help in our trainings."
+"""Of the pairs that do not separate; see tests/benchmarks/acting.py."""
