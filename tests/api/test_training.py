@@ -315,50 +315,50 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from entangle_cli import EntangleCallback
-model, data, watched = sys.argv[1:]
+from entangle_cli.api import training
+model, data = sys.argv[1:]
 rows = [json.loads(line) for line in Path(data).read_text().splitlines()]
-trainer = DPOTrainer(
-    model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-    args=DPOConfig(
-        output_dir="out", per_device_train_batch_size=2, max_steps=6, learning_rate=1e-4, logging_steps=1, report_to=[],
-        save_strategy="no", bf16=False, gradient_checkpointing=False, use_cpu=True, disable_tqdm=True,
-    ),
-    train_dataset=Dataset.from_list(rows[:60]),
-    processing_class=AutoTokenizer.from_pretrained(model),
-)
-if watched != "no":
-    trainer.add_callback(EntangleCallback(trainer, every=3, num_pairs=9))
-if watched == "fails" and trainer.is_world_process_zero():
-    # A full disk ends the measurements in the other process too, which would wait for this one.
-    from entangle_cli.api import training
-    write = training.write_point
-    def failing(folder, step, *others):
-        if step:
-            raise OSError(28, "No space left on device")
-        return write(folder, step, *others)
-    training.write_point = failing
-trainer.train()
-if trainer.is_world_process_zero():
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    measured = [entry for entry in trainer.state.log_history if "entangle/train/cosine_mean" in entry]
-    Path(f"{watched}.json").write_text(json.dumps([losses, len(measured)]))
+write = training.write_point
+def failing(folder, step, *others):
+    if step:
+        raise OSError(28, "No space left on device")
+    return write(folder, step, *others)
+for watched in ("no", "yes", "fails"):
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        args=DPOConfig(
+            output_dir="out", per_device_train_batch_size=2, max_steps=6, learning_rate=1e-4, logging_steps=1,
+            report_to=[], save_strategy="no", bf16=False, gradient_checkpointing=False, use_cpu=True, disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows[:60]),
+        processing_class=AutoTokenizer.from_pretrained(model),
+    )
+    if watched != "no":
+        trainer.add_callback(EntangleCallback(trainer, every=3, num_pairs=9))
+    if watched == "fails" and trainer.is_world_process_zero():
+        # A full disk ends the measurements in the other process too, which would wait for this one.
+        training.write_point = failing
+    trainer.train()
+    if trainer.is_world_process_zero():
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        measured = [entry for entry in trainer.state.log_history if "entangle/train/cosine_mean" in entry]
+        Path(f"{watched}.json").write_text(json.dumps([losses, len(measured)]))
 """
 
 
 def test_several_processes_share_the_pairs(tmp_path: Path) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
-    for watched in ("no", "yes", "fails"):
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-                *(str(tmp_path / "driver.py"), str(MODEL), str(LONG), watched),
-            ],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-            timeout=300,
-        )
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(str(tmp_path / "driver.py"), str(MODEL), str(LONG)),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
     plain, measured, failed = (
         json.loads((tmp_path / f"{watched}.json").read_text()) for watched in ("no", "yes", "fails")
     )

@@ -72,14 +72,16 @@ def fine_tuned(ending: str, seed: int, folder: Path) -> Path:
     return folder
 
 
-def points_of(ending: str, seed: int, folder: Path, num_pairs: int, every: int) -> list[Mapping[str, Any]]:
-    """The measured points of a rehearsal with DPO: batches of 32, learning rate 1e-4."""
+def points_of(
+    ending: str, seed: int, folder: Path, num_pairs: int, every: int, steps: int = STEPS
+) -> list[Mapping[str, Any]]:
+    """The measured points of the first steps of `STEPS` with DPO: batches of 32, learning rate 1e-4."""
     document = entangle_cli.rehearse(
         str(fine_tuned(ending, seed, folder / "model")),
         str(SAMPLE / f"{ending}.jsonl"),
         ScanSettings(seed=seed, device="cpu"),
         RehearsalSettings(
-            steps=STEPS,
+            steps=steps,
             horizon=STEPS,
             learning_rate=1e-4,
             batch_size=32,

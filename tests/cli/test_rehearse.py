@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "entangle_cli", *map(str, WORDS), "-o", "out", "-q", "--write", "json=out.json"],
         cwd=folder,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(SAMPLE.parent)},
+        env={**os.environ, "PYTHONPATH": str(SAMPLE.parent), "OMP_NUM_THREADS": "1"},
     )
     return folder
 
@@ -173,6 +173,9 @@ def test_another_training_is_not_mixed_in(entangle: Entangle, tmp_path: Path) ->
     outcome = entangle(*WORDS, "-o", "out", "--seed", "1")
     assert outcome.code == 2
     assert "holds a rehearsal with a different data, held_out, seed" in outcome.err
+    (tmp_path / "template.jinja").write_text("{{ messages }}")
+    outcome = entangle(*WORDS, "-o", "out", "--chat-template", "template.jinja")
+    assert (outcome.code, "different loading" in outcome.err) == (2, True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("")
     outcome = entangle(*WORDS, "-o", "other")
@@ -184,7 +187,7 @@ def test_another_training_is_not_mixed_in(entangle: Entangle, tmp_path: Path) ->
 
 def test_an_interrupted_rehearsal_keeps_its_finished_losses(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "entangle_cli", *map(str, WORDS), "-o", "out"]
-    environment = {**os.environ, "PYTHONPATH": str(SAMPLE.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(SAMPLE.parent), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     second = tmp_path / "out/simpo-beta2-gamma1"
     while process.poll() is None and not second.exists():

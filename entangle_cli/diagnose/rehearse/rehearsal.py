@@ -16,8 +16,10 @@ import torch
 from entangle_cli.data.adapter import is_adapter
 from entangle_cli.data.checkpoint import Checkpoint, library_versions, load_checkpoint, quiet_libraries
 from entangle_cli.data.device import choose_device
+from entangle_cli.data.fingerprint import fingerprint
 from entangle_cli.data.learning_rates import learning_rates, refuse_schedule
 from entangle_cli.data.origin import find_origin, identity_of, refuse_swapped
+from entangle_cli.data.pair_ids import content_hash
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import named_data, open_source
@@ -206,6 +208,7 @@ def _identity(
         },
         "training": {**settings, "horizon": rehearsal.horizon, "steps": rehearsal.num_steps, "every": rehearsal.every},
         "reading": reading,
+        "loading": _loading(measuring),
         "dtype": measuring.dtype,
         "max_length": rehearsal.max_length,
         "truncation": measuring.truncation,
@@ -214,9 +217,14 @@ def _identity(
     }
 
 
-def _content(rows: Sequence[TrainingRow]) -> dict[str, Any]:
-    from entangle_cli.data.pair_ids import content_hash
+def _loading(measuring: ScanSettings) -> dict[str, str]:
+    """Settings that load another model, tokenizer or template. A template counts by its content."""
+    named = {name: str(value) for name, value in asdict(measuring.loading).items() if value}
+    template = measuring.loading.chat_template
+    return named if template is None else {**named, "chat_template": fingerprint(template).sha256}
 
+
+def _content(rows: Sequence[TrainingRow]) -> dict[str, Any]:
     return {"count": len(rows), "hash": content_hash([row.columns for row in rows])}
 
 
