@@ -59,18 +59,18 @@ def rehearse(
     """
     from entangle_cli.analysis.rehearsal import parse_rehearsal_rule
     from entangle_cli.diagnose.rehearse.document import rehearsal_document
-    from entangle_cli.diagnose.rehearse.rehearsal import open_rehearsal
-    from entangle_cli.store.rehearsals import open_rehearsal_folder, rehearsal_folder
+    from entangle_cli.diagnose.rehearse.opening import open_rehearsal
+    from entangle_cli.store.rehearsals import opened_folder, rehearsal_folder
 
     parsed = [parse_rehearsal_rule(rule) if isinstance(rule, str) else rule for rule in rules]
     settings, training = settings or ScanSettings(), training or RehearsalSettings()
     observer = observer or RehearsalObserver()
     rehearsal = open_rehearsal(model, data, eval_data, settings, training)
     folder = rehearsal_folder(rehearsal.identity) if output is None else Path(output)
-    open_rehearsal_folder(folder, rehearsal.identity)
-    observer.opened(folder, _training_line(rehearsal))
-    rehearsed = [_rehearsed(rehearsal, loss, folder, observer) for loss in training.losses]
-    return {**rehearsal_document(rehearsal, rehearsed, parsed), "folder": str(folder)}
+    with opened_folder(folder, rehearsal.identity):
+        observer.opened(folder, _training_line(rehearsal))
+        rehearsed = [_rehearsed(rehearsal, loss, folder, observer) for loss in training.losses]
+    return rehearsal_document(rehearsal, rehearsed, parsed, folder)
 
 
 def parsed_rehearsal_rule(text: str, origin: str) -> Rule:
@@ -120,7 +120,7 @@ def _rehearsed(rehearsal: Rehearsal, loss: LossSettings, folder: Path, observer:
     from entangle_cli.store.series import runs_in
 
     key = loss_key(loss)
-    is_finished = finished_log(folder, key) is not None
+    is_finished = finished_log(folder, key) is not None and {0, rehearsal.num_steps} <= runs_in(folder / key).keys()
     with observer.rehearsing(describe_loss(loss), rehearsal.num_steps, is_finished=is_finished) as advance:
         if not is_finished:
             _train(rehearsal, loss, folder, advance)
@@ -132,17 +132,16 @@ def _rehearsed(rehearsal: Rehearsal, loss: LossSettings, folder: Path, observer:
 
 def _train(rehearsal: Rehearsal, loss: LossSettings, folder: Path, advance: Callable[[], None]) -> None:
     """Train, measure and store one loss."""
+    from entangle_cli.api.training import EntangleCallback
     from entangle_cli.diagnose.rehearse.rehearsal import loss_key
-    from entangle_cli.diagnose.rehearse.trainers import StopAfter, run_trainer
+    from entangle_cli.diagnose.rehearse.trainers import StopAfter, make_trainer, run_trainer
     from entangle_cli.diagnose.views.movements import describe_loss
     from entangle_cli.store.rehearsals import begin_loss, finish_loss
 
     started = time.monotonic()
     key = loss_key(loss)
     own = begin_loss(folder, key)
-    trainer = rehearsal.trainer(loss, own)
-    from entangle_cli.api.training import EntangleCallback
-
+    trainer = make_trainer(rehearsal, loss, own)
     trainer.add_callback(StopAfter(rehearsal.num_steps, advance))
     callback = EntangleCallback(
         trainer,

@@ -240,14 +240,10 @@ QUIET_LOGGERS = ("peft", "bitsandbytes", "accelerate", "torchao", "trl")
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence progress bars, logs and warnings of the libraries inside the block. Restore the settings afterwards."""
-    import datasets
-
     own: Any = transformers.utils.logging
     verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
-    data_bars = datasets.is_progress_bar_enabled()
     own.set_verbosity_error()
     own.disable_progress_bar()
-    datasets.disable_progress_bars()
     levels = {name: logging.getLogger(name).level for name in QUIET_LOGGERS}
     try:
         for name in QUIET_LOGGERS:
@@ -259,8 +255,6 @@ def quiet_libraries() -> Iterator[None]:
         own.set_verbosity(verbosity)
         if bars:
             own.enable_progress_bar()
-        if data_bars:
-            datasets.enable_progress_bars()
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 

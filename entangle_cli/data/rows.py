@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ class RowSource(ABC):
     @abstractmethod
     def rows(self) -> Iterator[RawRow]:
         """All rows, in order."""
+
+    def rows_at(self, indices: Sequence[int]) -> Iterator[RawRow]:
+        """The rows with these indices, in order.
+
+        Reading ends with the last one, because a stream would fetch the rows after it.
+        """
+        last = max(indices, default=-1)
+        wanted: Container[int] = indices if isinstance(indices, range) else frozenset(indices)
+        rows = takewhile(lambda row: row.index <= last, self.rows())
+        return (row for row in rows if row.index in wanted)
 
 
 class FileSource(RowSource):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ class TrainingRow:
     index: int
     line: int | None
     file: str | None
+    pair_in_row: int | None
     columns: dict[str, Any]
     """`prompt`, `chosen` and `rejected`; `tools` and `chat_template_kwargs` if the row has them."""
 
@@ -32,19 +34,18 @@ def read_training_rows(
     Raises:
         DataError: the rows hold token ids, or no row holds a pair.
     """
-    wanted = set(selected)
     rows: list[TrainingRow] = []
     skipped: list[SkippedRow] = []
-    for row in source.rows():
-        for pair in pairs.read(row) if row.index in wanted else ():
+    for row in source.rows_at(selected):
+        for pair in pairs.read(row):
             if isinstance(pair, SkippedRow):
                 skipped.append(pair)
             else:
-                rows.append(TrainingRow(pair.index, pair.line, pair.file, _columns(pair)))
+                rows.append(TrainingRow(pair.index, pair.line, pair.file, pair.pair_in_row, _columns(pair)))
     if not rows:
         reason = skipped[0].detail if skipped else "no rows are selected"
         raise DataError(
-            f"{source.location}: none of {len(wanted):,} rows holds a pair; {reason}",
+            f"{source.location}: none of {len(selected):,} rows holds a pair; {reason}",
             "preference pairs",
             "look at the rows: entangle inspect DATA",
         )
@@ -64,6 +65,18 @@ def _columns(pair: PreferencePair) -> dict[str, Any]:
     if pair.chat_template_kwargs:
         columns["chat_template_kwargs"] = dict(pair.chat_template_kwargs)
     return columns
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of `datasets` inside the block."""
+    were_shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_shown:
+            datasets.enable_progress_bars()
 
 
 def as_dataset(rows: Sequence[TrainingRow]) -> datasets.Dataset:

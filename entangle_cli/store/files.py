@@ -12,7 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from entangle_cli.errors import UnfinishedError
+import filelock
+
+from entangle_cli.errors import UnfinishedError, UsageError
+
+LOCK_FILE = ".lock"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -81,3 +85,28 @@ def damaged_file(folder: Path, part: Mapping[str, Any]) -> Path | None:
 
 def _is_intact(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def locked(folder: Path) -> filelock.BaseFileLock:
+    """Acquire the lock of a run or a rehearsal. The system releases it when the process ends for any reason.
+
+    Raises:
+        UsageError: another process holds it.
+        UnfinishedError: the lock file cannot be created.
+    """
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UsageError(
+            f"--output {folder}: another process is writing there",
+            "one process per folder",
+            "wait for it, stop it, or choose another folder",
+        ) from error
+    except OSError as error:
+        raise UnfinishedError(
+            f"--output {folder}: {error.strerror or error}",
+            "space and permission to create the lock file",
+            "free some space or check the permissions, then rerun the command",
+        ) from error
+    return lock

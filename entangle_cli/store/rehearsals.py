@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from entangle_cli.errors import RunError, UsageError
-from entangle_cli.store.files import reporting_failures, write_json
+from entangle_cli.store.files import LOCK_FILE, locked, reporting_failures, write_json
 from entangle_cli.store.reading import RUNS_FOLDER
 
 IDENTITY_FILE = "rehearsal.json"
@@ -26,36 +28,68 @@ def rehearsal_folder(identity: Mapping[str, Any]) -> Path:
     return RUNS_FOLDER / f"rehearsal-{words}-{digest}"
 
 
-def open_rehearsal_folder(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Create the folder, or check that it holds this rehearsal.
+@contextmanager
+def opened_folder(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+    """Create the folder, or check that it holds this rehearsal. Inside the block no other process writes there.
 
     Raises:
-        UsageError: it holds something else.
+        UsageError: it holds something else, or another process writes there.
         UnfinishedError: it cannot be written.
     """
-    before = _read(folder / IDENTITY_FILE)
-    if before is None and folder.exists() and any(folder.iterdir()):
+    before, wanted = _read(folder / IDENTITY_FILE), json.loads(json.dumps(identity))
+    if before is None and folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
         raise UsageError(
             f"-o {folder}: the folder is not empty and holds no rehearsal",
             "a new or empty folder, or a rehearsal to continue",
             "choose another folder",
         )
-    if before is not None and before != json.loads(json.dumps(identity)):
-        different = sorted(name for name in identity if before.get(name) != json.loads(json.dumps(identity[name])))
+    if before is not None and before != wanted:
+        different = sorted(name for name in wanted if before.get(name) != wanted[name])
         raise UsageError(
-            f"-o {folder}: holds a rehearsal with a different {', '.join(different)}",
+            f"-o {folder}: holds a rehearsal with a different {', '.join(different) or 'version'}",
             "a rehearsal of the same model, data, settings and versions, or an empty folder",
             "choose another folder",
         )
-    if before is None:
-        with reporting_failures(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / IDENTITY_FILE, identity)
+    with reporting_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = locked(folder)
+    try:
+        if before is None:
+            with reporting_failures(folder):
+                write_json(folder / IDENTITY_FILE, identity)
+        yield
+    finally:
+        lock.release()
 
 
 def finished_log(folder: Path, loss: str) -> dict[str, Any] | None:
-    """The log of a loss that was rehearsed to its end; None for any other."""
-    return _read(folder / loss / LOG_FILE)
+    """The log of a loss that was rehearsed to its end; None for any other.
+
+    Raises:
+        RunError: the log is damaged.
+    """
+    path = folder / loss / LOG_FILE
+    log = _read(path)
+    if log is not None and not _is_log(log):
+        raise _damaged(path, "not a log")
+    return log
+
+
+def _is_log(log: Mapping[str, Any]) -> bool:
+    """Whether a stored log has the form of `finish_loss`. Files are untrusted input."""
+    entries = log.get("log")
+    return (
+        isinstance(log.get("trainer"), str)
+        and _is_number(log.get("seconds"))
+        and isinstance(entries, list)
+        and all(isinstance(entry, dict) and all(map(_is_number, entry.values())) for entry in entries)
+        and all(isinstance(entry.get("step"), int) for entry in entries)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number or null."""
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def begin_loss(folder: Path, loss: str) -> Path:
@@ -70,6 +104,8 @@ def begin_loss(folder: Path, loss: str) -> Path:
 def finish_loss(folder: Path, loss: str, log: Mapping[str, Any]) -> None:
     """Write the log of a loss. From now on it is finished.
 
+    Args:
+        log: `trainer`, TRL's class; `log`, numbers by step; `seconds`.
     Raises:
         UnfinishedError: it cannot be written.
     """
@@ -85,9 +121,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     except NotADirectoryError as error:
         raise UsageError(f"{path.parent}: not a folder", "a folder", "choose another folder") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(
-            f"{path}: {error}", "a file written by entangle rehearse", "rehearse into a new folder"
-        ) from error
+        raise _damaged(path, str(error)) from error
     if not isinstance(document, dict):
-        raise RunError(f"{path}: no object", "a file written by entangle rehearse", "rehearse into a new folder")
+        raise _damaged(path, "not an object")
     return document
+
+
+def _damaged(path: Path, problem: str) -> RunError:
+    return RunError(f"{path}: {problem}", "a file written by entangle rehearse", "give a new folder: -o FOLDER")

@@ -18,11 +18,10 @@ import pyarrow
 from entangle_cli.errors import UnfinishedError, UsageError
 from entangle_cli.records.pair import LayerRecord, PairRecord, RowKey, row_key
 from entangle_cli.records.run import SCHEMA, SCHEMA_VERSION, Identity
-from entangle_cli.store.files import damaged_file, reporting_failures, uninterrupted, write_json
+from entangle_cli.store.files import LOCK_FILE, damaged_file, locked, reporting_failures, uninterrupted, write_json
 from entangle_cli.store.parts import layer_table, pair_table, read_part, write_table
 from entangle_cli.store.reading import RUNS_FOLDER, read_manifest
 
-LOCK_FILE = ".lock"
 OWN_NAMES = {"pairs", "layers", LOCK_FILE}
 """Names allowed in a folder that does not hold a run yet."""
 PART_ROWS = 2000
@@ -63,7 +62,7 @@ class RunWriter:
             UnfinishedError: the manifest cannot be written, for example on a full disk.
         """
         _make_folder(folder)
-        lock = _locked(folder)
+        lock = locked(folder)
         try:
             return cls._begin(folder, identity, about, lock)
         except BaseException:
@@ -205,26 +204,6 @@ def _make_folder(folder: Path) -> None:
         raise UsageError(
             f"--output {folder}: {error.strerror or error}", "a writable folder", "choose another folder"
         ) from error
-
-
-def _locked(folder: Path) -> filelock.BaseFileLock:
-    """Acquire the lock of a run. The system releases it when the process ends for any reason."""
-    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UsageError(
-            f"--output {folder}: another process is writing this run",
-            "one process per run",
-            "wait for it, stop it, or choose another folder",
-        ) from error
-    except OSError as error:
-        raise UnfinishedError(
-            f"--output {folder}: {error.strerror or error}",
-            "space and permission to create the run's lock file",
-            "free some space or check the permissions, then rerun the command",
-        ) from error
-    return lock
 
 
 def _keys(part: pyarrow.Table) -> Iterator[RowKey]:

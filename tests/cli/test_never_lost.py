@@ -119,7 +119,7 @@ def test_a_run_that_is_being_written_is_refused(entangle: Entangle, tmp_path: Pa
     lock = writing._locked(tmp_path / "run")
     outcome = entangle(*words)
     assert outcome.code == 2
-    assert "another process is writing this run" in outcome.err
+    assert "another process is writing there" in outcome.err
     assert entangle("report", "run").code == 0
     lock.release()
     assert entangle(*words).code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,16 @@ class RehearsedLoss:
 
 
 def rehearsal_document(
-    rehearsal: Rehearsal, rehearsed: Sequence[RehearsedLoss], rules: Sequence[Rule] = ()
+    rehearsal: Rehearsal, rehearsed: Sequence[RehearsedLoss], rules: Sequence[Rule], folder: Path
 ) -> dict[str, Any]:
     """The whole rehearsal, JSON-able. Changes are in nats since the start.
 
     Args:
         rules: judged for every loss.
+        folder: where the runs are.
     """
     identity = rehearsal.identity
-    so_far = list(accumulate(rehearsal.learning_rates))
+    so_far = list(accumulate(rehearsal.learning_rates()))
     losses = [_loss(one, so_far) for one in rehearsed]
     return {
         "schema": "entangle.rehearsal",
@@ -85,7 +87,7 @@ def rehearsal_document(
         "measurement": {name: identity[name] for name in ("dtype", "max_length", "truncation", "seed")},
         "versions": identity["versions"],
         "skipped": [
-            {name: getattr(row, name) for name in ("index", "line", "file", "reason", "detail")}
+            {name: getattr(row, name) for name in ("index", "line", "file", "pair_in_row", "reason", "detail")}
             for row in rehearsal.skipped
         ],
         "steps": rehearsal.num_steps,
@@ -95,6 +97,7 @@ def rehearsal_document(
         "differences": _differences(rehearsed),
         "gate": None if not rules else _gate(losses, rules),
         "pairs": _pairs(rehearsal, rehearsed),
+        "folder": str(folder),
     }
 
 
@@ -205,6 +208,7 @@ def _pairs(rehearsal: Rehearsal, rehearsed: Sequence[RehearsedLoss]) -> list[dic
                 "index": row.index,
                 "line": row.line,
                 "file": row.file,
+                "pair_in_row": row.pair_in_row,
                 "pairs_of": str(record.file).replace("-", "_"),
                 "pair_id": record.pair_id,
                 "prompt": plain_text(row.columns["prompt"])[:PROMPT_CHARACTERS],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +13,14 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from entangle_cli.data.checkpoint import Checkpoint, quiet_libraries
-from entangle_cli.data.training_rows import TrainingRow, as_dataset
+from entangle_cli.data.checkpoint import Checkpoint, is_quantised, load_checkpoint, quiet_libraries
+from entangle_cli.data.training_rows import as_dataset, without_progress_bars
+from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal
 from entangle_cli.diagnose.rehearse.trl_losses import CPO, DPO, ORPO, trainer_of
 from entangle_cli.errors import (
     DataError,
     EntangleError,
+    ModelError,
     UnfinishedError,
     UsageError,
     is_out_of_memory,
@@ -33,24 +34,6 @@ CLASSES = {
     ORPO: ("trl.experimental.orpo", "ORPOTrainer", "ORPOConfig"),
 }
 """Trainer to its module, its class and the class of its arguments."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingInputs:
-    """What all losses of a rehearsal share."""
-
-    rows: Sequence[TrainingRow]
-    settings: RehearsalSettings
-    horizon: int
-    """Steps of the whole run."""
-    max_length: int | None
-    truncation: str
-    dtype: str
-    """float32, or bfloat16 for float32 weights under autocast, as TRL trains by default."""
-    seed: int
-    recompute: bool
-    """Whether to recompute activations in the backward pass."""
-    on_cpu: bool
 
 
 def require_packages(settings: RehearsalSettings) -> None:
@@ -69,87 +52,89 @@ def require_packages(settings: RehearsalSettings) -> None:
         )
 
 
-def make_trainer(
-    checkpoint: Checkpoint, reference: Checkpoint | None, loss: LossSettings, inputs: TrainingInputs, folder: Path
-) -> Any:
-    """TRL's trainer for a loss, ready to train the checkpoint's model.
+def make_trainer(rehearsal: Rehearsal, loss: LossSettings, folder: Path) -> Any:
+    """TRL's trainer for a loss, ready to train a fresh copy of the checkpoint.
 
     Args:
-        checkpoint: a copy of the model in memory, which the training changes.
-        reference: another copy; None if the loss or an adapter needs none.
         folder: the trainer's output folder. Without checkpoints, nothing is written there.
     Raises:
         UsageError: TRL has no trainer for the loss, or the adapter does not fit the model.
+        ModelError: the checkpoint cannot be loaded or trained.
         DataError: the trainer refuses the model, the tokenizer or the data.
     """
     kind = trainer_of(loss)
+    lora = rehearsal.settings.lora
     # Read when TRL is imported: a note on experimental trainers.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    module, trainer_name, arguments_name = CLASSES[kind.trainer]
-    trainer_class, arguments_class = (getattr(import_module(module), name) for name in (trainer_name, arguments_name))
-    arguments = arguments_class(**_common_arguments(inputs, folder), **_own(kind.trainer, inputs), **kind.arguments)
-    silent = type(trainer_name, (trainer_class,), {"_send_telemetry": _send_nothing})
-    given: dict[str, Any] = {} if kind.trainer != DPO or inputs.settings.lora else {"ref_model": _model(reference)}
-    with _translated(trainer_name, inputs.settings.lora):
-        trainer = silent(
-            model=_trainable(checkpoint),
-            args=arguments,
-            train_dataset=as_dataset(inputs.rows),
-            processing_class=_with_padding(checkpoint.tokenizer),
-            peft_config=None if inputs.settings.lora is None else _lora(inputs.settings.lora),
-            **given,
+    with quiet_libraries(), without_progress_bars():
+        module, trainer_name, arguments_name = CLASSES[kind.trainer]
+        trainer_class, arguments_class = (
+            getattr(import_module(module), name) for name in (trainer_name, arguments_name)
         )
+        arguments = arguments_class(**_arguments(rehearsal, kind.trainer, folder), **kind.arguments)
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # or Trainer would multiply the batches by the number of GPUs
+        silent = type(trainer_name, (trainer_class,), {"_send_telemetry": _send_nothing})
+        policy = _loaded(rehearsal)
+        has_reference = kind.trainer == DPO and lora is None
+        reference = {"ref_model": _loaded(rehearsal).model} if has_reference else {}
+        with _translated(trainer_name, lora):
+            trainer = silent(
+                model=policy.model.requires_grad_(True),
+                args=arguments,
+                train_dataset=as_dataset(rehearsal.rows),
+                processing_class=_with_padding(policy.tokenizer),
+                peft_config=None if lora is None else _lora(lora),
+                **reference,
+            )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _loaded(rehearsal: Rehearsal) -> Checkpoint:
+    # bfloat16 is the dtype of the computation. The weights stay in float32, as in TRL.
+    dtype = Dtype.FLOAT32.value if rehearsal.measuring.dtype == Dtype.BFLOAT16 else rehearsal.measuring.dtype
+    loaded = load_checkpoint(rehearsal.model, dtype, rehearsal.device, rehearsal.measuring.loading)
+    if is_quantised(loaded.model):
+        raise ModelError(
+            f"{rehearsal.model}: quantised weights",
+            "weights that can be trained",
+            "rehearse on the checkpoint before quantisation",
+        )
+    return loaded
 
 
 def _send_nothing(trainer: object) -> None:
     """Stands in for TRL's telemetry, which would report that a trainer was created."""
 
 
-def needs_reference(loss: LossSettings, settings: RehearsalSettings) -> bool:
-    """Whether the trainer of a loss holds a reference model."""
-    return trainer_of(loss).trainer == DPO and settings.lora is None
-
-
-def _model(checkpoint: Checkpoint | None) -> Any:
-    return None if checkpoint is None else checkpoint.model
-
-
-def _trainable(checkpoint: Checkpoint) -> Any:
-    checkpoint.model.requires_grad_(True)
-    return checkpoint.model
-
-
-def _common_arguments(inputs: TrainingInputs, folder: Path) -> dict[str, Any]:
-    settings = inputs.settings
-    return {
+def _arguments(rehearsal: Rehearsal, trainer: str, folder: Path) -> dict[str, Any]:
+    """The arguments of a trainer, without those of its loss. Only DPOTrainer can cut the start of a sequence."""
+    settings, measuring = rehearsal.settings, rehearsal.measuring
+    arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate,
-        "max_steps": inputs.horizon,
+        "max_steps": rehearsal.horizon,
+        "max_length": rehearsal.max_length,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.lr_scheduler_type,
         "warmup_steps": settings.warmup_steps if settings.warmup_steps < 1 else int(settings.warmup_steps),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm or 0.0,
-        "seed": inputs.seed,
-        "bf16": inputs.dtype == Dtype.BFLOAT16,
-        "use_cpu": inputs.on_cpu,
-        "gradient_checkpointing": inputs.recompute,
+        "seed": measuring.seed,
+        "bf16": measuring.dtype == Dtype.BFLOAT16,
+        "use_cpu": rehearsal.device.type == "cpu",
+        "gradient_checkpointing": measuring.activation_checkpointing,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
     }
-
-
-def _own(trainer: str, inputs: TrainingInputs) -> dict[str, Any]:
-    """Arguments that only some trainers know. Only DPOTrainer can cut the start of a sequence."""
     if trainer != DPO:
-        return {"max_length": inputs.max_length, "remove_unused_columns": False}
-    cuts_start = inputs.truncation == Truncation.KEEP_END
-    return {"max_length": inputs.max_length, **({"truncation_mode": inputs.truncation} if cuts_start else {})}
+        return {**arguments, "remove_unused_columns": False}
+    cuts_start = measuring.truncation == Truncation.KEEP_END
+    return {**arguments, "truncation_mode": measuring.truncation} if cuts_start else arguments
 
 
 @contextmanager

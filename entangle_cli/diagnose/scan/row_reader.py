@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any, Literal
 
 from entangle_cli.data.checkpoint import Checkpoint
@@ -112,12 +112,7 @@ class RowReader:
         return next((self._prepare(row) for row in self._source.rows() if row.index == index), [])
 
     def _rows(self, wanted: Sequence[int] | None = None) -> Iterator[RawRow]:
-        selected = self._selected if wanted is None else wanted
-        last = max(selected, default=-1)
-        members: Container[int] = selected if isinstance(selected, range) else frozenset(selected)
-        # Reading stops after the last selected row, because a stream would fetch the rows after it.
-        rows = takewhile(lambda row: row.index <= last, self._source.rows())
-        return (row for row in rows if row.index in members)
+        return self._source.rows_at(self._selected if wanted is None else wanted)
 
     def _next_window(self, rows: Iterator[RawRow]) -> Window:
         window: Window = []

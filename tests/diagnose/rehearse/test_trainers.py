@@ -17,42 +17,35 @@ from trl import DPOConfig, DPOTrainer
 
 from entangle_cli.analysis.losses.loss import LossPoint
 from entangle_cli.analysis.losses.table import LOSSES, find_loss, loss_coefficients
-from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint
-from entangle_cli.data.pairs import PairReader
-from entangle_cli.data.sources import open_source
-from entangle_cli.data.training_rows import read_training_rows
-from entangle_cli.diagnose.rehearse.trainers import StopAfter, TrainingInputs, make_trainer
+from entangle_cli.data.checkpoint import load_checkpoint
+from entangle_cli.diagnose.rehearse.opening import open_rehearsal
+from entangle_cli.diagnose.rehearse.trainers import StopAfter, make_trainer
 from entangle_cli.diagnose.rehearse.trl_losses import TABLE, trainer_of
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import UsageError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
-from entangle_cli.records.settings import LoraSettings, LossSettings, RehearsalSettings
+from entangle_cli.records.settings import LoraSettings, LossSettings, RehearsalSettings, ScanSettings
 from tests.cli.conftest import LONG, MODEL
 
-SETTINGS = RehearsalSettings(learning_rate=1e-4, batch_size=4, warmup_steps=0.1)
+SETTINGS = RehearsalSettings(learning_rate=1e-4, batch_size=4, warmup_steps=0.1, horizon=25)
 
 
-def loaded() -> Checkpoint:
-    return load_checkpoint(str(MODEL), "float32", torch.device("cpu"))
+def loaded() -> Any:
+    return load_checkpoint(str(MODEL), "float32", torch.device("cpu")).model
 
 
-def trainer(
-    loss: LossSettings, folder: Path, settings: RehearsalSettings = SETTINGS, reference: Checkpoint | None = None
-) -> Any:
-    source = open_source(str(LONG))
-    rows, _ = read_training_rows(source, PairReader(), source.indices)
-    inputs = TrainingInputs(
-        rows,
-        settings,
-        horizon=25,
-        max_length=256,
-        truncation="keep_start",
-        dtype="float32",
-        seed=3,
-        recompute=False,
-        on_cpu=True,
-    )
-    return make_trainer(loaded(), reference or loaded(), loss, inputs, folder)
+def moved(model: Any) -> Any:
+    """The model after a small random change of its weights, so that a reference differs from the policy."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01 * parameter.std() * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def trainer(loss: LossSettings, folder: Path, settings: RehearsalSettings = SETTINGS) -> Any:
+    measuring = ScanSettings(max_length=256, seed=3, device="cpu")
+    return make_trainer(open_rehearsal(str(MODEL), str(LONG), None, measuring, settings), loss, folder)
 
 
 def tokens_of(batch: Mapping[str, torch.Tensor]) -> TokenizedPair:
@@ -74,14 +67,9 @@ def tokens_of(batch: Mapping[str, torch.Tensor]) -> TokenizedPair:
 @pytest.mark.parametrize("name", TABLE)
 def test_the_gradient_of_trl_s_loss_is_ours(name: str, tmp_path: Path) -> None:
     """TRL's loss on a batch of one pair, by autograd, against entangle's coefficients times the pair's gradients."""
-    reference = loaded()
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(1)
-        for parameter in reference.model.parameters():
-            parameter += 0.01 * parameter.std() * torch.randn(parameter.shape, generator=generator)
-    settings = RehearsalSettings(batch_size=1)
     loss = LossSettings(name, find_loss(name).customary_beta)
-    made = trainer(loss, tmp_path, settings, reference=reference)
+    made = trainer(loss, tmp_path, RehearsalSettings(batch_size=1))
+    reference = moved(getattr(made, "ref_model", None) or loaded())
     batch = next(iter(made.get_train_dataloader()))
     made.model.eval()
     made.compute_loss(made.model, batch).backward()
@@ -90,7 +78,7 @@ def test_the_gradient_of_trl_s_loss_is_ours(name: str, tmp_path: Path) -> None:
     made.model.zero_grad()
 
     pair = tokens_of(batch)
-    with Scorer(made.model) as scorer, Scorer(reference.model) as other:
+    with Scorer(made.model) as scorer, Scorer(reference) as other:
         log_probs, references = (each.log_probs([pair]).numpy() for each in (scorer, other))
         lengths = np.array([[pair.chosen.num_scored], [pair.rejected.num_scored]], dtype=float)
         chosen, rejected = loss_coefficients(loss, LossPoint(*log_probs, *references, *lengths))
@@ -204,6 +192,6 @@ def test_the_checkpoint_is_loaded_unchanged_every_time(tmp_path: Path) -> None:
     made = trainer(LossSettings(), tmp_path)
     made.add_callback(StopAfter(2, lambda: None))
     made.train()
-    again = loaded().model.state_dict()
+    again = loaded().state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
     assert any(not torch.equal(tensor, made.model.state_dict()[name]) for name, tensor in before.items())
