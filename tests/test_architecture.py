@@ -68,6 +68,7 @@ ONLY_IN = {
                 "losses",
                 "forecast",
                 "rehearsal",
+                "tables",
                 "inspection",
                 "filtering",
                 "comparison",

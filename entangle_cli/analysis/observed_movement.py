@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from entangle_cli.analysis.movement import movement_names
 from entangle_cli.analysis.rules import MOVEMENT_RATES
+from entangle_cli.analysis.statistics import mean, quantiles
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord
 
@@ -49,16 +51,16 @@ def observed_metrics(records: Sequence[PairRecord], start: Floats) -> dict[str, 
     now = log_probs_of(records)
     changes = now - start
     metrics = {
-        "chosen_log_prob_mean": _mean(now[0]),
-        "rejected_log_prob_mean": _mean(now[1]),
-        "chosen_change_mean": _mean(changes[0]),
-        "rejected_change_mean": _mean(changes[1]),
-        "margin_change_mean": _mean(changes[0] - changes[1]),
+        "chosen_log_prob_mean": mean(now[0]),
+        "rejected_log_prob_mean": mean(now[1]),
+        "chosen_change_mean": mean(changes[0]),
+        "rejected_change_mean": mean(changes[1]),
+        "margin_change_mean": mean(changes[0] - changes[1]),
         **observed_rates(changes),
-        "cosine_mean": _mean(_column(records, "cosine")),
+        "cosine_mean": mean(_column(records, "cosine")),
         **{f"{name}_median": _median(_column(records, name)) for name in GEOMETRY_FIELDS},
     }
-    return {name: value for name, value in metrics.items() if value is not None}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def observed_rates(changes: Floats) -> Mapping[str, float]:
@@ -79,11 +81,5 @@ def _column(records: Sequence[PairRecord], name: str) -> Floats:
     return np.array([getattr(record, name) for record in records], dtype=float)
 
 
-def _mean(values: Floats) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def _median(values: Floats) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else None
+def _median(values: Floats) -> float:
+    return (quantiles(values[np.isfinite(values)], [0.5]) or [math.nan])[0]

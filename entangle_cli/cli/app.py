@@ -22,6 +22,7 @@ from entangle_cli.cli.forecast import forecast
 from entangle_cli.cli.gate import gate
 from entangle_cli.cli.help import FIRST_STEPS, GroupedCommands
 from entangle_cli.cli.inspect import inspect
+from entangle_cli.cli.interruption import interrupt
 from entangle_cli.cli.merge import merge
 from entangle_cli.cli.option_groups import with_option_groups
 from entangle_cli.cli.rehearse import rehearse
@@ -160,15 +161,6 @@ def _show(message: str, words: Sequence[str]) -> None:
         print("\n".join(for_terminal(line) for line in message.split("\n")), file=sys.stderr, flush=True)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """Handle SIGTERM as Ctrl-C. torchrun, Slurm and containers send it a little before they kill a process.
-
-    They often send it twice. After the first, only Ctrl-C interrupts the final work.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Entry point of the console script."""
     prepare_streams()
@@ -180,8 +172,8 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):
         # A reader that goes away ends us as it ends other tools; Typer would exit with 1, a failed gate's code.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         code = run()
     except KeyboardInterrupt:  # another one, while the first was seen to

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,24 +10,15 @@ import typer
 from rich import box
 
 from entangle_cli.cli.option_groups import OtherLossChoice
-from entangle_cli.cli.options import Debug
+from entangle_cli.cli.options import Debug, DocumentFormat
 from entangle_cli.errors import UsageError
-
-
-class CompareFormat(StrEnum):
-    """Outputs of `entangle compare`."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    HTML = "html"
-    JSON = "json"
 
 
 def compare(
     *,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Folders of two or more runs.")],
-    output_format: Annotated[CompareFormat, typer.Option("--format", help="What to write to stdout.")] = (
-        CompareFormat.TERMINAL
+    output_format: Annotated[DocumentFormat, typer.Option("--format", help="What to write to stdout.")] = (
+        DocumentFormat.TERMINAL
     ),
     loss: OtherLossChoice,
     debug: Debug = False,
@@ -46,11 +36,11 @@ def compare(
         raise UsageError(f"one run, {runs[0]}", "two runs or more", "name the run to compare it with")
     document = api.compare(*(chosen_run(run, loss) for run in runs))
     match output_format:
-        case CompareFormat.TERMINAL:
+        case DocumentFormat.TERMINAL:
             show(sys.stdout, comparison_report(document, box.SIMPLE_HEAD))
-        case CompareFormat.MARKDOWN:
+        case DocumentFormat.MARKDOWN:
             print_markdown(sys.stdout, "entangle: runs compared", comparison_report, document)
-        case CompareFormat.HTML:
+        case DocumentFormat.HTML:
             write_comparison_page(sys.stdout, document)
-        case CompareFormat.JSON:
+        case DocumentFormat.JSON:
             write_json(sys.stdout, document)

@@ -14,10 +14,16 @@ import typer
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.option_groups import LossChoice, PairOptions, PolicyOptions, SampleOptions, scan_settings
 from entangle_cli.cli.options import (
+    Accumulate,
     Data,
     Debug,
+    EvalSplit,
+    LrSchedulerType,
+    MaxGradNorm,
     Model,
     RefModel,
+    WarmupSteps,
+    refuse_split_alone,
 )
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
@@ -52,7 +58,7 @@ def forecast(
     eval_data: Annotated[
         str | None, typer.Option(help="Held-out pairs to forecast. They take no part in the step.")
     ] = None,
-    eval_split: Annotated[str | None, typer.Option(help="Split of the held-out data set.")] = None,
+    eval_split: EvalSplit = None,
     optimizer: Annotated[OptimizerName, typer.Option(help="Optimizer that takes the step.")] = OptimizerName.ADAMW,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Learning rate; default: the state's, else TRL's 1e-6.")
@@ -66,23 +72,17 @@ def forecast(
     state: Annotated[
         Path | None, typer.Option(help="optimizer.pt of a Trainer checkpoint; default: none, for the first step.")
     ] = None,
-    max_grad_norm: Annotated[
-        float, typer.Option(min=0.0, help="Largest gradient norm, as in training; 0 for no clipping.")
-    ] = 1.0,
+    max_grad_norm: MaxGradNorm = 1.0,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pairs per batch, drawn with --seed; default: all pairs in one step.")
     ] = None,
-    accumulate: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, help="Batches per step.")] = 1,
+    accumulate: Accumulate = 1,
     horizon: Annotated[
         int | None,
         typer.Option(min=1, help="Steps of the run whose end is forecast; default: one epoch of the data."),
     ] = None,
-    lr_scheduler_type: Annotated[
-        Schedule, typer.Option(help="Schedule of the learning rate over the run.")
-    ] = Schedule.LINEAR,
-    warmup_steps: Annotated[
-        float, typer.Option(min=0.0, help="Steps with a rising learning rate, or their share of the run if below 1.")
-    ] = 0.0,
+    lr_scheduler_type: LrSchedulerType = Schedule.LINEAR,
+    warmup_steps: WarmupSteps = 0.0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Take the real step on a copy at three learning rates and compare.")
     ] = False,
@@ -105,8 +105,7 @@ def forecast(
             "the pairs of a batch",
             "give --batch-size, or leave it out",
         )
-    if eval_split is not None and eval_data is None:
-        raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
+    refuse_split_alone(eval_split, eval_data)
     settings = scan_settings(pairs, policy, weighing, dtype.value, sample, ref_model=ref_model)
     step = ForecastSettings(
         optimizer=optimizer.value,

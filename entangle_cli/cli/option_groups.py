@@ -175,7 +175,7 @@ class OtherLossChoice(LossChoice):
 
 def scan_settings(
     pairs: PairOptions,
-    policy: PolicyOptions | None,
+    policy: PolicyOptions,
     loss: LossSettings,
     dtype: str,
     sample: SampleOptions | None = None,
@@ -184,22 +184,21 @@ def scan_settings(
     """The settings of a command that measures.
 
     Args:
-        policy: None if `others` name the device.
         others: settings that only some commands have.
     """
     rows = sample or SampleOptions()
-    if policy is not None:
-        others |= {"parameters": policy.parameters, "device": policy.device}
     return ScanSettings(
         dtype=dtype,
         max_length=pairs.length(),
         truncation=pairs.truncation.value,
+        parameters=policy.parameters,
         limit=rows.limit,
         sample=rows.sample,
         seed=rows.seed,
         reading=pairs.reading(),
         loading=pairs.loading(),
         loss=loss,
+        device=policy.device,
         **others,
     )
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from entangle_cli.records.settings import Truncation
+from entangle_cli.errors import UsageError
+from entangle_cli.records.settings import Schedule, Truncation
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub name of a causal LM.")]
 Data = Annotated[
@@ -123,9 +124,35 @@ LossOptions = Annotated[
     list[str] | None,
     typer.Option("--loss-option", metavar="NAME=VALUE", help="Another number of the loss. Repeatable."),
 ]
+EvalSplit = Annotated[str | None, typer.Option(help="Split of the held-out data set.")]
+Accumulate = Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, help="Batches per step.")]
+LrSchedulerType = Annotated[Schedule, typer.Option(help="Schedule of the learning rate over the run.")]
+WarmupSteps = Annotated[
+    float, typer.Option(min=0.0, help="Steps with a rising learning rate, or their share of the run if below 1.")
+]
+MaxGradNorm = Annotated[float, typer.Option(min=0.0, help="Largest gradient norm, as in training; 0 for no clipping.")]
 FailIf = Annotated[
     list[str] | None,
     typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Fail the gate (exit 1) if this is true. Repeatable."),
 ]
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; default: the newest.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+
+
+class DocumentFormat(StrEnum):
+    """Outputs of a document that is not a run."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    HTML = "html"
+    JSON = "json"
+
+
+def refuse_split_alone(eval_split: str | None, eval_data: str | None) -> None:
+    """Refuse a split of held-out data that are not given.
+
+    Raises:
+        UsageError: --eval-split without --eval-data.
+    """
+    if eval_split is not None and eval_data is None:
+        raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")

@@ -11,6 +11,7 @@ from typing import Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from entangle_cli.cli.interruption import refuse_to_go_on
 from entangle_cli.cli.tell import tell
 from entangle_cli.report.consoles import console_for
 
@@ -40,7 +41,20 @@ def progress(total: int, done: int, *, quiet: bool, unit: str = "rows") -> Itera
     Args:
         total: rows of the whole scan.
         done: rows finished before, by an earlier start of the same run.
+    Raises:
+        KeyboardInterrupt: by the yielded function, after a signal.
     """
+    with _shown(total, done, quiet=quiet, unit=unit) as advance:
+
+        def advance_unless_interrupted(num_rows: int) -> None:
+            refuse_to_go_on()
+            advance(num_rows)
+
+        yield advance_unless_interrupted
+
+
+@contextmanager
+def _shown(total: int, done: int, *, quiet: bool, unit: str) -> Iterator[Advance]:
     if quiet:
         yield lambda num_rows: None  # noqa: ARG005 -- called by keyword
     elif sys.stderr.isatty():

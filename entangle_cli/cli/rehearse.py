@@ -14,8 +14,21 @@ import typer
 
 from entangle_cli.cli.config import origins_of
 from entangle_cli.cli.json_file import format_and_file, write_file
-from entangle_cli.cli.option_groups import PairOptions, SampleOptions, scan_settings
-from entangle_cli.cli.options import Data, Debug, Device, FailIf, Model
+from entangle_cli.cli.option_groups import PairOptions, PolicyOptions, SampleOptions, scan_settings
+from entangle_cli.cli.options import (
+    Accumulate,
+    Data,
+    Debug,
+    Device,
+    DocumentFormat,
+    EvalSplit,
+    FailIf,
+    LrSchedulerType,
+    MaxGradNorm,
+    Model,
+    WarmupSteps,
+    refuse_split_alone,
+)
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import ExitCode, UsageError
 from entangle_cli.records.settings import LoraSettings, LossSettings, RehearsalSettings, Schedule
@@ -25,23 +38,11 @@ if TYPE_CHECKING:
     from entangle_cli.api.rehearsing import RehearsalObserver
 
 
-class RehearsalFormat(StrEnum):
-    """Outputs of `entangle rehearse`."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    HTML = "html"
-    JSON = "json"
-
-
 class TrainingDtype(StrEnum):
     """Dtypes in which TRL trains float32 weights."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-
-
-CODES = {"passed": ExitCode.DONE, "failed": ExitCode.GATE_FAILED, "cannot_judge": ExitCode.NOTHING_TO_JUDGE}
 
 
 def rehearse(
@@ -66,17 +67,11 @@ def rehearse(
     fail_if: FailIf = None,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Learning rate, as in TRL.")] = 1e-6,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs per forward pass.")] = 8,
-    accumulate: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, help="Batches per step.")] = 1,
-    lr_scheduler_type: Annotated[
-        Schedule, typer.Option(help="Schedule of the learning rate over the run.")
-    ] = Schedule.LINEAR,
-    warmup_steps: Annotated[
-        float, typer.Option(min=0.0, help="Steps with a rising learning rate, or their share of the run if below 1.")
-    ] = 0.0,
+    accumulate: Accumulate = 1,
+    lr_scheduler_type: LrSchedulerType = Schedule.LINEAR,
+    warmup_steps: WarmupSteps = 0.0,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay, as in Trainer.")] = 0.0,
-    max_grad_norm: Annotated[
-        float, typer.Option(min=0.0, help="Largest gradient norm, as in training; 0 for no clipping.")
-    ] = 1.0,
+    max_grad_norm: MaxGradNorm = 1.0,
     lora: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +82,7 @@ def rehearse(
         float, typer.Option(min=0.0, max=1.0, help="Share of DATA to leave out of the training and measure.")
     ] = 0.0,
     eval_data: Annotated[str | None, typer.Option(help="Held-out pairs to measure.")] = None,
-    eval_split: Annotated[str | None, typer.Option(help="Split of the held-out data set.")] = None,
+    eval_split: EvalSplit = None,
     every: Annotated[
         int | None, typer.Option(min=1, help="Steps between two measurements; default: ten in all.")
     ] = None,
@@ -101,8 +96,8 @@ def rehearse(
     activation_checkpointing: Annotated[
         bool, typer.Option("--activation-checkpointing", help="Recompute activations to save memory.")
     ] = False,
-    output_format: Annotated[RehearsalFormat, typer.Option("--format", help="What to write to stdout.")] = (
-        RehearsalFormat.TERMINAL
+    output_format: Annotated[DocumentFormat, typer.Option("--format", help="What to write to stdout.")] = (
+        DocumentFormat.TERMINAL
     ),
     write: Annotated[
         list[str] | None,
@@ -115,15 +110,15 @@ def rehearse(
 ) -> None:
     """Take the first real steps of your training on a copy, for several losses, with TRL's trainers."""
     from entangle_cli import api
+    from entangle_cli.cli.verdict import CODES, keeping
 
     origin = origins_of(context).of("fail-if")
     rules = [api.parsed_rehearsal_rule(text, origin) for text in fail_if or ()]
     inputs = pairs.inputs(model, *data, eval_data)
-    files = [format_and_file(text, RehearsalFormat, "html=rehearsal.html", *inputs) for text in write or []]
-    if output_format is RehearsalFormat.HTML and sys.stdout.isatty():
+    files = [format_and_file(text, DocumentFormat, "html=rehearsal.html", *inputs) for text in write or []]
+    if output_format is DocumentFormat.HTML and sys.stdout.isatty():
         raise UsageError("--format html on a terminal", "a file for the page", "give --write html=rehearsal.html")
-    if eval_split is not None and eval_data is None:
-        raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
+    refuse_split_alone(eval_split, eval_data)
     training = RehearsalSettings(
         losses=tuple(_loss(text) for text in ",".join(losses or ["sigmoid"]).split(",")),
         steps=steps,
@@ -141,15 +136,9 @@ def rehearse(
         every=every,
         num_pairs=probe_pairs,
     )
-    settings = scan_settings(
-        pairs,
-        None,
-        LossSettings(),
-        dtype.value,
-        sample,
-        device=device,
-        activation_checkpointing=activation_checkpointing,
-    )
+    policy = PolicyOptions(device=device)
+    recompute = activation_checkpointing
+    settings = scan_settings(pairs, policy, LossSettings(), dtype.value, sample, activation_checkpointing=recompute)
     try:
         document = api.rehearse(
             model, data, settings, training, eval_data, output, rules, observer=_display(quiet=quiet)
@@ -157,16 +146,18 @@ def rehearse(
     except KeyboardInterrupt:
         tell("finished losses are kept; the same command goes on with the others", prefix="interrupted: ")
         raise
-    for kind, file in files:
-        write_file(file, partial(_write, kind=kind, document=document), "--write")
-        tell(f"{kind.value} written to {file}")
-    if not quiet:
-        _write(sys.stdout, output_format, document)
-    if document["gate"] is not None:
-        code = CODES[document["gate"]["outcome"]]
-        if code is not ExitCode.DONE:
-            tell(f"gate {document['gate']['outcome'].replace('_', ' ')}")
-        raise typer.Exit(code)
+    verdict = document["gate"]
+    code = ExitCode.DONE if verdict is None else CODES[verdict["outcome"]]
+    with keeping(code):
+        for kind, file in files:
+            write_file(file, partial(_write, kind=kind, document=document), "--write")
+            tell(f"{kind.value} written to {file}")
+        if not quiet:
+            _write(sys.stdout, output_format, document)
+            sys.stdout.flush()
+    if code is not ExitCode.DONE:
+        tell(f"gate {verdict['outcome'].replace('_', ' ')}")
+    raise typer.Exit(code)
 
 
 def _loss(text: str) -> LossSettings:
@@ -212,7 +203,7 @@ def _lora(text: str) -> LoraSettings:
     return LoraSettings(int(rank), int(alpha), names, float(dropout))
 
 
-def _write(stream: IO[str], kind: RehearsalFormat, document: dict[str, Any]) -> None:
+def _write(stream: IO[str], kind: DocumentFormat, document: dict[str, Any]) -> None:
     from rich import box
 
     from entangle_cli.report.consoles import show
@@ -222,13 +213,13 @@ def _write(stream: IO[str], kind: RehearsalFormat, document: dict[str, Any]) -> 
     from entangle_cli.report.rows import write_json
 
     match kind:
-        case RehearsalFormat.TERMINAL:
+        case DocumentFormat.TERMINAL:
             show(stream, rehearsal_report(document, box.SIMPLE_HEAD))
-        case RehearsalFormat.MARKDOWN:
+        case DocumentFormat.MARKDOWN:
             print_markdown(stream, "entangle: a training rehearsed", rehearsal_report, document)
-        case RehearsalFormat.HTML:
+        case DocumentFormat.HTML:
             write_rehearsal_page(stream, document)
-        case RehearsalFormat.JSON:
+        case DocumentFormat.JSON:
             write_json(stream, document)
 
 
@@ -239,17 +230,17 @@ def _display(*, quiet: bool) -> RehearsalObserver:
 
     class Display(RehearsalObserver):
         def opened(self, folder: Path, line: str) -> None:
-            tell(line)
-            tell(f"written to {folder}")
+            self._say(line)
+            self._say(f"written to {folder}")
 
         @contextmanager
         def rehearsing(self, loss: str, num_steps: int, *, is_finished: bool) -> Iterator[Callable[[], None]]:
-            if is_finished:
-                tell(f"{loss}: already there")
-                yield lambda: None
-                return
-            tell(f"{loss}: {counted(num_steps, 'step')}")
-            with progress(num_steps, 0, quiet=quiet, unit="steps") as advance:
+            self._say(f"{loss}: {'already there' if is_finished else counted(num_steps, 'step')}")
+            with progress(num_steps, 0, quiet=quiet or is_finished, unit="steps") as advance:
                 yield lambda: advance(1)
 
-    return RehearsalObserver() if quiet else Display()
+        def _say(self, line: str) -> None:
+            if not quiet:
+                tell(line)
+
+    return Display()

@@ -13,6 +13,7 @@ from rich.text import Text
 from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_markdown, for_terminal
 from entangle_cli.report.marks import STYLES, WORDS, movement_words
+from entangle_cli.report.tables import empty_table, heading, signed, signed_interval
 
 SHORT = {"separates": "sep.", "both_rise": "rise", "both_fall": "fall", "reversed": "rev.", "still": "still"}
 
@@ -27,16 +28,16 @@ def comparison_report(document: Mapping[str, Any], style: box.Box) -> Renderable
     parts: list[RenderableType] = [*_names(runs, style), Text(), _runs(runs, style), Text()]
     if document["differences"]:
         parts += [Text(differences_sentence(document), style="bold"), Text()]
-    parts += [_heading("Shares", f"of the {whole['matched']:,} pairs that first and last have in common", style)]
+    parts += [heading("Shares", f"of the {whole['matched']:,} pairs that first and last have in common", style)]
     parts += [_left_out(whole), _shares(whole, style), Text()]
     parts += [
-        _heading("From class to class", "rows: first run, columns: last run", style),
+        heading("From class to class", "rows: first run, columns: last run", style),
         _transitions(whole, style),
         Text(),
     ]
-    parts += [_heading("Shifts", "from first to last, with 95 % intervals of the paired differences", style)]
+    parts += [heading("Shifts", "from first to last, with 95 % intervals of the paired differences", style)]
     parts += [_fields(whole, style), Text()]
-    parts += [_heading("Log-probs", "what they did from run to run, and where the run before had predicted", style)]
+    parts += [heading("Log-probs", "what they did from run to run, and where the run before had predicted", style)]
     parts += [_log_probs(document, style), Text(), Text(comparison_sentence(document), style="bold")]
     return Group(*parts)
 
@@ -76,25 +77,12 @@ def differences_sentence(document: Mapping[str, Any]) -> str:
     return f"The runs were measured with other {names}: what changed may be due to that{lost}."
 
 
-def _heading(word: str, rest: str, style: box.Box) -> Text:
-    if style is box.MARKDOWN:
-        return Text(f"**{word}** {rest}\n")
-    return Text(word, style="bold").append(f" {rest}", style="not bold")
-
-
-def _table(style: box.Box, *headings: str) -> Table:
-    table = Table(box=style, pad_edge=style is box.MARKDOWN)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
-    return table
-
-
 def _runs(runs: Sequence[Mapping[str, Any]], style: box.Box) -> Table:
-    table = _table(style, "run", "step", "pairs", "separates", "both rise", "both fall", "median cosine")
+    table = empty_table(style, "run", "step", "pairs", "separates", "both rise", "both fall", "median cosine")
     for number, run in enumerate(runs, start=1):
         shares = (_rate(run["movements"][movement]) for movement in ("separates", "both_rise", "both_fall"))
         step = "" if run["training_step"] is None else f"{run['training_step']:,}"
-        table.add_row(str(number), step, f"{run['pairs']:,}", *shares, _signed(run["median_cosine"]))
+        table.add_row(str(number), step, f"{run['pairs']:,}", *shares, signed(run["median_cosine"]))
     return table
 
 
@@ -108,7 +96,7 @@ def _left_out(whole: Mapping[str, Any]) -> Text:
 
 
 def _shares(whole: Mapping[str, Any], style: box.Box) -> Table:
-    table = _table(style, "movement", "first", "last", "change", "95 % interval")
+    table = empty_table(style, "movement", "first", "last", "change", "95 % interval")
     for name, change in whole["movements"].items():
         table.add_row(
             Text(movement_words(name), style=STYLES[name]),
@@ -122,7 +110,7 @@ def _shares(whole: Mapping[str, Any], style: box.Box) -> Table:
 
 def _transitions(whole: Mapping[str, Any], style: box.Box) -> Table:
     names = list(whole["transitions"])
-    table = _table(style, "from", *(f"to {SHORT[name]}" for name in names))
+    table = empty_table(style, "from", *(f"to {SHORT[name]}" for name in names))
     for old in names:
         cells = [
             Text(f"{count:,}", style="dim" if old == new or not count else "bold")
@@ -134,20 +122,20 @@ def _transitions(whole: Mapping[str, Any], style: box.Box) -> Table:
 
 
 def _fields(whole: Mapping[str, Any], style: box.Box) -> Table:
-    table = _table(style, "field", "median", "then", "median change", "95 % interval")
+    table = empty_table(style, "field", "median", "then", "median change", "95 % interval")
     for name, change in whole["fields"].items():
         table.add_row(
             name,
-            _signed(change["before"]["p50"]),
-            _signed(change["after"]["p50"]),
-            _signed(change["median_difference"]),
+            signed(change["before"]["p50"]),
+            signed(change["after"]["p50"]),
+            signed(change["median_difference"]),
             _interval(change["median_interval"]),
         )
     return table
 
 
 def _log_probs(document: Mapping[str, Any], style: box.Box) -> Table:
-    table = _table(style, "to run", "answer", "mean change", "fell", "as predicted", "95 % interval")
+    table = empty_table(style, "to run", "answer", "mean change", "fell", "as predicted", "95 % interval")
     for number, step in enumerate(document["steps"], start=2):
         run = document["runs"][number - 1]
         name = str(number) if run["training_step"] is None else f"step {run['training_step']:,}"
@@ -156,7 +144,7 @@ def _log_probs(document: Mapping[str, Any], style: box.Box) -> Table:
             table.add_row(
                 name,
                 side,
-                _signed(change["mean_change"]),
+                signed(change["mean_change"]),
                 _rate(change["fell"]),
                 _rate(predicted),
                 "-" if predicted["interval"] is None else " to ".join(percent(end, 1) for end in predicted["interval"]),
@@ -172,12 +160,8 @@ def _points(difference: float | None) -> str:
     return "-" if difference is None else f"{100 * difference:+.1f} points"
 
 
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3g}"
-
-
 def _interval(interval: Sequence[float] | None, *, points: bool = False) -> str:
     if interval is None:
         return "-"
     low, high = (100 * value if points else value for value in interval)
-    return f"{low:+.1f} to {high:+.1f}" if points else f"{low:+.3g} to {high:+.3g}"
+    return f"{low:+.1f} to {high:+.1f}" if points else signed_interval(interval)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -10,10 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from entangle_cli.records.words import counted, last_turn, percent
-from entangle_cli.report.escape import for_markdown, for_terminal
+from entangle_cli.records.words import counted, last_turn, listed, percent
 from entangle_cli.report.marks import ASCII_MARKS, movement_words
-from entangle_cli.report.summary import shortened
+from entangle_cli.report.summary import place_words, shortened
+from entangle_cli.report.tables import empty_table, escaped, heading, signed, signed_interval
 
 SETS = {"train": "training", "held_out": "held-out"}
 """Probe sets in the document, and in words."""
@@ -33,23 +33,23 @@ def rehearsal_report(document: Mapping[str, Any], style: box.Box) -> RenderableT
     names = loss_names(document)
     parts: list[RenderableType] = [*_headline(document, style), Text()]
     for sentence in rehearsal_sentences(document):
-        parts += [Text(_escaped(sentence, style), style="bold"), Text()]
-    parts += [_heading(f"After {document['steps']:,} steps", _probe_words(document), style)]
+        parts += [Text(escaped(sentence, style), style="bold"), Text()]
+    parts += [heading(f"After {counted(document['steps'], 'step')}:", _probe_words(document), style)]
     parts += [_ends(document, names, style), Text()]
     if any(loss["extrapolated"] for loss in document["losses"]) and document["steps"] < document["horizon"]:
-        parts += [_heading(f"At step {document['horizon']:,}, extrapolated", _factor_words(document), style)]
+        parts += [heading(f"At step {document['horizon']:,}, extrapolated:", _factor_words(document), style)]
         parts += [_extrapolated(document, names, style), Text()]
     if document["differences"]:
         than = names[document["losses"][0]["name"]]
-        parts += [_heading("Losses compared", f"with {than} on the same pairs: mean difference, 95 % interval", style)]
+        parts += [heading("Losses compared", f"with {than} on the same pairs: mean difference, 95 % interval", style)]
         parts += [_differences(document, names, style), Text()]
         parts += [Text("Another order of batches would change these differences too."), Text()]
     for loss in document["losses"]:
-        parts += [_heading(names[loss["name"]], f"by step, {loss['trainer']}; training pairs", style)]
+        parts += [heading(f"{names[loss['name']]}:", f"by step, {loss['trainer']}; training pairs", style)]
         parts += [_steps(loss, style), Text()]
     if worst := _worst(document):
         first = document["losses"][0]["name"]
-        parts += [_heading("Largest falls", f"of the chosen answer under {names[first]}", style)]
+        parts += [heading("Largest falls", f"of the chosen answer under {names[first]}", style)]
         parts += [Text(_pair_line(pair, first, style)) for pair in worst]
         parts += [Text()]
     parts += [Text(line) for line in _notes(document, style)]
@@ -96,13 +96,9 @@ def _difference_sentence(document: Mapping[str, Any], names: Mapping[str, str]) 
     alike = [name for key, name in names.items() if key != first["name"] and name not in beyond]
     parts = [f"{name} differs from {than} by {' and '.join(changes)}" for name, changes in beyond.items()]
     if alike:
-        parts.append(f"no difference beyond chance between {than} and {_listed(alike)}")
+        parts.append(f"no difference beyond chance between {than} and {listed(alike)}")
     sentence = "; ".join(parts)
     return f"{sentence[:1].upper()}{sentence[1:]}."
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def training_words(document: Mapping[str, Any]) -> str:
@@ -119,17 +115,7 @@ def training_words(document: Mapping[str, Any]) -> str:
 
 def _headline(document: Mapping[str, Any], style: box.Box) -> list[Text]:
     title = f"{document['model']['name']} on {document['data']['name']}"
-    return [Text(_escaped(title, style), style="bold"), Text(_escaped(training_words(document), style))]
-
-
-def _escaped(text: str, style: box.Box) -> str:
-    return for_markdown(text) if style is box.MARKDOWN else for_terminal(text)
-
-
-def _heading(word: str, rest: str, style: box.Box) -> Text:
-    if style is box.MARKDOWN:
-        return Text(f"**{for_markdown(word)}** {for_markdown(rest)}\n")
-    return Text(word, style="bold").append(f"  {rest}", style="not bold")
+    return [Text(escaped(title, style), style="bold"), Text(escaped(training_words(document), style))]
 
 
 def _probe_words(document: Mapping[str, Any]) -> str:
@@ -138,27 +124,8 @@ def _probe_words(document: Mapping[str, Any]) -> str:
     return f"means over {words} probe pairs; changes in nats since the start"
 
 
-def _table(style: box.Box, *headings: str) -> Table:
-    table = Table(box=style, pad_edge=style is box.MARKDOWN, collapse_padding=style is not box.MARKDOWN)
-    for place, heading in enumerate(headings):
-        broken = heading if style is not box.MARKDOWN else heading.replace("\n", " ")
-        table.add_column(broken, justify="right" if place > 1 else "left", no_wrap=place > 0, overflow="fold")
-    return table
-
-
 def _ends(document: Mapping[str, Any], names: Mapping[str, str], style: box.Box) -> Table:
-    table = _table(
-        style,
-        "loss",
-        "pairs",
-        "chosen",
-        "rejected",
-        "margin",
-        "chosen\nfalls",
-        "rejected\nrises",
-        "margin\nrises",
-        "cosine",
-    )
+    table = empty_table(style, "loss", "pairs", *CHANGES, *RATES, "cosine", words=2)
     for loss in document["losses"]:
         for name, words in SETS.items():
             if (metrics := loss["points"][-1][name]) is not None:
@@ -179,18 +146,13 @@ def _cosine(metrics: Mapping[str, float]) -> str:
     return signed(metrics.get("cosine_mean"))
 
 
-def signed(value: float | None) -> str:
-    """A number with its sign, three digits; a dash for None."""
-    return "-" if value is None else f"{value:+.3g}"
-
-
 def _factor_words(document: Mapping[str, Any]) -> str:
     factor = document["losses"][0]["extrapolated"]["factor"]
     return f"changes times {factor:.3g}, as the learning rates add up; not measured"
 
 
 def _extrapolated(document: Mapping[str, Any], names: Mapping[str, str], style: box.Box) -> Table:
-    table = _table(style, "loss", "pairs", *CHANGES)
+    table = empty_table(style, "loss", "pairs", *CHANGES, words=2)
     for loss in document["losses"]:
         for name, words in SETS.items():
             if loss["extrapolated"] and loss["extrapolated"][name]:
@@ -199,18 +161,16 @@ def _extrapolated(document: Mapping[str, Any], names: Mapping[str, str], style: 
 
 
 def _differences(document: Mapping[str, Any], names: Mapping[str, str], style: box.Box) -> Table:
-    table = _table(style, "loss", "pairs", "change of", "mean", "95 % interval", "beyond chance")
+    table = empty_table(style, "loss", "pairs", "change of", "mean", "95 % interval", "beyond chance", words=3)
     for row in document["differences"]:
-        interval = "-" if row["interval"] is None else " to ".join(map(signed, row["interval"]))
         beyond = {True: "yes", False: "no", None: "too few pairs"}[row["beyond_chance"]]
-        table.add_row(names[row["loss"]], SETS[row["pairs_of"]], row["change"], signed(row["mean"]), interval, beyond)
+        numbers = (signed(row["mean"]), signed_interval(row["interval"]))
+        table.add_row(names[row["loss"]], SETS[row["pairs_of"]], row["change"], *numbers, beyond)
     return table
 
 
 def _steps(loss: Mapping[str, Any], style: box.Box) -> Table:
-    table = _table(
-        style, "step", "chosen", "rejected", "margin", "chosen\nfalls", "rejected\nrises", "margin\nrises", "cosine"
-    )
+    table = empty_table(style, "step", *CHANGES, *RATES, "cosine")
     for point in loss["points"]:
         if (metrics := point["train"]) is not None:
             table.add_row(f"{point['step']:,}", *_changes(metrics), *_rates(metrics), _cosine(metrics))
@@ -225,19 +185,13 @@ def _worst(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(falling, key=lambda pair: float(pair["losses"][first]["chosen_change"]))[:NUM_WORST]
 
 
-def place_words(pair: Mapping[str, Any]) -> str:
-    """Where a pair is in the data."""
-    place = f"row {pair['index']:,}" if pair["line"] is None else f"line {pair['line']:,}"
-    return place if pair["file"] is None else f"{pair['file']}, {place}"
-
-
 def _pair_line(pair: Mapping[str, Any], loss: str, style: box.Box) -> str:
     seen = pair["losses"][loss]
     prompt = shortened(" ".join(last_turn(pair["prompt"]).split()), PROMPT_CHARACTERS)
     mark = ASCII_MARKS[seen["movement"]]
     words = (
-        f"{_escaped(place_words(pair), style)} {mark} {movement_words(seen['movement'])}: chosen "
-        f"{signed(seen['chosen_change'])}, rejected {signed(seen['rejected_change'])}  {_escaped(prompt, style)}"
+        f"{escaped(place_words(pair), style)} {mark} {movement_words(seen['movement'])}: chosen "
+        f"{signed(seen['chosen_change'])}, rejected {signed(seen['rejected_change'])}  {escaped(prompt, style)}"
     )
     return f"- {words}" if style is box.MARKDOWN else f"  {words}"
 
@@ -257,4 +211,4 @@ def _notes(document: Mapping[str, Any], style: box.Box) -> list[str]:
         ]
     notes.append(f"Kept in {document['folder']}: one run per step and loss, for entangle report and compare")
     mark = "- " if style is box.MARKDOWN else ""
-    return [mark + _escaped(note, style) for note in notes]
+    return [mark + escaped(note, style) for note in notes]

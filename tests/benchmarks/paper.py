@@ -6,7 +6,7 @@ Yuan et al. (arXiv 2410.13828, figures 3 and 4a) fine-tune GPT-2 on sentiment da
 share a short or a long ending, and train with DPO. With one token, the gradients of both answers point apart, and the
 chosen log-prob rises. The longer the shared ending, the higher the cosine, and the lower the chosen log-prob.
 
-Here the sample model learns both answers of every pair (TRL's SFTTrainer), so that it is undecided between them. Then
+First, SFTTrainer fine-tunes the sample model on both answers of every pair. It is then undecided between them. Next,
 `entangle rehearse` trains it with DPO and measures all pairs. One JSON line per file and seed holds the steps, the mean
 changes of both log-probs, and the mean cosine. `--figure` draws them with Chromium.
 """

@@ -19,7 +19,7 @@ import pytest
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.engine.engine import Engine
 from entangle_cli.errors import UnfinishedError, UsageError
-from entangle_cli.store import writing
+from entangle_cli.store.files import locked
 from entangle_cli.store.reading import read_manifest
 from tests.cli.conftest import LONG, MODEL, Entangle
 
@@ -116,7 +116,7 @@ def test_measured_pairs_are_kept_after_repeated_interrupts(tmp_path: Path, first
 def test_a_run_that_is_being_written_is_refused(entangle: Entangle, tmp_path: Path) -> None:
     words = ("scan", MODEL, LONG, "--limit", "2", "-q", "-o", "run")
     assert entangle(*words).code == 0
-    lock = writing._locked(tmp_path / "run")
+    lock = locked(tmp_path / "run")
     outcome = entangle(*words)
     assert outcome.code == 2
     assert "another process is writing there" in outcome.err

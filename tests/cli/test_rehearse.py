@@ -119,9 +119,9 @@ def test_finished_losses_are_not_repeated_and_every_format_is_written(
         "first 3 of 5 steps, 18 pairs, 4 per step, AdamW at 0.0001, linear schedule",
         "After 3 steps under sigmoid, the chosen answer lost probability in",
         "means over 6 training and 6 held-out probe pairs; changes in nats since the start",
-        "At step 5, extrapolated changes times 1.25, as the learning rates add up; not measured",
+        "At step 5, extrapolated: changes times 1.25, as the learning rates add up; not measured",
         "Losses compared with sigmoid on the same pairs",
-        "simpo by step, CPOTrainer; training pairs",
+        "simpo: by step, CPOTrainer; training pairs",
         "Kept in out",
     ):
         assert words in text

@@ -17,7 +17,7 @@ from entangle_cli.analysis.rehearsal import judge_rehearsal, paired_differences
 from entangle_cli.analysis.rules import Rule
 from entangle_cli.data.traps import plain_text
 from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal, loss_key
-from entangle_cli.diagnose.training.movement import log_probs_by_pair, metrics_by_set
+from entangle_cli.diagnose.training.movement import log_probs_by_pair, set_metrics
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord, Status
@@ -107,7 +107,7 @@ def _loss(one: RehearsedLoss, so_far: Sequence[float]) -> dict[str, Any]:
         {
             "step": step,
             "learning_rate_sum": so_far[step - 1] if step else 0.0,
-            **{name.replace("-", "_"): _metrics_of(records, start, name) for name in SETS},
+            **{name.replace("-", "_"): set_metrics(records, start, name) or None for name in SETS},
         }
         for step, records in one.points.items()
     ]
@@ -120,13 +120,6 @@ def _loss(one: RehearsedLoss, so_far: Sequence[float]) -> dict[str, Any]:
         "points": points,
         "extrapolated": _extrapolated(points[-1], so_far[-1]),
     }
-
-
-def _metrics_of(records: Sequence[PairRecord], start: Mapping[Any, Any], name: str) -> dict[str, float] | None:
-    """The metrics of a probe set; None if no pair of it was measured."""
-    prefix = f"{name.replace('-', '_')}/"
-    metrics = metrics_by_set(records, start, [name])
-    return {metric.removeprefix(prefix): value for metric, value in metrics.items()} or None
 
 
 def _logged(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,14 +40,19 @@ def with_references(records: Sequence[PairRecord], references: LogProbs) -> list
     ]
 
 
+def set_metrics(records: Sequence[PairRecord], start: LogProbs, set_name: str) -> dict[str, float]:
+    """`observed_metrics` of a probe set; empty without measured pairs."""
+    measured = [record for record in records if record.file == set_name and record.status == Status.OK.value]
+    return observed_metrics(measured, _start_of(measured, start))
+
+
 def metrics_by_set(records: Sequence[PairRecord], start: LogProbs, set_names: Sequence[str]) -> dict[str, float]:
-    """`observed_metrics` of each probe set, as `set/metric`; a set without measured pairs has none."""
-    metrics = {}
-    for name in set_names:
-        of_set = [record for record in records if record.file == name and record.status == Status.OK.value]
-        for metric, value in observed_metrics(of_set, _start_of(of_set, start)).items():
-            metrics[f"{name.replace('-', '_')}/{metric}"] = value
-    return metrics
+    """The metrics of several probe sets as `set/metric`."""
+    return {
+        f"{name.replace('-', '_')}/{metric}": value
+        for name in set_names
+        for metric, value in set_metrics(records, start, name).items()
+    }
 
 
 def _start_of(records: Sequence[PairRecord], start: LogProbs) -> Floats:

@@ -12,7 +12,7 @@ from entangle_cli.diagnose.views.overview import movement_counts, num_wrong
 from entangle_cli.records.overview import NextStep
 from entangle_cli.records.pair import Movement
 from entangle_cli.records.run import Run
-from entangle_cli.records.words import counted, percent
+from entangle_cli.records.words import counted, listed, percent
 
 WORTHWHILE = 0.05
 """Share of the pairs that must separate more before another loss or weight is worth a line."""
@@ -78,7 +78,7 @@ def _listed(names: Sequence[str]) -> str:
     shown = list(names[:NAMED_LOSSES])
     if len(names) > NAMED_LOSSES:
         shown.append(f"{len(names) - NAMED_LOSSES} more")
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return listed(shown)
 
 
 def _weight(comparison: Mapping[str, Any], names: CommandNames) -> list[NextStep]:
