@@ -78,7 +78,7 @@ ONLY_IN = {
             )
         ),
     },
-    "jinja2": {"report.html", "data.chat_template"},
+    "jinja2": {"report.page", "data.chat_template"},
     "pyarrow": {"store", "data.arrow_files", "data.arrow_pieces", "data.arrow_subset", "data.compression"},
 }
 

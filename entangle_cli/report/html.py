@@ -1,22 +1,11 @@
-"""Pages: one file each, which loads nothing, works without scripts, and carries the policy that holds it to that.
-
-Markup is made by templates that escape whatever they are given; styles and scripts are ours alone, allowed by hash.
-"""
+"""The pages of a run, of one pair's tokens and of a comparison."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from io import TextIOWrapper
 from typing import IO, Any
-
-import jinja2
-from markupsafe import Markup
 
 from entangle_cli.records.overview import NextStep, Overview
 from entangle_cli.records.pair import MOVEMENT_MEANINGS, WRONG_WAY
@@ -28,6 +17,7 @@ from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.losses import NUM_NAMED, loss_groups
 from entangle_cli.report.marks import MARKS, WORDS
 from entangle_cli.report.one_pair import FATES
+from entangle_cli.report.page import plain, write_page
 from entangle_cli.report.summary import place_words, show_option
 from entangle_cli.report.tokens import concentration_sentence, visible
 
@@ -36,81 +26,6 @@ RATIO_SCALE = 500
 """Log ratios are written as whole numbers of this part: fine enough for a map of 600 units."""
 MOVEMENTS = [str(movement) for movement in WORDS]
 """In the order of bars and legends."""
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("entangle_cli.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def write_page(stream: IO[str], template: str, title: str, data: Any, values: Mapping[str, Any]) -> None:
-    """Write a page from a template.
-
-    Args:
-        data: for the page's script.
-        values: for the template; texts are made harmless.
-    """
-    if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(encoding="utf-8")  # which the page says that it is
-    environment = _environment()
-    style, script = (_unindented(_source(environment, name)) for name in ("page.css", "page.js"))
-    style += WIDTHS
-    page = environment.get_template(template)
-    for piece in page.generate(
-        title=_plain(title),
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        data=data,
-        marks=MARKS,
-        words=WORDS,
-        percent=percent,
-        counted=counted,
-        legend=lambda: LEGEND,
-        **{name: _plain(value) for name, value in values.items()},
-    ):
-        stream.write(piece)
-
-
-WIDTHS = "".join(f".w{share}{{flex-grow:{share}}}" for share in range(1, 101))
-"""Classes of a bar's segments by their per cent: the page's policy allows no style attributes."""
-
-LEGEND = Markup("".join(f'<span class="key {name}"></span>{words}' for name, words in WORDS.items() if name != "still"))
-
-
-def _source(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _unindented(source: str) -> str:
-    """A source without indentation and blank lines, which make up a tenth of it."""
-    return "\n".join(line.strip() for line in source.splitlines() if line.strip())
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _plain(value: Any) -> Any:
-    """Text without invisible and direction-changing characters, wherever it stands; line breaks are kept."""
-    if isinstance(value, Markup | Enum) or value is None:
-        return value
-    if isinstance(value, str):
-        return "\n".join(map(for_terminal, value.split("\n")))
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_report_page(
@@ -297,7 +212,7 @@ def _pair_data(pair: Any) -> list[Any]:
     """
     answers = [None if pieces is None else _alternating(pieces) for pieces in (pair.chosen, pair.rejected)]
     counts = (pair.chosen_tokens, pair.rejected_tokens)
-    return [pair.row, pair.line, _plain(pair.file), *counts, pair.why, _plain(pair.prompt), *answers]
+    return [pair.row, pair.line, plain(pair.file), *counts, pair.why, plain(pair.prompt), *answers]
 
 
 def _alternating(pieces: Sequence[Any]) -> list[str]:
@@ -305,7 +220,7 @@ def _alternating(pieces: Sequence[Any]) -> list[str]:
     for piece in pieces:
         if piece.is_shared != bool(len(texts) % 2):
             texts.append("")
-        texts.append(_plain(piece.text))
+        texts.append(plain(piece.text))
     return texts
 
 

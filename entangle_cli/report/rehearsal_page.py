@@ -7,7 +7,8 @@ from typing import IO, Any
 
 from entangle_cli.records.words import last_turn
 from entangle_cli.report.figures import Line, Range, line_chart
-from entangle_cli.report.html import MOVEMENTS, write_page
+from entangle_cli.report.html import MOVEMENTS
+from entangle_cli.report.page import write_page
 from entangle_cli.report.rehearsal import SETS, loss_names, rehearsal_sentences, training_words
 from entangle_cli.report.summary import place_words
 

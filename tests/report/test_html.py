@@ -21,7 +21,7 @@ import pytest
 import entangle_cli
 from entangle_cli.analysis.losses.table import LOSSES
 from entangle_cli.records.words import percent
-from entangle_cli.report import html
+from entangle_cli.report import page as page_parts
 from tests.cli.conftest import LONG, MODEL, Entangle
 from tests.report.browser import needs_chromium, open_page
 
@@ -169,7 +169,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_colours_are_told_apart_and_text_can_be_read() -> None:
-    css = (Path(html.__file__).parent / "templates/page.css").read_text()
+    css = (Path(page_parts.__file__).parent / "templates/page.css").read_text()
     light, dark = (dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part)) for part in css.split("prefers-color-scheme")[:2])
     for colours in (light, dark):
         for name in ("text", "dim", "link", "both_rise", "both_fall", "reversed"):
@@ -210,7 +210,7 @@ def test_a_script_that_is_not_ours_is_refused(page: str, tmp_path: Path) -> None
 
 @needs_chromium
 def test_the_loss_switches_the_whole_page(entangle: Entangle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    source = html._source
+    source = page_parts._source
 
     def with_a_click(environment: Any, name: str) -> str:
         click = "\nfind('loss').value = '1'; find('loss').dispatchEvent(new Event('change'));"
@@ -218,7 +218,7 @@ def test_the_loss_switches_the_whole_page(entangle: Entangle, monkeypatch: pytes
 
     entangle("scan", MODEL, LONG, "--limit", "12", "-q", "-o", "run", "--include-text")
     before = entangle("report", "run", "--format", "html").out
-    monkeypatch.setattr(html, "_source", with_a_click)
+    monkeypatch.setattr(page_parts, "_source", with_a_click)
     page = entangle("report", "run", "--format", "html").out
     (tmp_path / "page.html").write_text(page)
     other = data_of(page)["losses"][1]
@@ -251,7 +251,7 @@ def test_the_loss_switches_the_whole_page(entangle: Entangle, monkeypatch: pytes
 def test_arrow_keys_and_a_click_show_a_pair(
     entangle: Entangle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    source = html._source
+    source = page_parts._source
 
     def with_keys(environment: Any, name: str) -> str:
         press = "\nfind('map').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown'}));"
@@ -259,7 +259,7 @@ def test_arrow_keys_and_a_click_show_a_pair(
 
     entangle("scan", MODEL, LONG, "--limit", "12", "-q", "-o", "run", "--include-text")
     worst = [row for row in entangle_cli.read("run").worst(12) if row.movement != "separates"]
-    monkeypatch.setattr(html, "_source", with_keys)
+    monkeypatch.setattr(page_parts, "_source", with_keys)
     (tmp_path / "page.html").write_text(entangle("report", "run", "--format", "html").out)
     panel = open_page(tmp_path / "page.html").dom.split('id="panel"')[1]
     assert f"--line {worst[1].line}<" in panel[: panel.index("Pairs that go the wrong way")]
