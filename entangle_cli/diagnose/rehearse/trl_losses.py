@@ -37,7 +37,7 @@ def _plain(name: str) -> _Row:
     return _Row(DPO, lambda _: {"loss_type": name})
 
 
-PLAIN = (*("sigmoid", "hinge", "ipo", "sigmoid_norm", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down"),)
+PLAIN = ("sigmoid", "hinge", "ipo", "sigmoid_norm", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down")
 SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
 
 TABLE: Mapping[str, _Row] = {
