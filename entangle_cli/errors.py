@@ -6,6 +6,8 @@ Every message has three parts: what was found and where, what was expected, and 
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import partial
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -50,6 +52,10 @@ class EntangleError(Exception):
         self.found, self.expected, self.remedy = map(_one_line, (found, expected, remedy))
         self.topic = topic or self.topic
         super().__init__(f"{self.found}\n  expected: {self.expected}\n  to do: {self.remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: an error of a worker is raised again in the main process."""
+        return partial(type(self), topic=self.topic), (self.found, self.expected, self.remedy)
 
 
 def _one_line(part: str) -> str:

@@ -14,8 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "entangle_cli"
 
 LEAVES = {"records", "errors"}
 MAY_IMPORT = {
-    # Processes are started and ended around a command, until Ray takes their place.
-    "cli": {"api", "report", "diagnose.processes", "cli", "__init__"},
+    "cli": {"api", "report", "cli", "__init__"},
     "api": {"diagnose", "store", "report", "analysis", "api"},
     "diagnose": {"data", "engine", "analysis", "diagnose"},
     "data": {"data"},
@@ -45,10 +44,11 @@ ONLY_IN = {
         "diagnose.forecast",
         "diagnose.training",
         "diagnose.rehearse",
-        "diagnose.processes",
+        "diagnose.workers",
         "diagnose.tokens",
         "diagnose.inspect_model",
     },
+    "ray": {"diagnose.workers"},
     "trl": {"diagnose.rehearse"},
     "peft": {"data.adapter", "diagnose.rehearse.trainers"},
     "transformers": {"data", "api.training", "diagnose.rehearse.trainers"},

@@ -14,7 +14,6 @@ from entangle_cli.records.settings import ScanSettings
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.sequential import Decision
-    from entangle_cli.diagnose.processes.ranks import Ranks, WorkerRank
     from entangle_cli.diagnose.scan.scan import Scan
     from entangle_cli.store.writing import RunWriter
 
@@ -28,6 +27,9 @@ Data = Any
 
 class ScanObserver:
     """Receives the progress of a scan. All methods do nothing unless overridden."""
+
+    def noticed(self, message: str) -> None:
+        """Called with a message about the workers, for example that one died and is started again."""
 
     def planned(self, plan: ScanPlan) -> None:
         """Called after the model is loaded and the data are recognised."""
@@ -79,13 +81,13 @@ def scan(
 
 
 def _scan_in_memory(model: Model, data: Data, settings: ScanSettings, observer: ScanObserver) -> Run:
-    from entangle_cli.diagnose.scan.scan import open_scan
+    from entangle_cli.diagnose.scan.opening import open_scan
     from entangle_cli.diagnose.scan.until_decided import check_until_decided
     from entangle_cli.store.reading import columns_of
 
     check_until_decided(settings)
     records: list[PairRecord] = []
-    with open_scan(model, data, settings) as ready:
+    with open_scan(model, data, settings, observer.noticed) as ready:
         observer.planned(ready.plan)
 
         def store(batch: RecordBatch) -> None:
@@ -120,7 +122,6 @@ def scan_into_run(
     *,
     known: Path | None = None,
     about: Mapping[str, Any] | None = None,
-    ranks: Ranks | None = None,
 ) -> tuple[Path, Decision | None]:
     """Measure the pairs that a run does not hold yet.
 
@@ -128,19 +129,20 @@ def scan_into_run(
         output: folder of the run; None for a new one in `entangle-runs/`.
         known: an earlier run, to reuse its measured pairs.
         about: additional entries of the manifest.
-        ranks: the processes that share the work; None for this process alone.
     Returns:
         The run's folder, and the decision of `until_decided`; None without it.
     Raises:
         EntangleError: see `scan`.
     """
-    from entangle_cli.diagnose.scan.scan import open_scan
+    from entangle_cli.diagnose.scan.opening import open_scan
     from entangle_cli.diagnose.scan.until_decided import check_until_decided
+    from entangle_cli.store.reading import read_run
     from entangle_cli.store.writing import open_run
 
     check_until_decided(settings)
-    with open_scan(model, data, settings, ranks) as ready:
-        _agree(ready, known)
+    with open_scan(model, data, settings, observer.noticed) as ready:
+        if known is not None:
+            ready.reuse_pairs(read_run(known))
         observer.planned(ready.plan)
         writer = open_run(output, ready.identity, {**ready.about, **(about or {})})
         observer.opened(writer.folder, len(writer.done))
@@ -152,7 +154,6 @@ def _measure_into(ready: Scan, writer: RunWriter, settings: ScanSettings, observ
     from entangle_cli.store.files import uninterrupted
     from entangle_cli.store.reading import read_run
 
-    ready.ranks.share_done(writer.done)
     try:
         with writer, observer.measuring(ready.plan.num_selected, writer.num_done_rows):
 
@@ -188,9 +189,8 @@ def _measure(
         decision = measure_until_decided(ready, settings.until_decided, settings, done, store, columns_so_far)
         ready.reader.refuse_changed()
         return decision
-    for batch in ready.ranks.gather(ready.records(done)):
+    for batch in ready.records(done):
         store(batch)
-    ready.ranks.end_round(is_last=True)
     ready.refuse_other_data(num_rows())
     return None
 
@@ -206,38 +206,30 @@ def check_settings(settings: ScanSettings) -> None:
     check_until_decided(settings)
 
 
-def measure_for_first(model: Model, data: Data, settings: ScanSettings, known: Path | None, rank: WorkerRank) -> None:
-    """Measure a share of the batches and send the records to rank 0."""
-    from entangle_cli.diagnose.scan.scan import open_scan
-    from entangle_cli.diagnose.scan.until_decided import rounds
+@contextmanager
+def workers_started(settings: ScanSettings) -> Iterator[None]:
+    """Keep the settings' workers' Ray cluster for several scans. Without workers, this does nothing.
 
-    with open_scan(model, data, settings, rank) as ready:
-        _agree(ready, known)
-        done = rank.done()
-        for rows in rounds(ready.reader.in_random_order()) if settings.until_decided else [None]:
-            for batch in ready.records(done, rows):
-                rank.send(batch)
-            if not rank.next_round():
-                return
+    Raises:
+        UsageError: Ray is not installed, or its cluster cannot be joined.
+    """
+    if settings.workers is None:
+        yield
+        return
+    from entangle_cli.diagnose.workers.cluster import connected
+
+    with connected(settings.workers):
+        yield
 
 
 def estimate(
-    model: Model, data: Data, settings: ScanSettings, ranks: Ranks | None = None
-) -> tuple[ScanPlan, ScanEstimate] | None:
-    """Plan and cost estimate of a scan; None on every process except rank 0."""
-    from entangle_cli.diagnose.scan.scan import open_scan
+    model: Model, data: Data, settings: ScanSettings, observer: ScanObserver | None = None
+) -> tuple[ScanPlan, ScanEstimate]:
+    """Plan and cost estimate of a scan."""
+    from entangle_cli.diagnose.scan.opening import open_scan
 
-    with open_scan(model, data, settings, ranks) as ready:
-        return (ready.plan, ready.estimate()) if ready.ranks.rank == 0 else None
-
-
-def _agree(ready: Scan, known: Path | None) -> None:
-    """Open the run to reuse, and check that all processes agree on the scan."""
-    from entangle_cli.store.reading import read_run
-
-    if known is not None:
-        ready.reuse_pairs(read_run(known))
-    ready.ranks.agree({**ready.identity.document, "known pairs": ready.known_identity})
+    with open_scan(model, data, settings, (observer or ScanObserver()).noticed) as ready:
+        return ready.plan, ready.estimate()
 
 
 def chosen_checkpoints(model: str, checkpoints: str | None) -> list[str]:

@@ -15,14 +15,13 @@ class Deadline:
 
     Args:
         text: such as `50m`, `1h30m` or `90s`; None for as long as it takes.
-        seconds_before: that have gone by already.
     Raises:
         UsageError: not a duration, or none at all.
     """
 
-    def __init__(self, text: str | None, seconds_before: float = 0.0) -> None:
+    def __init__(self, text: str | None) -> None:
         self._text = text
-        self._end = None if text is None else time.monotonic() + _seconds(text) - seconds_before
+        self._end = None if text is None else time.monotonic() + _seconds(text)
 
     def check(self, num_pairs: int) -> None:
         """End the scan when the time is up.

@@ -42,6 +42,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
         *("device", "device-map", "batch-tokens", "activation-checkpointing", "attn-implementation"),
         *("known", "deadline"),
     ),
+    "Several processes": ("workers", "gpus-per-worker", "threads-per-worker", "ray-address"),
     "Unsafe unless you trust it": ("trust-remote-code", "pickled-weights"),
     "Output": ("json", "npy", "annotate", "quiet", "debug", "help"),
 }
@@ -69,6 +70,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "entangle scan path/to/checkpoint pairs.jsonl --limit 200",
         "entangle scan path/to/checkpoint pairs.jsonl --loss simpo --include-text",
         'entangle scan path/to/checkpoint pairs.jsonl --fail-if "both_fall_rate > 20%"',
+        "entangle scan path/to/checkpoint pairs.jsonl --dtype bfloat16 --workers auto",
     ),
     "forecast": (
         "entangle forecast path/to/checkpoint pairs.jsonl --batch-size 8 --horizon 200",

@@ -8,9 +8,9 @@ _is_requested = False
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Handle SIGTERM as Ctrl-C. torchrun, Slurm and containers send it a little before they kill a process.
+    """Handle SIGTERM as Ctrl-C. Slurm and containers send it a little before they kill a process.
 
-    They often send it twice. After the first, only Ctrl-C interrupts the final work.
+    They may send it twice. After the first, only Ctrl-C interrupts the final work.
     """
     global _is_requested
     _is_requested = True

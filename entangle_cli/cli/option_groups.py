@@ -19,6 +19,7 @@ from entangle_cli.cli.options import (
     DataRevision,
     Device,
     Gamma,
+    GpusPerWorker,
     Limit,
     LossName,
     LossOptions,
@@ -29,13 +30,16 @@ from entangle_cli.cli.options import (
     Parameters,
     PickledWeights,
     Ranked,
+    RayAddress,
     Sample,
     Seed,
     Split,
     TemplateDate,
+    ThreadsPerWorker,
     Tokenizer,
     TruncationMode,
     TrustRemoteCode,
+    Workers,
 )
 from entangle_cli.errors import UsageError
 from entangle_cli.records.settings import (
@@ -46,6 +50,7 @@ from entangle_cli.records.settings import (
     ReadingSettings,
     ScanSettings,
     Truncation,
+    WorkerSettings,
 )
 
 
@@ -133,6 +138,40 @@ class PolicyOptions:
 
     parameters: Parameters = None
     device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Which processes share a scan."""
+
+    workers: Workers = None
+    gpus_per_worker: GpusPerWorker = 1
+    threads_per_worker: ThreadsPerWorker = None
+    ray_address: RayAddress = None
+
+    def settings(self) -> WorkerSettings | None:
+        """The workers; None for this process alone.
+
+        Raises:
+            UsageError: a number that is not one, or an option for workers without --workers.
+        """
+        if self.workers is None:
+            if (self.gpus_per_worker, self.threads_per_worker, self.ray_address) != (1, None, None):
+                raise UsageError(
+                    "--gpus-per-worker, --threads-per-worker or --ray-address without --workers",
+                    "the number of workers",
+                    "add --workers auto",
+                )
+            return None
+        is_number = self.workers.isascii() and self.workers.isdecimal() and int(self.workers) > 0
+        if not (is_number or self.workers == "auto"):
+            raise UsageError(f"--workers {self.workers}", "a number from 1, or auto", "use for example --workers auto")
+        return WorkerSettings(
+            int(self.workers) if is_number else None,
+            self.gpus_per_worker,
+            self.threads_per_worker,
+            self.ray_address,
+        )
 
 
 @dataclass(frozen=True, slots=True)

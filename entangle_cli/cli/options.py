@@ -108,6 +108,25 @@ AttnImplementation = Annotated[
 BaseModel = Annotated[
     str | None, typer.Option(help="Base checkpoint of a PEFT adapter; default: the one its config names.")
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="Measure with N processes, run by Ray on this machine or a cluster. auto: one per GPU, or per four cores "
+        "without a GPU.",
+    ),
+]
+GpusPerWorker = Annotated[
+    int, typer.Option(min=1, help="GPUs of a worker. More than one holds a model that is larger than a GPU.")
+]
+ThreadsPerWorker = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU cores of a worker; default: an equal share of the cores, or one beside a GPU."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Address of a Ray cluster to join; default: RAY_ADDRESS, or a cluster of its own."),
+]
 RefModel = Annotated[
     str | None, typer.Option(help="Checkpoint of the reference log-probs; default: the data's columns, or MODEL.")
 ]

@@ -13,7 +13,14 @@ import typer
 from entangle_cli.cli.config import Origins, origins_of
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
-from entangle_cli.cli.option_groups import LossChoice, PairOptions, PolicyOptions, SampleOptions, scan_settings
+from entangle_cli.cli.option_groups import (
+    LossChoice,
+    PairOptions,
+    PolicyOptions,
+    SampleOptions,
+    WorkerOptions,
+    scan_settings,
+)
 from entangle_cli.cli.options import (
     Data,
     Debug,
@@ -45,6 +52,7 @@ def scan(
     sample: SampleOptions,
     pairs: PairOptions,
     policy: PolicyOptions,
+    workers: WorkerOptions,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; default: a folder below entangle-runs/.")
     ] = None,
@@ -110,67 +118,59 @@ def scan(
     """Measure how far the gradients of chosen and rejected overlap, for every pair."""
     from entangle_cli import api
     from entangle_cli.api import scanning
-    from entangle_cli.cli.processes import scan_processes
     from entangle_cli.cli.scan_display import ScanDisplay
-    from entangle_cli.diagnose.processes.ranks import WorkerRank
     from entangle_cli.report.consoles import show
     from entangle_cli.report.escape import for_terminal
     from entangle_cli.report.plan import plan_lines
 
-    with scan_processes(debug=debug) as launch:
-        origins = origins_of(context)
-        rules = api.parsed_rules(fail_if or (), origins.of("fail-if"))
-        if dry_run and rules:
-            raise UsageError(
-                f"--dry-run with --fail-if ({origins.of('fail-if')}): nothing is measured, so nothing can be judged",
-                "one of the two",
-                "leave --dry-run out",
-            )
-        api.refuse_without_baseline(rules)
-        time_left = Deadline(deadline, launch.seconds_before)
-        stop = UntilDecided(tuple(rule.text for rule in rules), confidence) if until_decided else None
-        weighing = loss.settings(LossSettings())
-        api.check_loss(weighing)
-        if launch.ranks.rank == 0:
-            refuse_unwritable(json_file, *pairs.inputs(model, *data, ref_model, known))
-        settings = scan_settings(
-            pairs,
-            policy,
-            weighing,
-            dtype.value,
-            sample,
-            shard=shard,
-            ref_model=ref_model,
-            unshared_cosine=unshared_cosine,
-            layers=layers,
-            include_text=include_text,
-            device_map=device_map,
-            batch_tokens=batch_tokens,
-            activation_checkpointing=activation_checkpointing,
-            strict=strict,
-            until_decided=stop,
+    origins = origins_of(context)
+    rules = api.parsed_rules(fail_if or (), origins.of("fail-if"))
+    if dry_run and rules:
+        raise UsageError(
+            f"--dry-run with --fail-if ({origins.of('fail-if')}): nothing is measured, so nothing can be judged",
+            "one of the two",
+            "leave --dry-run out",
         )
-        scanning.check_settings(settings)
-        models = _models(model, checkpoints, json_file)
-        codes = [ExitCode.DONE]
+    api.refuse_without_baseline(rules)
+    time_left = Deadline(deadline)
+    stop = UntilDecided(tuple(rule.text for rule in rules), confidence) if until_decided else None
+    weighing = loss.settings(LossSettings())
+    api.check_loss(weighing)
+    refuse_unwritable(json_file, *pairs.inputs(model, *data, ref_model, known))
+    settings = scan_settings(
+        pairs,
+        policy,
+        weighing,
+        dtype.value,
+        sample,
+        shard=shard,
+        ref_model=ref_model,
+        unshared_cosine=unshared_cosine,
+        layers=layers,
+        include_text=include_text,
+        device_map=device_map,
+        batch_tokens=batch_tokens,
+        activation_checkpointing=activation_checkpointing,
+        strict=strict,
+        until_decided=stop,
+        workers=workers.settings(),
+    )
+    scanning.check_settings(settings)
+    models = _models(model, checkpoints, json_file)
+    codes = [ExitCode.DONE]
+    with scanning.workers_started(settings):
         for each in models:
-            ranks = launch.ranks.apart(each)
+            display = ScanDisplay(time_left, quiet=quiet)
             if dry_run:
-                if (plan := scanning.estimate(each, data, settings, ranks)) is not None:
-                    show(sys.stdout, plan_lines(*plan))
-                continue
-            if isinstance(ranks, WorkerRank):
-                scanning.measure_for_first(each, data, settings, known, ranks)
+                show(sys.stdout, plan_lines(*scanning.estimate(each, data, settings, display)))
                 continue
             folder = output if output is None or len(models) == 1 else output / Path(each).name
             about = {"configuration": {"options": dict(origins.taken)}}
-            folder, decision = scanning.scan_into_run(
-                each, data, settings, folder, ScanDisplay(time_left, quiet=quiet), known=known, about=about, ranks=ranks
-            )
+            folder, decision = scanning.scan_into_run(each, data, settings, folder, display, known=known, about=about)
             if len(models) > 1 and quiet and rules:
                 print(for_terminal(each))
             codes.append(_show_result(folder, settings, json_file, rules, decision, origins, quiet=quiet))
-        raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
+    raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
 
 
 def _models(model: str, checkpoints: str | None, json_file: Path | None) -> Sequence[str]:

@@ -28,6 +28,11 @@ class ScanDisplay(ScanObserver):
         self._quiet = quiet
         self._advance: Advance | None = None
 
+    def noticed(self, message: str) -> None:
+        """Show a message about the workers."""
+        if not self._quiet:
+            tell(message)
+
     def planned(self, plan: ScanPlan) -> None:
         """Show the plan."""
         if not self._quiet:

@@ -39,7 +39,7 @@ from entangle_cli.data.model_config import (
 )
 from entangle_cli.data.origin import Origin, base_origin, find_origin, has_tokenizer, identity_of
 from entangle_cli.data.series import step_of
-from entangle_cli.data.tokenizer import load_tokenizer
+from entangle_cli.data.tokenizer import TokenizerOfModel, load_tokenizer
 from entangle_cli.errors import UsageError
 from entangle_cli.records.settings import LoadingSettings
 
@@ -68,6 +68,16 @@ class Checkpoint:
     """Date used by the chat template, as YYYY-MM-DD; None if it uses no date."""
     training_step: int | None = None
     """Training step in the name of a Trainer checkpoint; None for other names."""
+
+    @property
+    def num_embeddings(self) -> int | None:
+        """Number of token embeddings; None if unknown."""
+        return getattr(self.model.get_input_embeddings(), "num_embeddings", None)
+
+    @property
+    def tokenizer_of_model(self) -> TokenizerOfModel:
+        """The tokenizer, and the model's limits."""
+        return TokenizerOfModel(self.tokenizer, {}, self.position_limit, self.context, self.num_embeddings)
 
 
 def check_dtype(name: str) -> None:

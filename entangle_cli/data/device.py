@@ -11,19 +11,14 @@ from entangle_cli.errors import UsageError
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-def choose_device(name: str, device_map: str | None = None, local_rank: int = 0, local_size: int = 1) -> torch.device:
-    """Choose the device. `auto` is CUDA if available. With several processes, each gets its own CUDA device.
+def choose_device(name: str, device_map: str | None = None) -> torch.device:
+    """Choose the device. `auto` is CUDA if available.
 
     Args:
         device_map: a name of `DEVICE_MAPS`, only with `auto`; None for a single device.
-        local_rank: index of this process among the scan's processes on this machine, from 0.
-        local_size: number of the scan's processes on this machine.
     Raises:
-        UsageError: the device is not available, a device and a map are both given, or several processes would share
-            one device.
+        UsageError: the device is not available, or a device and a map are both given.
     """
-    if local_size > 1:
-        return _own_device(name, device_map, local_rank, local_size)
     if device_map is not None and (device_map not in DEVICE_MAPS or name != "auto"):
         raise UsageError(
             f"--device-map {device_map} with --device {name}",
@@ -42,28 +37,6 @@ def loading_map(device: torch.device, device_map: str | None) -> str | dict[str,
     """
     is_direct = device_map is None and device.type == "cuda" and find_spec("accelerate") is not None
     return {"": device} if is_direct else device_map
-
-
-def _own_device(name: str, device_map: str | None, local_rank: int, local_size: int) -> torch.device:
-    """The device of one process of several on this machine."""
-    if device_map is not None or name not in ("auto", "cpu", "cuda"):
-        chosen = f"--device {name}" if device_map is None else f"--device-map {device_map}"
-        raise UsageError(
-            f"{chosen} for {local_size} processes on one machine",
-            "one device per process: --device auto, cpu or cuda",
-            "omit the option, or start one process per machine (torchrun --nproc-per-node 1)",
-        )
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if torch.cuda.is_available() and local_rank >= torch.cuda.device_count():
-        raise UsageError(
-            f"{local_size} processes on a machine with {torch.cuda.device_count()} CUDA devices",
-            "one device per process",
-            "lower torchrun's --nproc-per-node, or use --device cpu",
-        )
-    device = _existing_device(f"cuda:{local_rank}" if torch.cuda.is_available() else name)
-    torch.cuda.set_device(device)  # for kernels that use the current device instead of their tensors' device
-    return device
 
 
 def _existing_device(name: str) -> torch.device:

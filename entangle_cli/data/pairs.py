@@ -110,6 +110,7 @@ class PairReader:
     """
 
     def __init__(self, settings: ReadingSettings | None = None, files: Sequence[Path] = ()) -> None:
+        self.files = files
         settings = settings or ReadingSettings()
         if settings.ranked not in WAYS:
             raise UsageError(f"--ranked {settings.ranked}", f"one of {', '.join(WAYS)}", "use one of these")

@@ -9,7 +9,7 @@ from entangle_cli.data.checkpoint import quiet_libraries
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.tokenize import TokenizedRow, tokenize_pair
 from entangle_cli.data.tokenizer import tokenizer_of_model
-from entangle_cli.diagnose.scan.row_reader import token_settings
+from entangle_cli.diagnose.scan.row_preparation import token_settings
 from entangle_cli.diagnose.views.inspection import inspect_rows
 from entangle_cli.records.settings import LoadingSettings, ReadingSettings
 
@@ -32,14 +32,7 @@ def inspect_with_model(
     with quiet_libraries():
         loaded = tokenizer_of_model(model, loading)
         tokenizer = loaded.tokenizer
-        settings = token_settings(
-            max_length,
-            truncation,
-            loaded.position_limit,
-            loaded.context,
-            loaded.num_embeddings,
-            reading.max_row_bytes,
-        )
+        settings = token_settings(loaded, max_length, truncation, reading.max_row_bytes)
 
         def tokenize(pair: PreferencePair) -> TokenizedRow | SkippedRow:
             return tokenize_pair(pair, tokenizer, settings)

@@ -24,8 +24,9 @@ from entangle_cli.analysis.tokens import (
     token_roles,
 )
 from entangle_cli.data.pairs import SkippedRow
+from entangle_cli.diagnose.scan.opening import open_local_scan
 from entangle_cli.diagnose.scan.row_records import PreparedRow
-from entangle_cli.diagnose.scan.scan import Scan, open_scan
+from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.engine.token_grams import planned_passes, token_gram_blocks
 from entangle_cli.errors import DataError, NothingToJudgeError, UsageError
@@ -98,22 +99,24 @@ def pair_tokens(
         observer: is called with the plan, and after every pass.
         with_gram: keep the Gram matrix, whose memory grows with the square of the tokens.
     Raises:
-        DataError, ModelError, UsageError: see `scan.open_scan`; UsageError also if the row or pair does not exist.
+        DataError, ModelError, UsageError: see `opening.open_scan`; UsageError also if the row or pair does not exist.
         NothingToJudgeError: the row cannot be measured.
     """
-    with open_scan(model, data, replace(settings, limit=row + 1)) as scan:
+    with open_local_scan(model, data, replace(settings, limit=row + 1)) as (scan, loaded):
         prepared = _prepared(scan, row, pair_in_row)
-        record = scan.measurer.measure([prepared]).pairs[0]
+        record = loaded.measurer.measure([prepared]).pairs[0]
         # One pass needs room for the longest sequence twice, even if memory is short.
         longest = max(len(side.ids) for side in (prepared.tokens.pair.chosen, prepared.tokens.pair.rejected))
-        max_tokens = max(scan.fitting_tokens, 2 * longest)
+        max_tokens = max(loaded.fitting_tokens, 2 * longest)
         passes, tokens = planned_passes(prepared.tokens.pair, max_tokens)
         observer.planned(tokens, passes, max_tokens)
         sums = _token_sums(prepared)
         log_probs_N = np.zeros(tokens)
         gram_NN = np.zeros((tokens, tokens)) if with_gram else None
         with observer.measuring(passes) as passed:
-            blocks = token_gram_blocks(scan.checkpoint.model, scan.parameters, prepared.tokens.pair, max_tokens, passed)
+            blocks = token_gram_blocks(
+                loaded.checkpoint.model, loaded.parameters, prepared.tokens.pair, max_tokens, passed
+            )
             for block in blocks:
                 gram = block.gram_BB.numpy()
                 sums.add(block.rows, block.columns, gram)
@@ -122,7 +125,7 @@ def pair_tokens(
                 if gram_NN is not None:
                     gram_NN[np.ix_(block.columns, block.rows)] = gram.T
                     gram_NN[np.ix_(block.rows, block.columns)] = gram
-        document = _document(scan, prepared, record, sums, log_probs_N, settings.loss)
+        document = _document(scan, prepared, record, sums, log_probs_N, settings.loss, loaded.checkpoint.tokenizer)
     return TokenReport(document, sums.shown_cosines, gram_NN)
 
 
@@ -161,7 +164,13 @@ def _prepared(scan: Scan, row: int, pair_in_row: int | None) -> PreparedRow:
 
 
 def _document(
-    scan: Scan, row: PreparedRow, record: PairRecord, sums: TokenSums, log_probs_N: Floats, loss: LossSettings
+    scan: Scan,
+    row: PreparedRow,
+    record: PairRecord,
+    sums: TokenSums,
+    log_probs_N: Floats,
+    loss: LossSettings,
+    tokenizer: Any,
 ) -> dict[str, Any]:
     def coefficients_of(mask_N: Floats) -> tuple[float, float]:
         return _coefficients(record, loss, mask_N, log_probs_N)
@@ -178,7 +187,7 @@ def _document(
         | {"rejected_coefficient": coefficients[1]},
         "concentration": concentration(sums),
         "checks": _checks(record, sums, log_probs_N),
-        "tokens": _tokens(scan, _scored_ids(row), sums, log_probs_N, pushes(sums, coefficients)),
+        "tokens": _tokens(tokenizer, _scored_ids(row), sums, log_probs_N, pushes(sums, coefficients)),
         "roles": role_products(sums),
         "masks": masked_roles(sums, coefficients_of),
     }
@@ -230,9 +239,9 @@ def _checks(record: PairRecord, sums: TokenSums, log_probs_N: Floats) -> list[di
 
 
 def _tokens(
-    scan: Scan, ids: list[list[int]], sums: TokenSums, log_probs_N: Floats, push: Pushes
+    tokenizer: Any, ids: list[list[int]], sums: TokenSums, log_probs_N: Floats, push: Pushes
 ) -> list[dict[str, Any]]:
-    texts = {answer: token_texts(scan.checkpoint.tokenizer, side) for answer, side in zip(ANSWERS, ids, strict=True)}
+    texts = {answer: token_texts(tokenizer, side) for answer, side in zip(ANSWERS, ids, strict=True)}
     sides = [("chosen", position, token) for position, token in enumerate(ids[0])]
     sides += [("rejected", position, token) for position, token in enumerate(ids[1])]
     return [

@@ -32,8 +32,8 @@ class ScanPlan:
     """Limit on tokens of prompt and response together; None for no limit."""
     context: int | None = None
     """The model's context length in tokens; None if its config does not state one."""
-    num_processes: int = 1
-    """Number of processes that share the batches."""
+    num_workers: int = 1
+    """Number of processes that measure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,20 @@ class UntilDecided:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Processes that share a scan, run by Ray. They do not affect the numbers, except for rounding."""
+
+    num_workers: int | None = None
+    """None for one per GPU, or per four CPU cores where there is no GPU."""
+    gpus_per_worker: int = 1
+    """More than one spreads the model over the GPUs of a worker; see `ScanSettings.device_map`. Ignored on a CPU."""
+    threads_per_worker: int | None = None
+    """CPU cores of a worker; None for an equal share of a CPU's cores, or one beside a GPU."""
+    ray_address: str | None = None
+    """Address of a Ray cluster; None for RAY_ADDRESS, or a cluster on this machine that lasts as long as the scan."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanSettings:
     """What a scan measures and how. The first group determines the numbers."""
 
@@ -169,6 +183,8 @@ class ScanSettings:
     """Whether to recompute layers in the backward pass instead of keeping their activations."""
     strict: bool = False
     """Whether to end the scan at the first row that cannot be measured."""
+    workers: WorkerSettings | None = None
+    """Measure with several processes; None for this process alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def plan_lines(plan: ScanPlan, estimate: ScanEstimate | None = None) -> Renderab
     for name, reason in list(plan.slow_parameters.items())[:5]:
         table.add_row("  slow", Text(for_terminal(f"{name}: {reason}")))
     table.add_row("length", Text(_length_words(plan)))
-    dealt = f", dealt out to {plan.num_processes} processes" if plan.num_processes > 1 else ""
+    dealt = f", dealt to {plan.num_workers} workers" if plan.num_workers > 1 else ""
     table.add_row("batches", Text(f"up to {plan.batch_tokens:,} tokens, rows sorted by length{dealt}"))
     if estimate is not None:
         _add_estimate(table, plan, estimate)
@@ -52,17 +52,17 @@ def _length_words(plan: ScanPlan) -> str:
 
 
 def _add_estimate(table: Table, plan: ScanPlan, estimate: ScanEstimate) -> None:
-    a_process = " in each process" if plan.num_processes > 1 else ""
+    per_worker = " in each worker" if plan.num_workers > 1 else ""
     peak = "unknown" if estimate.peak_bytes is None else filesize.decimal(estimate.peak_bytes)
     table.add_row(
         "memory",
         Text(
-            f"{peak} at most{a_process}, with pairs of up to {estimate.longest_tokens:,} tokens; "
+            f"{peak} at most{per_worker}, with pairs of up to {estimate.longest_tokens:,} tokens; "
             f"weights {filesize.decimal(estimate.weight_bytes)}"
         ),
     )
     duration = timedelta(seconds=round(estimate.total_seconds))
-    speed = plan.num_processes / estimate.pair_seconds
+    speed = plan.num_workers / estimate.pair_seconds
     table.add_row(
         "time",
         Text(f"about {duration} for {counted(plan.num_selected, 'row')}, {speed:.3g} pairs/s; loading not counted"),

@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C and SIGTERM until the block is finished, then handle them as usual.
 
-    Slurm and torchrun may send a second signal while a process is still saving.
+    Slurm and containers may send a second signal while a process is still saving.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

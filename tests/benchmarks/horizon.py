@@ -116,7 +116,7 @@ def train(
     ready: Forecaster, pairs: Measured, held_out: Measured, rates: Sequence[float], seed: int, milestones: Sequence[int]
 ) -> dict[int, tuple[Changes, Changes]]:
     """Real training from the checkpoint; changes of both sets after some steps. Restores the weights."""
-    policy, parameters = ready.policy, ready.scan.parameters
+    policy, parameters = ready.policy, ready.policy.parameters
     optimizer = make_optimizer(parameters, replace(ready.optimizer, learning_rate=rates[0]), {})
     found = {}
     try:
@@ -203,7 +203,7 @@ def drift_of(ready: Forecaster, pairs: Measured, settings: ForecastSettings, rat
         positions = np.concatenate(passes)
         shares = step_shares(LOSS, pairs, pairs.log_probs, passes)
         mean.add(ready.policy.gradient([pairs.tokens[place] for place in positions], shares))
-    return median_drift(ready.policy, pairs, mean.update(ready.scan.parameters, rate_sum))[0]
+    return median_drift(ready.policy, pairs, mean.update(ready.policy.parameters, rate_sum))[0]
 
 
 def scaled(forecast: Forecast, factor: float) -> Forecast:

@@ -89,13 +89,13 @@ def real_changes(
     ready: Forecaster, pairs: Measured, loss: LossSettings, num_steps: int
 ) -> dict[int, NDArray[np.float64]]:
     """Changes after 1, 10, 100, ... and all steps on all pairs at once."""
-    optimizer = make_optimizer(ready.scan.parameters, ready.optimizer, {})
+    optimizer = make_optimizer(ready.policy.parameters, ready.optimizer, {})
     now, found = pairs.log_probs, {}
     try:
         for number in range(1, num_steps + 1):
             descent = ready.policy.gradient(pairs.tokens, step_shares(loss, pairs, now, [np.arange(len(pairs))]))
             factor = clip_factor(descent, ready.optimizer.max_grad_norm)
-            for name, parameter in ready.scan.parameters.items():
+            for name, parameter in ready.policy.parameters.items():
                 parameter.grad = -factor * descent[name]
             optimizer.step()
             optimizer.zero_grad()

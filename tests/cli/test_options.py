@@ -30,6 +30,7 @@ SURFACE = {
         "--checkpoints",
         "--layers", "--include-text", "--known", "--deadline",
         "--shard", "--until-decided", "--confidence",
+        "--workers", "--gpus-per-worker", "--threads-per-worker", "--ray-address",
     },
     "schema": set(),
     "explain": {"[NAME]"},

@@ -1,4 +1,4 @@
-"""Devices: existence, and one per process."""
+"""Devices: existence, and how weights get to them."""
 
 from __future__ import annotations
 
@@ -35,31 +35,6 @@ def test_a_device_map_and_a_device_are_refused_together() -> None:
     for name, device_map in (("cpu", "auto"), ("auto", "somewhere")):
         with pytest.raises(UsageError, match="--device-map"):
             choose_device(name, device_map)
-
-
-@pytest.mark.parametrize(
-    ("name", "device_map", "found"),
-    [
-        ("cuda:0", None, "--device cuda:0 for 2 processes on one machine"),
-        ("auto", "balanced", "--device-map balanced for 2 processes on one machine"),
-    ],
-)
-def test_processes_do_not_share_a_device(name: str, device_map: str | None, found: str) -> None:
-    with pytest.raises(UsageError, match=found):
-        choose_device(name, device_map, local_rank=1, local_size=2)
-
-
-def test_each_process_has_a_device_of_its_own() -> None:
-    assert choose_device("cpu", local_rank=1, local_size=2) == CPU
-    count = torch.cuda.device_count()
-    if count == 0:
-        assert choose_device("auto", local_rank=1, local_size=2) == CPU
-        with pytest.raises(UsageError, match="--device cuda: "):
-            choose_device("cuda", local_rank=0, local_size=2)
-    else:
-        assert choose_device("auto", local_rank=count - 1, local_size=count + 1) == torch.device("cuda", count - 1)
-        with pytest.raises(UsageError, match="CUDA devices"):
-            choose_device("cuda", local_rank=count, local_size=count + 1)
 
 
 def test_weights_of_a_gpu_are_read_straight_to_it_where_accelerate_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ PLAN = ScanPlan(
     batch_tokens=2048,
     max_length=None,
     context=None,
-    num_processes=1,
+    num_workers=1,
 )
 
 

@@ -30,8 +30,10 @@ from entangle_cli.diagnose.forecast.result import (
     StepCheck,
     empty_forecast,
 )
+from entangle_cli.diagnose.scan.loaded_model import LoadedModel
+from entangle_cli.diagnose.scan.opening import open_local_scan
 from entangle_cli.diagnose.scan.row_reader import RowReader, pair_reader
-from entangle_cli.diagnose.scan.scan import Scan, open_scan
+from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.engine.displacement import Derivatives
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.engine.update import clip_factor, norm, optimizer_update
@@ -48,7 +50,7 @@ class Forecaster:
     """A forecast that is ready to start, created by `open_forecast`.
 
     Attributes:
-        scan: the scan that measures the pairs.
+        scan: the scan of the pairs.
         optimizer: settings of the step, completed from the saved state.
         policy: the model whose weights move.
         held_out: the held-out data set; None without one.
@@ -58,6 +60,7 @@ class Forecaster:
     def __init__(
         self,
         scan: Scan,
+        model: LoadedModel,
         policy: Policy,
         held_out: RowReader | None,
         settings: ForecastSettings,
@@ -65,12 +68,13 @@ class Forecaster:
         seed: int,
     ) -> None:
         self.scan = scan
+        self._model = model
         self.policy = policy
         self.held_out = held_out
         self.settings = settings
         self._loss = loss
         self._seed = seed
-        self.optimizer, self._moments = read_step(settings, scan.checkpoint.model, scan.parameters)
+        self.optimizer, self._moments = read_step(settings, model.checkpoint.model, model.parameters)
 
     def run(self, advance: Callable[[int], None], notify: Callable[[str], None] = lambda _: None) -> ForecastResult:
         """Measure every pair and forecast the steps. Perform real steps if the settings request them.
@@ -82,7 +86,7 @@ class Forecaster:
             NothingToJudgeError: no pair can be used.
             UnfinishedError: a single pair does not fit into memory.
         """
-        pairs, unused = training_pairs(self.scan, self._loss, advance)
+        pairs, unused = training_pairs(self.scan, self._model.measurer, self._loss, advance)
         if not pairs:
             raise NothingToJudgeError(
                 f"none of {len(unused):,} rows can be used in a step",
@@ -189,7 +193,7 @@ class Forecaster:
 
     def _update(self, descent: Mapping[str, Tensor]) -> dict[str, Tensor]:
         loss_gradient = {name: -tensor for name, tensor in descent.items()}
-        return optimizer_update(loss_gradient, self.scan.parameters, self.optimizer, self._moments)
+        return optimizer_update(loss_gradient, self._model.parameters, self.optimizer, self._moments)
 
 
 class _OwnParts:
@@ -229,7 +233,7 @@ def open_forecast(
     """Open the data, the checkpoint and the optimizer's state. Measures nothing yet.
 
     Raises:
-        DataError, ModelError, UsageError: see `scan.open_scan` and `read_step`.
+        DataError, ModelError, UsageError: see `opening.open_scan` and `read_step`.
     """
     if settings.dtype == "bfloat16":
         raise UsageError(
@@ -241,11 +245,11 @@ def open_forecast(
     # The held-out data share the reading settings, but not the split, config and revision.
     reading = replace(settings.reading, split=step.eval_split, config_name=None, revision=None)
     source = None if eval_data is None else open_source(eval_data, reading)
-    with open_scan(model, data, settings) as scan, Scorer(scan.checkpoint.model) as scorer:
+    with open_local_scan(model, data, settings) as (scan, loaded), Scorer(loaded.checkpoint.model) as scorer:
         held_out = None
         if source is not None:
             pairs = pair_reader(source, reading)
             whole = replace(settings, limit=None, sample=None)
-            held_out = RowReader(source, pairs, scan.checkpoint, whole)
-        policy = Policy(scorer, scan.parameters, scan.plan.batch_tokens)
-        yield Forecaster(scan, policy, held_out, step, settings.loss, settings.seed)
+            held_out = RowReader(source, pairs, loaded.preparation(pairs, whole), whole)
+        policy = Policy(scorer, loaded.parameters, scan.plan.batch_tokens)
+        yield Forecaster(scan, loaded, policy, held_out, step, settings.loss, settings.seed)

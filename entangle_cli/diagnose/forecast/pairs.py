@@ -13,6 +13,7 @@ from entangle_cli.analysis.losses.loss import Coefficients, LossPoint
 from entangle_cli.analysis.losses.table import loss_coefficients
 from entangle_cli.diagnose.forecast.policy import Policy
 from entangle_cli.diagnose.forecast.result import Measured
+from entangle_cli.diagnose.scan.measurer import Measurer
 from entangle_cli.diagnose.scan.row_reader import RowReader
 from entangle_cli.diagnose.scan.row_records import PreparedRow, skipped_record
 from entangle_cli.diagnose.scan.scan import Scan
@@ -31,7 +32,9 @@ LARGEST_COEFFICIENT = float(np.finfo(np.float32).max) / 1e6
 """Larger coefficients would take weighted gradients out of the range of float32."""
 
 
-def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None]) -> tuple[Measured, list[PairRecord]]:
+def training_pairs(
+    scan: Scan, measurer: Measurer, loss: LossSettings, advance: Callable[[int], None]
+) -> tuple[Measured, list[PairRecord]]:
     """The selected pairs of a scan for which the loss is defined, and the records of the other rows.
 
     A pair with vanishing gradients still belongs to its batch.
@@ -43,7 +46,7 @@ def training_pairs(scan: Scan, loss: LossSettings, advance: Callable[[int], None
     unused = []
     for window in scan.reader.windows():
         for batch in scan.batches(window):
-            for row, record in zip(batch, scan.measurer.measure(batch).pairs, strict=True):
+            for row, record in zip(batch, measurer.measure(batch).pairs, strict=True):
                 rows[row.pair.index, row.pair.pair_in_row or 0] = (row, record)
         unused += [skipped_record(row) for row in window if not isinstance(row, PreparedRow)]
         advance(len(window))

@@ -25,7 +25,8 @@ from entangle_cli.diagnose.forecast.optimizer_step import refuse_rate
 from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal, loss_key
 from entangle_cli.diagnose.rehearse.trainers import require_packages
 from entangle_cli.diagnose.rehearse.trl_losses import trainer_of
-from entangle_cli.diagnose.scan.row_reader import pair_reader, resolved_length
+from entangle_cli.diagnose.scan.row_preparation import resolved_length
+from entangle_cli.diagnose.scan.row_reader import pair_reader
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.diagnose.views.first_rows import peeked_formats
 from entangle_cli.errors import DataError, ModelError, UsageError

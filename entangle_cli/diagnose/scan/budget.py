@@ -28,15 +28,15 @@ USABLE_SHARE = 0.5
 """Usable share of free memory. The rest is for gradients, tiles, fragmentation and other programs."""
 
 
-def batch_tokens(device: torch.device, model: nn.Module, bytes_per_token: int, local_size: int = 1) -> int:
+def batch_tokens(device: torch.device, model: nn.Module, bytes_per_token: int, num_sharing: int = 1) -> int:
     """Tokens per batch: a power of two times `SMALLEST_TOKENS`. Small changes in free memory rarely affect it.
 
     Args:
         bytes_per_token: memory that a forward pass keeps for its backward pass.
-        local_size: number of processes of the scan on this machine.
+        num_sharing: number of processes that share the memory of this machine. A CUDA device belongs to one.
     """
     fastest = fastest_tokens(device, model)
-    return min(fastest, fitting_tokens(device, bytes_per_token, local_size) or fastest)
+    return min(fastest, fitting_tokens(device, bytes_per_token, num_sharing) or fastest)
 
 
 def fastest_tokens(device: torch.device, model: nn.Module) -> int:
@@ -51,14 +51,13 @@ def fastest_tokens(device: torch.device, model: nn.Module) -> int:
     return min(most, max(least, _power_of_two(enough)))
 
 
-def fitting_tokens(device: torch.device, bytes_per_token: int, local_size: int = 1) -> int:
+def fitting_tokens(device: torch.device, bytes_per_token: int, num_sharing: int = 1) -> int:
     """Tokens of the largest batch that fits into free memory, rounded as in `batch_tokens`; 0 if unknown."""
     free = _free_bytes(device)
     if free is None or bytes_per_token == 0:
         return 0
-    # Each process has its own CUDA device.
-    num_sharing = 1 if device.type == "cuda" else local_size
-    return _power_of_two(free * USABLE_SHARE / num_sharing / bytes_per_token)
+    num_shares = 1 if device.type == "cuda" else num_sharing
+    return _power_of_two(free * USABLE_SHARE / num_shares / bytes_per_token)
 
 
 def _power_of_two(tokens: float) -> int:

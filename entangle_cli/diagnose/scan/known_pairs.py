@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from entangle_cli.diagnose.scan.row_records import PreparedRow, with_references, with_row_fields
@@ -39,11 +37,6 @@ class KnownPairs:
         self._columns = run.columns
         measured = np.flatnonzero(run.columns["status"] == Status.OK.value)
         self._positions = {run.columns["pair_id"][position]: int(position) for position in measured}
-
-    @property
-    def identity(self) -> str:
-        """A hash of the pairs' ids, equal in all processes that reuse the same pairs."""
-        return hashlib.sha256(" ".join(sorted(self._positions)).encode()).hexdigest()
 
     def record(self, row: PreparedRow) -> PairRecord | None:
         """The earlier record of a row's pair, with the row's own location and scores; None for an unknown pair."""

@@ -46,16 +46,21 @@ class Measurer:
     def records(self, batches: Iterable[Sequence[PreparedRow]]) -> Iterator[RecordBatch]:
         """The records of batches, in order. On a GPU, those of one batch are formed while the next one runs.
 
+        An empty batch has an empty result, at once.
+
         Raises:
             UnfinishedError: a single pair does not fit into memory.
         """
         waiting: Started | None = None
         for rows in batches:
+            if not rows:
+                yield RecordBatch(())
+                continue
             started = self.start(rows)
             if waiting is not None:
                 yield waiting()
             waiting = started
-            if not self._engine.runs_ahead:
+            if not self.runs_ahead:
                 yield waiting()
                 waiting = None
         if waiting is not None:
@@ -64,6 +69,11 @@ class Measurer:
     def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch:
         """The records of one batch; see `records`."""
         return self.start(rows)()
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `start` returns before the device has finished."""
+        return self._engine.runs_ahead
 
     def start(self, rows: Sequence[PreparedRow]) -> Started:
         """Start one batch; see `records`."""

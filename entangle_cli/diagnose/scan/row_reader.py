@@ -5,19 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
-from entangle_cli.data.checkpoint import Checkpoint
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
-from entangle_cli.data.rows import RawRow, RowSource
-from entangle_cli.data.tokenize import TokenSettings, tokenize_pair
+from entangle_cli.data.rows import RowSource
 from entangle_cli.data.traps import text_of
+from entangle_cli.diagnose.scan.row_preparation import Preparation, Window
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.diagnose.views.first_rows import place_of
 from entangle_cli.errors import DataError
-from entangle_cli.records.settings import AUTO_LENGTH, DEFAULT_LENGTH, ReadingSettings, ScanSettings, Truncation
+from entangle_cli.records.settings import ReadingSettings, ScanSettings
 
 WINDOW_PAIRS = 512
 """Pairs per window. Batches are formed by length within a window. Fixed: a resumed run must form the same batches."""
@@ -25,34 +23,24 @@ WINDOW_PAIRS = 512
 WINDOW_CHARACTERS = 64 * 2**20
 """Characters of text at which a window ends early."""
 
-Window = list[PreparedRow | SkippedRow]
-
 
 class RowReader:
-    """Reads and tokenises the selected rows.
+    """Reads the selected rows, and has them prepared.
 
     Args:
-        source: the data set.
+        source: the data set. It is also an attribute.
         pairs: extracts the pairs from its rows.
-        checkpoint: provides the tokenizer and the length limits.
+        preparation: makes tokenised pairs of its rows.
         settings: settings of the scan.
     """
 
-    def __init__(self, source: RowSource, pairs: PairReader, checkpoint: Checkpoint, settings: ScanSettings) -> None:
-        self._source = source
-        self._pairs = pairs
-        self._tokenizer = checkpoint.tokenizer
+    def __init__(self, source: RowSource, pairs: PairReader, preparation: Preparation, settings: ScanSettings) -> None:
+        self.source = source
+        self.pairs = pairs
+        self._prepared = preparation
         self._is_strict = settings.strict
         self._selected = selected_rows(source.indices, settings.limit, settings.sample, settings.seed, settings.shard)
         self._seed = settings.seed
-        self._tokens = token_settings(
-            settings.max_length,
-            settings.truncation,
-            checkpoint.position_limit,
-            checkpoint.context,
-            getattr(checkpoint.model.get_input_embeddings(), "num_embeddings", None),
-            settings.reading.max_row_bytes,
-        )
 
     @property
     def num_selected(self) -> int:
@@ -62,8 +50,8 @@ class RowReader:
     @property
     def identity(self) -> dict[str, Any]:
         """The data set's name, hash and rows, JSON-able."""
-        description = self._pairs.identity
-        return {**self._source.identity, **({"described": description} if description else {})}
+        description = self.pairs.identity
+        return {**self.source.identity, **({"described": description} if description else {})}
 
     def in_random_order(self) -> list[int]:
         """The indices of the selected rows, shuffled with the seed of the settings."""
@@ -92,7 +80,7 @@ class RowReader:
         Raises:
             DataError: the data set has changed.
         """
-        self._source.refuse_changed()
+        self.source.refuse_changed()
 
     def check(self) -> None:
         """Read the first row, to detect an unusable tokenizer before the run starts.
@@ -100,8 +88,7 @@ class RowReader:
         Raises:
             ModelError: the row is a conversation and the tokenizer has no chat template.
         """
-        for row in islice(self._rows(), 1):
-            self._prepare(row)
+        next(self._rows(self._selected[:1]), None)
 
     def first_window(self) -> Window:
         """The first window of selected rows."""
@@ -109,33 +96,27 @@ class RowReader:
 
     def pairs_of(self, index: int) -> Window:
         """The pairs of one row; empty if the row does not exist."""
-        return next((self._prepare(row) for row in self._source.rows() if row.index == index), [])
+        return next(self._rows([index]), [])
 
-    def _rows(self, wanted: Sequence[int] | None = None) -> Iterator[RawRow]:
-        return self._source.rows_at(self._selected if wanted is None else wanted)
+    def _rows(self, wanted: Sequence[int] | None = None) -> Iterator[Window]:
+        """The pairs of each row."""
+        return self._prepared(self.source.rows_at(self._selected if wanted is None else wanted))
 
-    def _next_window(self, rows: Iterator[RawRow]) -> Window:
+    @staticmethod
+    def _next_window(rows: Iterator[Window]) -> Window:
         window: Window = []
         num_characters = 0
         while (
             len(window) < WINDOW_PAIRS and num_characters < WINDOW_CHARACTERS and (row := next(rows, None)) is not None
         ):
-            prepared = self._prepare(row)
-            num_characters += sum(_num_characters(each.pair) for each in prepared if isinstance(each, PreparedRow))
-            window += prepared
+            num_characters += sum(_num_characters(each.pair) for each in row if isinstance(each, PreparedRow))
+            window += row
         return window
-
-    def _prepare(self, row: RawRow) -> Window:
-        return [pair if isinstance(pair, SkippedRow) else self._tokenized(pair) for pair in self._pairs.read(row)]
-
-    def _tokenized(self, pair: PreferencePair) -> PreparedRow | SkippedRow:
-        tokens = tokenize_pair(pair, self._tokenizer, self._tokens)
-        return tokens if isinstance(tokens, SkippedRow) else PreparedRow(pair, tokens)
 
     def _refuse_if_strict(self, row: PreparedRow | SkippedRow) -> None:
         if self._is_strict and isinstance(row, SkippedRow):
             raise DataError(
-                f"{place_of(row, self._source)}: {row.reason}: {row.detail}",
+                f"{place_of(row, self.source)}: {row.reason}: {row.detail}",
                 "only rows that can be measured (--strict)",
                 "fix the row, or remove --strict to skip and count such rows",
             )
@@ -143,30 +124,6 @@ class RowReader:
 
 def _num_characters(pair: PreferencePair) -> int:
     return sum(len(text_of(part)) for part in (pair.prompt, pair.chosen, pair.rejected))
-
-
-def token_settings(
-    max_length: int | Literal["auto"] | None,
-    truncation: str,
-    position_limit: int | None,
-    context: int | None,
-    num_embeddings: int | None,
-    max_row_bytes: int,
-) -> TokenSettings:
-    """Token limits for every command that reads pairs with a model."""
-    return TokenSettings(
-        resolved_length(max_length, context),
-        Truncation(truncation),
-        position_limit,
-        context,
-        num_embeddings,
-        max_characters=max_row_bytes,
-    )
-
-
-def resolved_length(max_length: int | Literal["auto"] | None, context: int | None) -> int | None:
-    """The length limit in tokens. `auto` is TRL's default, or the model's context if that is shorter."""
-    return max_length if max_length != AUTO_LENGTH else min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
 
 
 def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:

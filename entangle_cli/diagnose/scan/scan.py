@@ -1,47 +1,75 @@
-"""The scan: measures the pairs of a data set with a checkpoint and returns one record per pair."""
+"""The scan: measures the pairs of a data set with a model and returns one record per pair."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-import torch
-
-from entangle_cli.data.checkpoint import (
-    Checkpoint,
-    check_dtype,
-    load_checkpoint,
-    quiet_libraries,
-)
-from entangle_cli.data.checkpoint_in_memory import checkpoint_in_memory
-from entangle_cli.data.device import choose_device
-from entangle_cli.data.in_memory import RowsInMemory, is_rows, model_in_memory, modes_kept
-from entangle_cli.data.origin import refuse_swapped
-from entangle_cli.data.pairs import SkippedRow
-from entangle_cli.data.parameters import default_parameters, select_parameters
+from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RowSource
-from entangle_cli.data.sources import named_data, open_source
-from entangle_cli.diagnose.processes.ranks import Ranks
-from entangle_cli.diagnose.scan.budget import fitting_tokens
 from entangle_cli.diagnose.scan.description import about_scan, scan_identity, scan_plan
-from entangle_cli.diagnose.scan.estimate import estimate
+from entangle_cli.diagnose.scan.estimate import Cost, estimate
 from entangle_cli.diagnose.scan.known_pairs import KnownPairs
-from entangle_cli.diagnose.scan.measurer import Measurer
-from entangle_cli.diagnose.scan.reference import Reference, opened_reference
-from entangle_cli.diagnose.scan.row_reader import RowReader, Window, pair_reader, resolved_length
+from entangle_cli.diagnose.scan.row_preparation import Preparation, Window, resolved_length
+from entangle_cli.diagnose.scan.row_reader import RowReader
 from entangle_cli.diagnose.scan.row_records import PreparedRow, skipped_record
-from entangle_cli.diagnose.views.first_rows import peeked_formats
+from entangle_cli.diagnose.views.first_rows import place_of
 from entangle_cli.engine.batch import plan_batches
-from entangle_cli.engine.engine import Engine
-from entangle_cli.engine.groups import parameter_groups
-from entangle_cli.errors import DataError
+from entangle_cli.errors import DataError, UnfinishedError
+from entangle_cli.records.model_description import ModelDescription
 from entangle_cli.records.pair import PairRecord, RecordBatch, RowKey, row_key
-from entangle_cli.records.plan import ScanEstimate, ScanPlan
+from entangle_cli.records.plan import ScanEstimate
 from entangle_cli.records.run import Run
 from entangle_cli.records.settings import ScanSettings
+from entangle_cli.records.words import counted
+
+
+@dataclass(frozen=True, slots=True)
+class LostRow:
+    """A row that could not be measured and was given up."""
+
+    pair: PreferencePair
+    reason: str
+
+
+class ScanModel(Protocol):
+    """A model that measures batches: in this process, or in several workers."""
+
+    @property
+    def description(self) -> ModelDescription:
+        """What the scan needs to know about it."""
+
+    @property
+    def num_workers(self) -> int:
+        """Number of processes that measure."""
+
+    def preparation(self, pairs: PairReader, settings: ScanSettings) -> Preparation:
+        """Makes tokenised pairs of rows."""
+
+    def records(self, batches: Iterable[Sequence[PreparedRow]]) -> Iterator[RecordBatch]:
+        """The records of batches, in any order. Takes few batches ahead.
+
+        Some results are empty, to return control to the caller: one for every empty batch, and some while it waits.
+        """
+
+    def cost(self, longest: Sequence[PreparedRow], typical: Sequence[PreparedRow]) -> Cost:
+        """What two batches cost."""
+
+    @property
+    def lost_rows(self) -> Sequence[LostRow]:
+        """Rows that could not be measured and were given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedData:
+    """A data set that is ready to be read."""
+
+    source: RowSource
+    pairs: PairReader
+    """Extracts the pairs from its rows."""
+    formats: tuple[str, ...]
+    """Formats recognised in the first rows."""
 
 
 class Scan:
@@ -51,36 +79,22 @@ class Scan:
         plan: the recognised inputs and the planned work.
         identity: everything that determines the numbers.
         about: the rest of the manifest, JSON-able: loss, plan, tokenizer, versions and hardware.
-        checkpoint: the measured model.
-        parameters: the measured parameters by name.
         reader: reads the selected rows.
-        measurer: turns rows into records.
-        ranks: the processes that share the work.
-        fitting_tokens: tokens of the largest batch that fits into memory; 0 if unknown.
     """
 
-    def __init__(
-        self,
-        reader: RowReader,
-        checkpoint: Checkpoint,
-        parameters: Mapping[str, torch.nn.Parameter],
-        engine: Engine,
-        reference: Reference | None,
-        settings: ScanSettings,
-        plan: ScanPlan,
-        ranks: Ranks,
-    ) -> None:
-        self.plan = plan
-        self.ranks = ranks
+    def __init__(self, model: ScanModel, data: OpenedData, settings: ScanSettings) -> None:
+        about = model.description
+        settings = replace(
+            settings,
+            parameters=about.parameters,
+            max_length=resolved_length(settings.max_length, about.context),
+        )
+        self._model = model
         self._known: KnownPairs | None = None
-        self.checkpoint = checkpoint
-        self.parameters = parameters
-        self.reader = reader
-        device = torch.device(plan.device)
-        self.fitting_tokens = fitting_tokens(device, engine.plan.bytes_per_token, ranks.local_size)
-        self.measurer = Measurer(engine, None if reference is None else reference.scorer, settings)
-        self.identity = scan_identity(self.reader, checkpoint, reference, settings)
-        self.about = about_scan(plan, checkpoint, settings)
+        self.reader = RowReader(data.source, data.pairs, model.preparation(data.pairs, settings), settings)
+        self.plan = scan_plan(about, data.source, data.formats, settings, self.reader.num_selected, model.num_workers)
+        self.identity = scan_identity(self.reader.identity, about, settings)
+        self.about: dict[str, Any] = about_scan(self.plan, about, settings)
 
     def reuse_pairs(self, run: Run) -> None:
         """Reuse the pairs of a run instead of measuring them again.
@@ -90,38 +104,52 @@ class Scan:
         """
         self._known = KnownPairs(run, self.identity)
 
-    @property
-    def known_identity(self) -> str | None:
-        """A hash of the reused pairs; None if no run is reused."""
-        return None if self._known is None else self._known.identity
-
     def records(self, done: Container[RowKey] = (), rows: Sequence[int] | None = None) -> Iterator[RecordBatch]:
-        """Batches of records for the pairs of the selected rows, except those in `done`.
-
-        With several processes, each yields the batches that it measured. Rank 0 also yields skipped and reused pairs.
+        """Batches of records for the pairs of the selected rows, except those in `done`. Some may be empty.
 
         Args:
             done: keys of the existing records.
             rows: indices of the rows to measure; None for all selected rows.
         Raises:
             DataError: a row cannot be measured and the settings are strict.
-            UnfinishedError: a single pair does not fit into memory.
+            UnfinishedError: a pair does not fit into memory, or its workers died. Other pairs may still be measured.
+        """
+        unmeasured: list[PairRecord] = []
+        for batch in self._model.records(self._missing_batches(done, rows, unmeasured)):
+            if unmeasured:
+                yield RecordBatch([*unmeasured])
+                unmeasured.clear()
+            yield batch
+        self._refuse_lost_rows()
+
+    def _refuse_lost_rows(self) -> None:
+        if not (lost := self._model.lost_rows):
+            return
+        more = f" and {counted(len(lost) - 1, 'other row')}" if len(lost) > 1 else ""
+        raise UnfinishedError(
+            f"{place_of(lost[0].pair, self.reader.source)}{more}: not measured: {lost[0].reason}",
+            "rows that a worker can measure",
+            "all other rows are measured; remove this row, or run the same command again to retry it",
+        )
+
+    def _missing_batches(
+        self, done: Container[RowKey], rows: Sequence[int] | None, unmeasured: list[PairRecord]
+    ) -> Iterator[list[PreparedRow]]:
+        """The batches to measure, without the rows in `done`. An empty batch follows every window.
+
+        Args:
+            unmeasured: receives the records of the other pairs: skipped and reused ones.
         """
         for window in self.reader.windows(rows):
-            unmeasured = [skipped_record(row) for row in window if isinstance(row, SkippedRow)]
+            records = [skipped_record(row) for row in window if isinstance(row, SkippedRow)]
             if self._known is not None:
                 window, known = self._without_known(window, self._known)
-                unmeasured += known
-            if self.ranks.rank == 0 and (records := [record for record in unmeasured if row_key(record) not in done]):
-                yield RecordBatch(records)
-            yield from self.measurer.records(self._claimed(window, done))
-
-    def _claimed(self, window: Window, done: Container[RowKey]) -> Iterator[list[PreparedRow]]:
-        """The batches of a window that this process measures, without the rows in `done`."""
-        for batch in self.batches(window):
-            missing = [row for row in batch if row_key(row.pair) not in done]
-            if missing and self.ranks.claim_batch(len(missing)):
-                yield missing
+                records += known
+            unmeasured += [record for record in records if row_key(record) not in done]
+            for batch in self.batches(window):
+                if missing := [row for row in batch if row_key(row.pair) not in done]:
+                    yield missing
+            yield []
 
     def refuse_other_data(self, num_rows: int) -> None:
         """Check after the last row that the data set is unchanged and was read completely.
@@ -159,69 +187,11 @@ class Scan:
             DataError: none of the first rows can be measured.
         """
         window = self.reader.first_window()
-        batches = self.batches(window)
-        num_rows = self.plan.num_selected / self.plan.num_processes
-        return estimate(self.measurer.measure, batches, len(window), num_rows, self.checkpoint.model)
+        num_rows = self.plan.num_selected / self.plan.num_workers
+        return estimate(self._model.cost, self.batches(window), len(window), num_rows)
 
     def batches(self, window: Window) -> list[list[PreparedRow]]:
         """Batches of the rows in a window that can be measured, longest first."""
         prepared = [row for row in window if isinstance(row, PreparedRow)]
         positions = plan_batches([row.tokens.pair for row in prepared], self.plan.batch_tokens)
         return [[prepared[position] for position in batch] for batch in positions]
-
-
-@contextmanager
-def open_scan(model: Any, data: Any, settings: ScanSettings, ranks: Ranks | None = None) -> Iterator[Scan]:
-    """Open the data, load the checkpoint and choose the rule for every parameter. Measures nothing yet.
-
-    Args:
-        model: a checkpoint's folder or hub name, or a tuple of a transformers model and its tokenizer.
-        data: names of data sets, a `datasets.Dataset`, or rows.
-        ranks: the processes that share the work; None for this process alone. Every process opens the scan.
-    Raises:
-        DataError: the data cannot be read, or none of the first rows holds a pair.
-        ModelError: the checkpoint cannot be used.
-        UsageError: a setting does not fit the machine or the model.
-    """
-    check_dtype(settings.dtype)
-    source = _opened(model, data, settings)
-    pairs = pair_reader(source, settings.reading)
-    formats = peeked_formats(source, pairs, settings.reading)
-    ranks = ranks or Ranks()
-    with quiet_libraries(), _loaded(model, settings, ranks) as (checkpoint, device):
-        pattern = settings.parameters or default_parameters(checkpoint)
-        max_length = resolved_length(settings.max_length, checkpoint.context)
-        settings = replace(settings, parameters=pattern, max_length=max_length)
-        parameters = select_parameters(checkpoint, pattern)
-        groups = parameter_groups(checkpoint.model, parameters) if settings.layers else None
-        with (
-            Engine(checkpoint.model, parameters, groups=groups) as engine,
-            opened_reference(settings, checkpoint, device) as reference,
-        ):
-            reader = RowReader(source, pairs, checkpoint, settings)
-            name = str(model) if isinstance(model, str | Path) else str(checkpoint.identity["name"])
-            plan = scan_plan(name, source, formats, checkpoint, engine, settings, device, ranks, reader.num_selected)
-            scan = Scan(reader, checkpoint, parameters, engine, reference, settings, plan, ranks)
-            scan.reader.check()
-            yield scan
-
-
-def _opened(model: Any, data: Any, settings: ScanSettings) -> RowSource:
-    if is_rows(data):
-        return RowsInMemory(data)
-    names = named_data(data)
-    if isinstance(model, str | Path):
-        refuse_swapped(str(model), names)
-    return open_source(names, settings.reading, settings.limit)
-
-
-@contextmanager
-def _loaded(model: Any, settings: ScanSettings, ranks: Ranks) -> Iterator[tuple[Checkpoint, torch.device]]:
-    """The model to measure, and its device. A model in memory stays on its device."""
-    if isinstance(model, str | Path):
-        device = choose_device(settings.device, settings.device_map, ranks.local_rank, ranks.local_size)
-        yield load_checkpoint(str(model), settings.dtype, device, settings.loading, settings.device_map), device
-        return
-    given = model_in_memory(model)
-    with modes_kept(given.model):
-        yield checkpoint_in_memory(given, settings.dtype), given.model.device

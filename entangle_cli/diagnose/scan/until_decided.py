@@ -61,13 +61,12 @@ def measure_until_decided(
     drawn: list[int] = []
     for rows in rounds(order):
         drawn += rows
-        for batch in scan.ranks.gather(scan.records(done, rows)):
+        for batch in scan.records(done, rows):
             store(batch)
         columns = with_movements(columns_so_far(), settings.loss, settings.dtype)
         # An earlier start may have measured part of a later round, longest pairs first. That is not a random sample.
         columns = {name: column[np.isin(columns["index"], drawn)] for name, column in columns.items()}
         decision = decide(rules, columns, len(order), stop.confidence)
-        scan.ranks.end_round(is_last=decision.outcome is not None)
         if decision.outcome is not None:
             break
     return decision

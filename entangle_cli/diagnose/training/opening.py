@@ -13,7 +13,7 @@ from entangle_cli.data.checkpoint_in_memory import checkpoint_in_training
 from entangle_cli.data.in_memory import ModelInMemory
 from entangle_cli.data.parameters import default_parameters
 from entangle_cli.data.probe_rows import ProbeRows, draw
-from entangle_cli.diagnose.scan.row_reader import resolved_length
+from entangle_cli.diagnose.scan.row_preparation import resolved_length
 from entangle_cli.diagnose.training.probe_measurer import ProbeMeasurer
 from entangle_cli.diagnose.training.processes import random_state_kept
 from entangle_cli.records.settings import AUTO_LENGTH, Dtype, LossSettings, ScanSettings, Truncation

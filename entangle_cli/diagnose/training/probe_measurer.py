@@ -14,10 +14,10 @@ from entangle_cli.data.checkpoint_in_memory import checkpoint_in_training
 from entangle_cli.data.in_memory import ModelInMemory
 from entangle_cli.data.pairs import PairReader
 from entangle_cli.data.probe_rows import ProbeRows
-from entangle_cli.diagnose.processes.ranks import Ranks
 from entangle_cli.diagnose.scan.budget import SMALLEST_TOKENS
-from entangle_cli.diagnose.scan.description import about_scan, scan_identity, scan_plan
+from entangle_cli.diagnose.scan.description import about_scan, describe_model, scan_identity, scan_plan
 from entangle_cli.diagnose.scan.measurer import Measurer
+from entangle_cli.diagnose.scan.row_preparation import RowPreparation
 from entangle_cli.diagnose.scan.row_reader import RowReader
 from entangle_cli.diagnose.scan.row_records import PreparedRow, skipped_record
 from entangle_cli.diagnose.training.processes import gathered, random_state_kept, share_of
@@ -26,7 +26,9 @@ from entangle_cli.engine.compute_dtype import computing_in
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import DataError, UnfinishedError
+from entangle_cli.records.model_description import ModelDescription
 from entangle_cli.records.pair import PairRecord, RowKey, row_key
+from entangle_cli.records.plan import ScanPlan
 from entangle_cli.records.run import Identity
 from entangle_cli.records.settings import ScanSettings
 
@@ -65,7 +67,8 @@ class ProbeMeasurer:
         self._source = source
         self._settings = settings
         self._reference = reference
-        self._reader = RowReader(source, PairReader(), checkpoint_in_training(given, 0), settings)
+        pairs, tokenizer = PairReader(), checkpoint_in_training(given, 0).tokenizer_of_model
+        self._reader = RowReader(source, pairs, RowPreparation(pairs, tokenizer, settings), settings)
         rows = [row for window in self._reader.windows() for row in window]
         self._rows = [row for row in rows if isinstance(row, PreparedRow)]
         self._skipped = [skipped_record(row) for row in rows if not isinstance(row, PreparedRow)]
@@ -112,8 +115,8 @@ class ProbeMeasurer:
         return ProbePoint(
             step,
             sorted([*measured, *self._skipped], key=lambda record: (record.index, record.pair_in_row or 0)),
-            scan_identity(self._reader, checkpoint, None, self._settings),
-            share.about,
+            scan_identity(self._reader.identity, share.model, self._settings),
+            about_scan(share.plan, share.model, self._settings),
             time.monotonic() - started,
         )
 
@@ -125,22 +128,15 @@ class ProbeMeasurer:
             parameters = {name: parameter for name, parameter in model.named_parameters() if name in trained}
             with Engine(model, parameters) as engine:
                 name = str(checkpoint.identity["name"])
-                formats = tuple(dict.fromkeys(row.pair.format for row in self._rows))
-                plan = scan_plan(
-                    name,
-                    self._source,
-                    formats,
-                    checkpoint,
-                    engine,
-                    self._settings,
-                    model.device,
-                    Ranks(),
-                    len(self._source.indices),
+                description = describe_model(
+                    name, checkpoint, engine, None, str(self._settings.parameters), model.device
                 )
+                formats = tuple(dict.fromkeys(row.pair.format for row in self._rows))
+                plan = scan_plan(description, self._source, formats, self._settings, len(self._source.indices))
                 measurer = Measurer(engine, None, self._settings)
                 batches = _batches(share_of(self._rows), plan.batch_tokens)
                 records = [record for batch in measurer.records(batches) for record in batch.pairs]
-        return _Share(records, about_scan(plan, checkpoint, self._settings))
+        return _Share(records, description, plan)
 
     def reference_log_probs(self) -> dict[RowKey, tuple[float, float]]:
         """Log-probs of chosen and rejected under the reference model, nats; empty without one.
@@ -171,7 +167,8 @@ class _Share:
     """What one process measured."""
 
     records: Sequence[PairRecord]
-    about: Mapping[str, Any]
+    model: ModelDescription
+    plan: ScanPlan
 
 
 def _batches(rows: Sequence[PreparedRow], batch_tokens: int) -> list[list[PreparedRow]]:

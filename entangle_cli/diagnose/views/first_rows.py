@@ -8,7 +8,7 @@ from itertools import islice
 
 from entangle_cli.data.formats.column_map import has_column
 from entangle_cli.data.formats.column_map import suggested_map as suggested_map
-from entangle_cli.data.pairs import PairReader, SkippedRow
+from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.errors import DataError, UsageError
 from entangle_cli.records.settings import ReadingSettings
@@ -68,6 +68,6 @@ def refuse_unknown_columns(rows: Sequence[RawRow], reading: ReadingSettings) -> 
             )
 
 
-def place_of(row: SkippedRow, source: RowSource) -> str:
+def place_of(row: SkippedRow | PreferencePair, source: RowSource) -> str:
     """File and line of a row, or its number where the format has no lines."""
     return f"{row.file or source.location}, " + (f"line {row.line}" if row.line is not None else f"row {row.index}")

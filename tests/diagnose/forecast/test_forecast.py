@@ -290,9 +290,9 @@ def test_nothing_is_written_and_the_weights_come_back() -> None:
 
     before = digest()
     with TrueFloat64(), open_forecast(str(MODEL), DATA, None, SETTINGS, replace(STEP, verify=True)) as ready:
-        start = {name: p.detach().clone() for name, p in ready.scan.parameters.items()}
+        start = {name: p.detach().clone() for name, p in ready.policy.parameters.items()}
         ready.run(lambda _: None)
-        for name, parameter in ready.scan.parameters.items():
+        for name, parameter in ready.policy.parameters.items():
             assert torch.equal(parameter, start[name])
     assert digest() == before
 
@@ -330,7 +330,7 @@ def test_an_adapter_of_the_head_takes_part(tmp_path: Path) -> None:
     adapted.save_pretrained(tmp_path, save_embedding_layers=False)
     step = replace(STEP, optimizer="sgd", learning_rate=1e-3, verify=True)
     with TrueFloat64(), open_forecast(str(tmp_path), DATA, None, SETTINGS, step) as ready:
-        head = [name for name in ready.scan.parameters if "lm_head" in name and "lora_B" in name]
+        head = [name for name in ready.policy.parameters if "lm_head" in name and "lora_B" in name]
         result = ready.run(lambda _: None)
     assert head
     alone = result.training.changes["pair-sgd"] / 6

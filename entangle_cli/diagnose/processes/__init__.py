@@ -1,1 +1,0 @@
-"""One scan distributed over the processes of torchrun."""

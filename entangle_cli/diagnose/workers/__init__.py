@@ -1,0 +1,1 @@
+"""Workers: processes of Ray that measure the batches of one scan."""
