@@ -24,7 +24,7 @@ from typing import Any
 import entangle_cli
 from entangle_cli.api.scanning import ScanObserver
 from entangle_cli.diagnose.scan.row_records import PreparedRow, with_row_fields
-from entangle_cli.diagnose.workers import pool, sizing
+from entangle_cli.diagnose.workers import opening, sizing
 from entangle_cli.diagnose.workers.worker import Opened, Worker
 from entangle_cli.records.pair import PairRecord, RecordBatch
 from entangle_cli.records.settings import ScanSettings, WorkerSettings
@@ -98,7 +98,7 @@ def main() -> None:
     os.environ[SECONDS] = str(arguments.batch_seconds)
     if arguments.tokenizers is not None:
         sizing.WORKERS_PER_TOKENIZER = arguments.workers // arguments.tokenizers if arguments.tokenizers else 10**6
-    pool.Worker = SleepingWorker  # type: ignore[misc]
+    opening.Worker = SleepingWorker  # type: ignore[misc]
     watch = Watch()
     workers = WorkerSettings(arguments.workers, threads_per_worker=1)
     with tempfile.TemporaryDirectory() as base, template(arguments.model, arguments.data, Path(base)):

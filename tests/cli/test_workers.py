@@ -95,7 +95,7 @@ def test_known_pairs_and_until_decided_work_with_workers(entangle: Entangle, mon
 def test_rows_that_kill_workers_are_named_and_the_others_measured(
     entangle: Entangle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("entangle_cli.diagnose.workers.pool.Worker", FaultyWorker)
+    monkeypatch.setattr("entangle_cli.diagnose.workers.opening.Worker", FaultyWorker)
     Path("faults").mkdir()
     for row, fault in ((7, "kill"), (20, "once"), (30, "bug")):
         (Path("faults") / str(row)).write_text(fault)
@@ -224,8 +224,8 @@ sys.exit(code)
 """
 SLOW = """
 from tests.diagnose.workers.faulty_worker import SlowWorker
-from entangle_cli.diagnose.workers import pool
-pool.Worker = SlowWorker
+from entangle_cli.diagnose.workers import opening
+opening.Worker = SlowWorker
 from entangle_cli.cli.app import main
 main()
 """

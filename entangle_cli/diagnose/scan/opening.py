@@ -38,7 +38,7 @@ def open_scan(
         with open_local_scan(model, data, settings) as (scan, _):
             yield scan
         return
-    from entangle_cli.diagnose.workers.pool import open_workers
+    from entangle_cli.diagnose.workers.opening import open_workers
 
     opened = _open_data(model, data, settings)
     with quiet_libraries(), open_workers(model, settings, settings.workers, notify) as pool:

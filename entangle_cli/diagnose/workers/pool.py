@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data.pairs import PairReader
 from entangle_cli.diagnose.scan.row_preparation import Preparation, RowPreparation
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.scan.scan import LostRow
-from entangle_cli.diagnose.workers.cluster import connected
-from entangle_cli.diagnose.workers.dealer import BATCHES_PER_WORKER, Batch, Dealer
-from entangle_cli.diagnose.workers.sizing import Team, settings_of_worker, team_for
+from entangle_cli.diagnose.workers.dealer import Batch, Dealer
+from entangle_cli.diagnose.workers.deaths import reason_of
+from entangle_cli.diagnose.workers.sizing import Team
 from entangle_cli.diagnose.workers.tokenizing import start_tokenizing, tokenizer_with_limits
-from entangle_cli.diagnose.workers.worker import Opened, Worker
+from entangle_cli.diagnose.workers.worker import Opened
 from entangle_cli.errors import EntangleError, UnfinishedError, UsageError
 from entangle_cli.records.model_description import ModelDescription
 from entangle_cli.records.pair import RecordBatch
-from entangle_cli.records.settings import ScanSettings, WorkerSettings
+from entangle_cli.records.settings import ScanSettings
 
 if TYPE_CHECKING:
     from entangle_cli.diagnose.scan.estimate import Cost
@@ -34,14 +30,6 @@ NOTICE_SECONDS = 20.0
 """Time without a worker after which the user is told."""
 LOADING_RETRIES = 3
 """Times that the model is loaded again in a worker that died while loading it."""
-PASSED_VARIABLES = (
-    "HF_HUB_DISABLE_TELEMETRY",
-    "HF_UPDATE_DOWNLOAD_COUNTS",
-    "HF_HUB_OFFLINE",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-)
-"""Environment variables that workers on other machines get too. Ray logs what it is told, so no token is among them."""
 
 Notify = Callable[[str], None]
 
@@ -273,57 +261,6 @@ class WorkerPool:
             self._notify("waiting for a worker to load the model")
 
 
-@contextmanager
-def open_workers(model: Any, settings: ScanSettings, workers: WorkerSettings, notify: Notify) -> Iterator[WorkerPool]:
-    """Start the workers of a scan on a Ray cluster, and wait for the first.
-
-    Raises:
-        ModelError: the checkpoint cannot be used.
-        UsageError: the model is in memory; Ray is not installed or cannot be joined; or a setting does not fit.
-        UnfinishedError: a worker died while it loaded the model.
-    """
-    if not isinstance(model, str | Path):
-        raise UsageError(
-            "workers with a model in memory",
-            "a checkpoint's folder or hub name, which every worker can load",
-            "save the model and pass its folder, or leave out `workers`",
-        )
-    # A template with a date must have the same one everywhere, also at midnight.
-    day = settings.loading.template_date or date.today().isoformat()
-    settings = replace(settings, loading=replace(settings.loading, template_date=day))
-    with connected(workers) as available:
-        team = team_for(workers, settings, available)
-        actors = _started(str(model), settings_of_worker(settings, team), team)
-        try:
-            yield WorkerPool(str(model), settings, actors, team, notify)
-        finally:
-            _end(actors)
-
-
-def _started(model: str, settings: ScanSettings, team: Team) -> list[Any]:
-    import ray
-
-    # Ray restarts a worker without end; the dealer decides when it is enough.
-    remote: Any = ray.remote(Worker).options(
-        num_cpus=team.num_cpus,
-        num_gpus=team.num_gpus,
-        max_restarts=-1,
-        max_task_retries=0,
-        max_concurrency=BATCHES_PER_WORKER,
-    )
-    environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
-    arguments = (model, settings, Path.cwd(), team.num_cpus, team.num_sharing, environment)
-    return [remote.remote(*arguments) for _ in range(team.num_workers)]
-
-
-def _end(actors: Sequence[Any]) -> None:
-    import ray
-
-    for actor in actors:
-        with suppress(ray.exceptions.RayError, ValueError):
-            ray.kill(actor)
-
-
 def _refuse_other_model(member: Member, first: ModelDescription, own: ModelDescription) -> None:
     names = ("identity", "reference_identity", "parameters", "versions")
     if different := [name for name in names if getattr(first, name) != getattr(own, name)]:
@@ -332,20 +269,3 @@ def _refuse_other_model(member: Member, first: ModelDescription, own: ModelDescr
             "the same model and the same packages on every machine",
             "check the files and the packages of that machine",
         )
-
-
-def reason_of(error: Exception) -> str:
-    """Why a worker died, in a few words. Ray's own text has many lines."""
-    import ray
-
-    if isinstance(error, ray.exceptions.RayTaskError):
-        cause = error.cause if isinstance(error.cause, BaseException) else error
-        return f"unexpected {type(cause).__name__}: {cause}".splitlines()[0]
-    text = str(error).strip()
-    if "creation task" in text:  # for example, entangle is not installed there
-        return text.splitlines()[-1]
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemory" in text or "low on memory" in text:
-        return "the machine ran out of memory"
-    if isinstance(error, ray.exceptions.NodeDiedError) or ("node" in text.lower() and "died" in text.lower()):
-        return "the machine is gone"
-    return "the process crashed, was killed, or lost its machine"
