@@ -243,6 +243,32 @@ def chosen_checkpoints(model: str, checkpoints: str | None) -> list[str]:
     return [model] if checkpoints is None else [str(path) for path in chosen(model, checkpoints)]
 
 
+def check_reference_target(data: str, settings: ScanSettings, target: Path) -> None:
+    """Check before a scan that its data can be written with reference log-probs.
+
+    Raises:
+        UsageError: the target exists or does not fit the data, or the settings form several pairs per row.
+        DataError: the data cannot be read.
+    """
+    from entangle_cli.diagnose.views.reference_columns import check_reference_target as check
+
+    check(data, settings.reading, target)
+
+
+def write_reference_columns(run: Run, data: str, target: Path) -> tuple[int, int]:
+    """Write a run's data with reference log-probs under TRL's column names.
+
+    Returns:
+        Number of rows written, and of rows left out.
+    Raises:
+        UsageError: the run or the target does not fit.
+        UnfinishedError: the target cannot be written.
+    """
+    from entangle_cli.diagnose.views.reference_columns import write_reference_columns as write
+
+    return write(run, data, target)
+
+
 def write_summary(run: Run) -> None:
     """Write the summary of a run into its folder.
 

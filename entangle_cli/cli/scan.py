@@ -28,6 +28,7 @@ from entangle_cli.cli.options import (
     Model,
     RefModel,
 )
+from entangle_cli.cli.tell import tell
 from entangle_cli.errors import ExitCode, NothingToJudgeError, UsageError
 from entangle_cli.records.settings import LossSettings, ScanSettings, UntilDecided
 
@@ -80,6 +81,13 @@ def scan(
         typer.Option(help="Checkpoints of a Trainer folder: last, all, or steps such as 100,200. One run each."),
     ] = None,
     ref_model: RefModel = None,
+    write_reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write DATA with reference log-probs in TRL's columns, from --ref-model, or else from MODEL.",
+        ),
+    ] = None,
     unshared_cosine: Annotated[
         bool,
         typer.Option(
@@ -119,6 +127,7 @@ def scan(
     from entangle_cli import api
     from entangle_cli.api import scanning
     from entangle_cli.cli.scan_display import ScanDisplay
+    from entangle_cli.cli.verdict import keeping
     from entangle_cli.report.consoles import show
     from entangle_cli.report.escape import for_terminal
     from entangle_cli.report.plan import plan_lines
@@ -157,6 +166,8 @@ def scan(
     )
     scanning.check_settings(settings)
     models = _models(model, checkpoints, json_file)
+    if write_reference is not None:
+        _check_reference(write_reference, data, models, settings)
     codes = [ExitCode.DONE]
     with scanning.workers_started(settings):
         for each in models:
@@ -170,6 +181,9 @@ def scan(
             if len(models) > 1 and quiet and rules:
                 print(for_terminal(each))
             codes.append(_show_result(folder, settings, json_file, rules, decision, origins, quiet=quiet))
+            if write_reference is not None:
+                with keeping(codes[-1]):
+                    _write_reference(folder, data[0], write_reference, quiet=quiet)
     raise typer.Exit(ExitCode.GATE_FAILED if ExitCode.GATE_FAILED in codes else max(codes))
 
 
@@ -187,6 +201,34 @@ def _models(model: str, checkpoints: str | None, json_file: Path | None) -> Sequ
             "leave --json out, and write each run with entangle report RUN --format json",
         )
     return found
+
+
+def _check_reference(target: Path, data: Sequence[str], models: Sequence[str], settings: ScanSettings) -> None:
+    """Refuse what --write-reference cannot write.
+
+    Raises:
+        UsageError: several data sets or checkpoints, or a target that does not fit.
+    """
+    from entangle_cli.api.scanning import check_reference_target
+
+    if len(data) > 1 or len(models) > 1:
+        raise UsageError(
+            f"--write-reference with {len(data)} data sets and {len(models)} checkpoints",
+            "one of each",
+            "scan them one by one",
+        )
+    check_reference_target(data[0], settings, target)
+
+
+def _write_reference(folder: Path, data: str, target: Path, *, quiet: bool) -> None:
+    from entangle_cli import api
+    from entangle_cli.api.scanning import write_reference_columns
+    from entangle_cli.records.words import counted
+
+    num_written, num_left_out = write_reference_columns(api.read(folder), data, target)
+    if not quiet:
+        left_out = f"; {counted(num_left_out, 'row')} without them left out" if num_left_out else ""
+        tell(f"{target}: {counted(num_written, 'row')} with reference log-probs{left_out}")
 
 
 def _show_result(

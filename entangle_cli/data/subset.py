@@ -47,9 +47,11 @@ class Subset:
         return replace(self, keeps=lambda index: self.keeps(start + index), added=added)
 
 
-def check_target(source: RowSource, target: Path) -> None:
+def check_target(source: RowSource, target: Path, option: str = "-o") -> None:
     """Refuse an unusable target before any computation.
 
+    Args:
+        option: the option that names the target.
     Raises:
         UsageError: the target exists, its folder does not exist, its suffix does not match the data's format, or the
             data have pairs of two rows.
@@ -64,22 +66,24 @@ def check_target(source: RowSource, target: Path) -> None:
         )
     if target.exists():
         raise UsageError(
-            f"-o {target} already exists", "a new name; entangle does not overwrite data", "choose another name"
+            f"{option} {target} already exists", "a new name; entangle does not overwrite data", "choose another name"
         )
     if not target.absolute().parent.is_dir():
-        raise UsageError(f"-o {target}: its folder does not exist", "an existing folder", f"mkdir -p {target.parent}")
+        raise UsageError(
+            f"{option} {target}: its folder does not exist", "an existing folder", f"mkdir -p {target.parent}"
+        )
     if not isinstance(source, FileSource):
         if kind_suffix(target):
             raise UsageError(
-                f"-o {target}: the data are a {source.kind}",
+                f"{option} {target}: the data are a {source.kind}",
                 "a folder name without a suffix",
-                "use a folder name, for example -o kept",
+                f"use a folder name, for example {option} kept",
             )
     elif _kind(target) != _kind(source.path):
         raise UsageError(
-            f"-o {target}: the data are {source.path.name}",
+            f"{option} {target}: the data are {source.path.name}",
             f"a name that ends in {kind_suffix(source.path)}, the data's own format",
-            f"use for example -o kept{kind_suffix(source.path)}",
+            f"use for example {option} kept{kind_suffix(source.path)}",
         )
 
 
@@ -88,9 +92,11 @@ def _kind(path: Path) -> str:
     return ".jsonl" if suffix == ".ndjson" else suffix
 
 
-def write_subset(source: RowSource, target: Path, subset: Subset) -> None:
+def write_subset(source: RowSource, target: Path, subset: Subset, option: str = "-o") -> None:
     """Write the kept rows in order. The target appears under its name only once it is complete.
 
+    Args:
+        option: the option that names the target.
     Raises:
         UnfinishedError: the target cannot be written, for example on a full disk.
     """
@@ -105,7 +111,7 @@ def write_subset(source: RowSource, target: Path, subset: Subset) -> None:
         if not isinstance(error, OSError):
             raise
         raise UnfinishedError(
-            f"-o {target}: {error.strerror or error}",
+            f"{option} {target}: {error.strerror or error}",
             "space and permission to write it",
             "free some space or check the permissions, then rerun the command",
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from entangle_cli.analysis.selection import Extreme, Selection, parse_condition, parse_extreme, selected
 from entangle_cli.analysis.statistics import share
 from entangle_cli.data.subset import Subset, check_target, write_subset
-from entangle_cli.diagnose.views.run_data import data_of_run
+from entangle_cli.diagnose.views.run_data import data_of_run, places_of, refuse_several_pairs, rows_of_data
 from entangle_cli.errors import UsageError
 from entangle_cli.records.pair import PAIR_FIELDS, Kind, Movement, Status
 from entangle_cli.records.run import Run
@@ -75,13 +75,8 @@ def filter_data(
     """
     source, start = data_of_run(run, data)
     check_target(source, target)
-    columns = _rows_of(columns, start, source.indices)
-    if not np.isnan(columns["pair_in_row"]).all():
-        raise UsageError(
-            f"{run.place}: rows with several pairs each",
-            "a run with one pair a row, as --ranked best-worst gives",
-            "scan again without --ranked adjacent or all",
-        )
+    columns = rows_of_data(columns, start, source.indices)
+    refuse_several_pairs(run, columns)
     not_in_run = source.num_rows - len(columns["index"])
     if not_in_run and not (selection.keeps_only_measured or keep_unmeasured or selection == Selection()):
         raise UsageError(
@@ -90,7 +85,7 @@ def filter_data(
             "give --keep-unmeasured or --drop-unmeasured, or scan without --limit, --sample and --shard",
         )
     kept = selected(selection, columns)
-    place_of_row = _places(columns["index"])
+    place_of_row = places_of(columns["index"])
 
     def is_kept(row: int) -> bool:
         place = place_of_row(row)
@@ -111,23 +106,6 @@ def filter_data(
         "before": _shares(columns, np.ones(len(kept), dtype=bool)),
         "after": _shares(columns, kept),
     }
-
-
-def _rows_of(columns: Mapping[str, Any], start: int, indices: Sequence[int]) -> dict[str, Any]:
-    """The run's rows of one data set, under their indices there."""
-    rows = np.isin(columns["index"] - start, np.asarray(indices))
-    return {name: (column - start if name == "index" else column)[rows] for name, column in columns.items()}
-
-
-def _places(indices: Any) -> Callable[[int], int | None]:
-    """A row's index to its place in the run; None where the run does not have it."""
-    places = np.full(int(indices.max(initial=-1)) + 1, -1, dtype=np.int64)
-    places[indices] = np.arange(len(indices))
-
-    def place_of_row(row: int) -> int | None:
-        return int(places[row]) if row < len(places) and places[row] >= 0 else None
-
-    return place_of_row
 
 
 def _annotated(

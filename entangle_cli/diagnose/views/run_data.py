@@ -1,10 +1,12 @@
-"""The data that a run was scanned from, opened again."""
+"""The data that a run was scanned from, opened again, and the run's numbers for its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import open_source
@@ -44,3 +46,38 @@ def _is_same(identity: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
     """Whether two identities are of the same rows, whatever they are called."""
     beside = {"name": None, "rows": None, "described": None}
     return {**identity, **beside} == {**measured, **beside}
+
+
+def rows_of_data(columns: Mapping[str, Any], start: int, indices: Sequence[int]) -> dict[str, Any]:
+    """The run's rows of one data set, under their indices there.
+
+    Args:
+        start: the run's index of the data set's first row.
+    """
+    rows = np.isin(columns["index"] - start, np.asarray(indices))
+    return {name: (column - start if name == "index" else column)[rows] for name, column in columns.items()}
+
+
+def places_of(indices: Any) -> Callable[[int], int | None]:
+    """A row's index to its place in the run; None where the run does not have it."""
+    places = np.full(int(indices.max(initial=-1)) + 1, -1, dtype=np.int64)
+    places[indices] = np.arange(len(indices))
+
+    def place_of_row(row: int) -> int | None:
+        return int(places[row]) if row < len(places) and places[row] >= 0 else None
+
+    return place_of_row
+
+
+def refuse_several_pairs(run: Run, columns: Mapping[str, Any]) -> None:
+    """Refuse a run with several pairs per row, where a row has no single value.
+
+    Raises:
+        UsageError: it has such rows.
+    """
+    if not np.isnan(columns["pair_in_row"]).all():
+        raise UsageError(
+            f"{run.place}: rows with several pairs each",
+            "a run with one pair per row, as --ranked best-worst gives",
+            "scan again without --ranked adjacent or all",
+        )
