@@ -103,7 +103,17 @@ class Run(stored.Run, Sequence[PairRecord]):
         from entangle_cli.diagnose.views.overview import overview
 
         worst = self.worst_rows(num_worst)
-        return overview(self, self.summary, self.reasons, worst, self.notices, self.next_steps)
+        notices = [*self.notices, *self._notices_of_siblings()]
+        return overview(self, self.summary, self.reasons, worst, notices, self.next_steps)
+
+    def _notices_of_siblings(self) -> Iterator[stored.Notice]:
+        """What the run of all weights says, beside the run of a planned adapter."""
+        from entangle_cli.store.siblings import run_with_all_weights
+
+        if (folder := run_with_all_weights(self)) is not None:
+            whole = read(folder).under(self.loss)
+            words = f"with all weights: {whole.verdict} entangle compare {folder} {self.command_words}"
+            yield stored.Notice("W-ALL-WEIGHTS", words)
 
     @property
     def verdict(self) -> str:

@@ -20,7 +20,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "Most used": (
         *("output", "limit", "sample", "max-length", "dtype", "loss", "beta", "fail-if", "include-text", "dry-run"),
         *("row", "line", "data", "format", "write", "verbose", "drop", "keep", "model", "baseline"),
-        *("losses", "steps", "learning-rate", "batch-size", "horizon", "lora", "held-out", "verify"),
+        *("losses", "steps", "learning-rate", "batch-size", "horizon", "held-out", "verify"),
     ),
     "Rows": (
         *("seed", "shard", "split", "config-name", "data-revision", "data-format", "map", "ranked", "max-row-bytes"),
@@ -29,7 +29,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     ),
     "Model": (
         *("parameters", "tokenizer", "chat-template", "template-date", "model-revision", "base-model", "checkpoints"),
-        *("ref-model",),
+        *("lora", "ref-model"),
     ),
     "Loss": ("gamma", "loss-option"),
     "Optimizer": (

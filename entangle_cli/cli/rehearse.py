@@ -14,6 +14,7 @@ import typer
 
 from entangle_cli.cli.config import origins_of
 from entangle_cli.cli.json_file import format_and_file, write_file
+from entangle_cli.cli.lora import Lora, lora_settings
 from entangle_cli.cli.option_groups import PairOptions, PolicyOptions, SampleOptions, scan_settings
 from entangle_cli.cli.options import (
     Accumulate,
@@ -31,7 +32,7 @@ from entangle_cli.cli.options import (
 )
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import ExitCode, UsageError
-from entangle_cli.records.settings import LoraSettings, LossSettings, RehearsalSettings, Schedule
+from entangle_cli.records.settings import LossSettings, RehearsalSettings, Schedule
 from entangle_cli.records.words import counted
 
 if TYPE_CHECKING:
@@ -72,12 +73,7 @@ def rehearse(
     warmup_steps: WarmupSteps = 0.0,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay, as in Trainer.")] = 0.0,
     max_grad_norm: MaxGradNorm = 1.0,
-    lora: Annotated[
-        str | None,
-        typer.Option(
-            metavar="r=8,alpha=16", help="Train a new LoRA adapter: r, alpha, dropout, targets=q_proj+v_proj."
-        ),
-    ] = None,
+    lora: Lora = None,
     held_out: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of DATA to leave out of the training and measure.")
     ] = 0.0,
@@ -130,7 +126,7 @@ def rehearse(
         accumulate=accumulate,
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm or None,
-        lora=None if lora is None else _lora(lora),
+        lora=None if lora is None else lora_settings(lora),
         held_out=held_out,
         eval_split=eval_split,
         every=every,
@@ -179,28 +175,6 @@ def _number(part: str, option: str, example: str) -> tuple[str, float]:
         return name.strip().replace("-", "_"), float(value)
     except ValueError as error:
         raise UsageError(option, f"numbers as NAME=VALUE, such as {example}", f"write it like {example}") from error
-
-
-def _lora(text: str) -> LoraSettings:
-    """An adapter such as `r=64,alpha=128,targets=q_proj+v_proj`.
-
-    Raises:
-        UsageError: another form, or a number that cannot be used.
-    """
-    example = "r=8,alpha=16,targets=q_proj+v_proj"
-    values = dict(part.strip().partition("=")[::2] for part in text.split(","))
-    targets = values.pop("targets", None)
-    numbers = dict(_number(f"{name}={value}", f"--lora {text}", example) for name, value in values.items())
-    unknown = sorted(numbers.keys() - {"r", "alpha", "dropout"})
-    rank, alpha, dropout = (numbers.get(name, default) for name, default in (("r", 8), ("alpha", 16), ("dropout", 0.0)))
-    if unknown or rank < 1 or alpha <= 0 or not 0 <= dropout < 1 or rank % 1 or alpha % 1 or targets == "":
-        raise UsageError(
-            f"--lora {text}" + (f": {unknown[0]}" if unknown else ""),
-            "r and alpha as whole numbers above 0, dropout from 0 to below 1, targets joined by +",
-            f"write it like {example}",
-        )
-    names = None if targets is None else tuple(name for name in targets.split("+") if name)
-    return LoraSettings(int(rank), int(alpha), names, float(dropout))
 
 
 def _write(stream: IO[str], kind: DocumentFormat, document: dict[str, Any]) -> None:

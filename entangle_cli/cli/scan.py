@@ -13,6 +13,7 @@ import typer
 from entangle_cli.cli.config import Origins, origins_of
 from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.lora import Lora, lora_settings
 from entangle_cli.cli.option_groups import (
     LossChoice,
     PairOptions,
@@ -80,6 +81,7 @@ def scan(
         str | None,
         typer.Option(help="Checkpoints of a Trainer folder: last, all, or steps such as 100,200. One run each."),
     ] = None,
+    lora: Lora = None,
     ref_model: RefModel = None,
     write_reference: Annotated[
         Path | None,
@@ -153,6 +155,7 @@ def scan(
         dtype.value,
         sample,
         shard=shard,
+        lora=None if lora is None else lora_settings(lora),
         ref_model=ref_model,
         unshared_cosine=unshared_cosine,
         layers=layers,

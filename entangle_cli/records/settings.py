@@ -126,6 +126,22 @@ class UntilDecided:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """A LoRA adapter that does not exist yet, with PEFT's names."""
+
+    r: int = 8
+    alpha: int = 16
+    targets: tuple[str, ...] | None = None
+    """Names of layers; `all-linear` for all linear ones; None for PEFT's choice for the model."""
+    dropout: float = 0.0
+    rslora: bool = False
+    """Whether to scale by alpha / sqrt(r) instead of alpha / r."""
+    dora: bool = False
+    modules_to_save: tuple[str, ...] | None = None
+    """Names of modules to train whole beside the adapter."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """Processes that share a scan, run by Ray. They do not affect the numbers, except for rounding."""
 
@@ -160,6 +176,8 @@ class ScanSettings:
     """`I/N`: every N-th selected row, starting with the I-th, counted from 1."""
     reading: ReadingSettings = ReadingSettings()
     loading: LoadingSettings = LoadingSettings()
+    lora: LoraSettings | None = None
+    """A new adapter whose parameters to measure, initialised with `seed`; None for the checkpoint as it is."""
     ref_model: str | None = None
     """Checkpoint for the reference log-probs; None to use the data's columns, or this checkpoint's own."""
     unshared_cosine: bool = False
@@ -229,17 +247,6 @@ class ForecastSettings:
     """Whether to take the step on a copy and compare."""
     eval_split: str | None = None
     """Split of the held-out data set."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoraSettings:
-    """A LoRA adapter that does not exist yet, with PEFT's names."""
-
-    r: int = 8
-    alpha: int = 16
-    targets: tuple[str, ...] | None = None
-    """Names of layers; `all-linear` for all linear ones; None for PEFT's choice for the model."""
-    dropout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def newest_run(base: Path = RUNS_FOLDER) -> tuple[Path, list[Path]]:
     Raises:
         RunError: no run below `base` has a measured pair.
     """
-    runs = _runs(base)
+    runs = runs_in(base)
     for position, folder in enumerate(runs):
         if _holds_pair(folder):
             return folder, runs[:position]
@@ -51,8 +51,8 @@ def newest_run(base: Path = RUNS_FOLDER) -> tuple[Path, list[Path]]:
     )
 
 
-def _runs(base: Path) -> list[Path]:
-    """The runs below a folder, newest first."""
+def runs_in(base: Path) -> list[Path]:
+    """The folders of the runs below a folder, newest first."""
     manifests = sorted(base.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in manifests]
 
@@ -72,7 +72,7 @@ NUM_NAMED = 5
 
 def _not_a_run(folder: Path) -> RunError:
     """The error for a folder or file that is not a run. It suggests existing runs."""
-    known = [str(path) for path in _runs(RUNS_FOLDER)[:NUM_NAMED]]
+    known = [str(path) for path in runs_in(RUNS_FOLDER)[:NUM_NAMED]]
     remedy = f"use one of {', '.join(known)}" if known else "scan first: entangle scan MODEL DATA"
     if folder.is_file():
         return RunError(f"{folder}: a file, not a run", "a folder written by entangle scan", remedy)

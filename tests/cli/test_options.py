@@ -26,7 +26,7 @@ SURFACE = {
         "--sample", "--seed", "--batch-tokens", "--parameters", "--loss", "--beta", "--fail-if", "--strict",
         "--quiet", "-q", "--dry-run",
         "--activation-checkpointing", "--device-map", "--gamma", "--loss-option",
-        "--ref-model", "--write-reference", "--unshared-cosine",
+        "--ref-model", "--lora", "--write-reference", "--unshared-cosine",
         "--checkpoints",
         "--layers", "--include-text", "--known", "--deadline",
         "--shard", "--until-decided", "--confidence",

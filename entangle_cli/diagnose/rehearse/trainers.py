@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from entangle_cli.data.checkpoint import Checkpoint, is_quantised, load_checkpoint, quiet_libraries
+from entangle_cli.data.planned_adapter import lora_config
 from entangle_cli.data.training_rows import as_dataset, without_progress_bars
 from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal
 from entangle_cli.diagnose.rehearse.trl_losses import CPO, DPO, ORPO, trainer_of
@@ -84,7 +85,7 @@ def make_trainer(rehearsal: Rehearsal, loss: LossSettings, folder: Path) -> Any:
                 args=arguments,
                 train_dataset=as_dataset(rehearsal.rows),
                 processing_class=_with_padding(policy.tokenizer),
-                peft_config=None if lora is None else _lora(lora),
+                peft_config=None if lora is None else lora_config(lora),
                 **reference,
             )
     trainer.remove_callback(PrinterCallback)
@@ -171,19 +172,6 @@ def _with_padding(tokenizer: Any) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
-
-
-def _lora(settings: LoraSettings) -> Any:
-    from peft import LoraConfig
-
-    targets: Any = None if settings.targets is None else list(settings.targets)
-    return LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        task_type="CAUSAL_LM",
-    )
 
 
 def run_trainer(trainer: Any, loss: str) -> list[dict[str, Any]]:

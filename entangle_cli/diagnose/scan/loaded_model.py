@@ -17,6 +17,7 @@ from entangle_cli.data.device import choose_device
 from entangle_cli.data.in_memory import model_in_memory, modes_kept
 from entangle_cli.data.pairs import PairReader
 from entangle_cli.data.parameters import default_parameters, select_parameters
+from entangle_cli.data.planned_adapter import with_planned_adapter
 from entangle_cli.diagnose.scan.budget import fitting_tokens
 from entangle_cli.diagnose.scan.description import describe_model
 from entangle_cli.diagnose.scan.estimate import Cost, cost_of
@@ -27,6 +28,7 @@ from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.scan.scan import LostRow
 from entangle_cli.engine.engine import Engine
 from entangle_cli.engine.groups import parameter_groups
+from entangle_cli.errors import UsageError
 from entangle_cli.records.model_description import ModelDescription
 from entangle_cli.records.pair import RecordBatch
 from entangle_cli.records.settings import ScanSettings
@@ -96,8 +98,15 @@ def _loaded(model: Any, settings: ScanSettings) -> Iterator[tuple[Checkpoint, to
     """The model to measure, and its device. A model in memory stays on its device."""
     if isinstance(model, str | Path):
         device = choose_device(settings.device, settings.device_map)
-        yield load_checkpoint(str(model), settings.dtype, device, settings.loading, settings.device_map), device
+        checkpoint = load_checkpoint(str(model), settings.dtype, device, settings.loading, settings.device_map)
+        if settings.lora is not None:
+            checkpoint = with_planned_adapter(checkpoint, settings.lora, settings.seed, settings.dtype)
+        yield checkpoint, device
         return
+    if settings.lora is not None:
+        raise UsageError(
+            "lora with a model in memory", "a checkpoint's name", "call peft.get_peft_model and pass the result"
+        )
     given = model_in_memory(model)
     with modes_kept(given.model):
         yield checkpoint_in_memory(given, settings.dtype), given.model.device

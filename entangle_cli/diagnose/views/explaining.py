@@ -16,12 +16,14 @@ from entangle_cli.errors import EXIT_CODES, UsageError
 from entangle_cli.records.pair import MOVEMENT_MEANINGS, PAIR_FIELDS, REASONS
 
 CHECKPOINT_WARNINGS = {
+    "W-ALL-WEIGHTS": "the same pairs were also measured with all weights of the model; compare shows both",
     "W-DEQUANTISED": "quantised weights were turned into plain ones of the chosen dtype before the scan",
     "W-IGNORED-WEIGHTS": "weights in the checkpoint's files that the model or the adapter does not use",
     "W-LANGUAGE-PART": "a multimodal checkpoint: only its language model is measured, on text",
     "W-NO-EOS": "the tokenizer has no end-of-sequence token, so none was appended to answers",
     "W-OTHER-TOKENIZER": "the tokenizer of --tokenizer gives other numbers to the checkpoint's tokens",
     "W-PICKLED": "the weights were read from pickles, by torch's weights-only loading",
+    "W-PLANNED-ADAPTER": "a new LoRA adapter was measured: B is zero at the start, so A has no gradient yet",
     "W-REMOTE-CODE": "code that came with the checkpoint was run, because of --trust-remote-code",
     "W-RESIZED": "the vocabulary was resized for an adapter's tokenizer, and the new rows are made up",
     "W-ROUTER-LOSS": "a mixture of experts: TRL adds the router's auxiliary loss, which is not part of these numbers",
