@@ -243,6 +243,19 @@ def chosen_checkpoints(model: str, checkpoints: str | None) -> list[str]:
     return [model] if checkpoints is None else [str(path) for path in chosen(model, checkpoints)]
 
 
+def copy_sample(target: Path) -> tuple[Path, Path]:
+    """Copy the package's sample model and pairs into a folder.
+
+    Returns:
+        The copies of the model and of the pairs with a long ending.
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    from entangle_cli.diagnose.sample import copy_sample as copy
+
+    return copy(target)
+
+
 def check_reference_target(data: str, settings: ScanSettings, target: Path) -> None:
     """Check before a scan that its data can be written with reference log-probs.
 

@@ -16,6 +16,7 @@ import typer
 from entangle_cli import __version__
 from entangle_cli.cli.compare import compare
 from entangle_cli.cli.config import ConfiguredCommand, Option, read_configuration
+from entangle_cli.cli.demo import demo
 from entangle_cli.cli.explain import explain
 from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
@@ -50,7 +51,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (scan, report, show, gate, forecast, rehearse, inspect, filter_rows, compare, tokens, explain, merge, schema)
+COMMANDS = (
+    *(scan, report, show, gate, forecast, rehearse, inspect, filter_rows, compare, tokens, explain, merge, schema),
+    demo,
+)
 for command in COMMANDS:
     name = "filter" if command is filter_rows else command.__name__
     app.command(name, cls=ConfiguredCommand)(with_option_groups(command))

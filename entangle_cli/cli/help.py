@@ -1,4 +1,4 @@
-"""How help is laid out: commands and options under titles, examples at the end, five commands to start with."""
+"""How help is laid out: commands and options under titles, examples at the end, a few commands to start with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "Measure": ("scan", "forecast", "rehearse", "tokens"),
     "Look": ("report", "show", "compare", "explain"),
     "Act": ("gate", "filter"),
-    "Prepare": ("inspect",),
+    "Prepare": ("demo", "inspect"),
     "Advanced": ("merge", "schema"),
 }
 """Title to commands, in the order of `entangle --help`."""
@@ -59,6 +59,7 @@ SUMMARIES: Mapping[str, str] = {
     "explain": "Explain a word, a code or a topic",
     "gate": "Judge a run by rules, for CI",
     "filter": "Write the rows that rules keep",
+    "demo": "Try it on sample data, offline",
     "inspect": "Show how a data set is read",
     "merge": "Join the parts of a scan with --shard",
     "schema": "Print the run document's JSON Schema",
@@ -101,6 +102,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "entangle filter RUN pairs.jsonl -o kept.jsonl --drop 'movement == both_fall'",
         "entangle filter RUN pairs.jsonl -o kept.jsonl --keep-lowest 0.5 --by cosine",
     ),
+    "demo": ("entangle demo", "entangle demo /tmp/demo"),
     "inspect": ("entangle inspect pairs.jsonl", "entangle inspect pairs.jsonl --model path/to/checkpoint"),
     "merge": ("entangle merge runs/part-1 runs/part-2 -o runs/whole",),
     "schema": ("entangle schema > run.schema.json",),
@@ -108,6 +110,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 
 FIRST_STEPS = """entangle measures how a preference loss moves both answers of every pair.
 
+  entangle demo                                    try it on sample data
   entangle inspect pairs.jsonl                     how your data are read
   entangle scan path/to/checkpoint pairs.jsonl     measure every pair
   entangle report                                  verdict, reasons, next steps

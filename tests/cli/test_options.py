@@ -33,6 +33,7 @@ SURFACE = {
         "--workers", "--gpus-per-worker", "--threads-per-worker", "--ray-address",
     },
     "schema": set(),
+    "demo": {"[FOLDER]"},
     "explain": {"[NAME]"},
     "merge": {"RUN ...", "--output", "-o"},
     "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
@@ -128,6 +129,7 @@ def test_without_a_command_the_first_steps_are_shown(capsys: pytest.CaptureFixtu
     assert run([]) == 0
     out = capsys.readouterr().out
     assert [line.split()[1] for line in out.splitlines() if line.startswith("  entangle")] == [
+        "demo",
         "inspect",
         "scan",
         "report",
