@@ -73,6 +73,7 @@ ONLY_IN = {
                 "inspection",
                 "filtering",
                 "comparison",
+                "trained",
                 "tokens",
                 "markdown",
                 "explanation",

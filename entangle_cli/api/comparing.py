@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from entangle_cli.api.run import Run
@@ -27,3 +28,17 @@ def compare(*runs: Run) -> dict[str, Any]:
         raise UsageError("fewer than two runs", "two runs or more", "add a run to compare with")
     ordered: Sequence[Any] = in_order(runs)
     return compare_document(ordered)
+
+
+def compare_with_training(run: Run, log: str | Path) -> dict[str, Any]:
+    """The curves of a finished training beside what the scan of its start saw, JSON-able.
+
+    Args:
+        run: the scan of the training's start, under the loss of the training.
+        log: `trainer_state.json`, or a folder with it.
+    Raises:
+        DataError: the log cannot be read, or is not of a preference trainer.
+    """
+    from entangle_cli.diagnose.views.trained import trained_document
+
+    return trained_document(run, Path(log))

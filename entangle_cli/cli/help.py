@@ -19,7 +19,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 OPTIONS: Mapping[str, Sequence[str]] = {
     "Most used": (
         *("output", "limit", "sample", "max-length", "dtype", "loss", "beta", "fail-if", "include-text", "dry-run"),
-        *("row", "line", "data", "format", "write", "verbose", "drop", "keep", "model", "baseline"),
+        *("row", "line", "data", "trainer-log", "format", "write", "verbose", "drop", "keep", "model", "baseline"),
         *("losses", "steps", "learning-rate", "batch-size", "horizon", "held-out", "verify"),
     ),
     "Rows": (
@@ -92,7 +92,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "entangle report --write html=report.html --loss simpo",
     ),
     "show": ("entangle show --line 140", "entangle show --row 139 --data pairs.jsonl"),
-    "compare": ("entangle compare runs/before runs/after", "entangle compare runs/step-* --format html > compare.html"),
+    "compare": (
+        "entangle compare runs/before runs/after",
+        "entangle compare runs/step-* --format html > compare.html",
+        "entangle compare runs/start --trainer-log output/checkpoint-200/trainer_state.json",
+    ),
     "explain": ("entangle explain slack", "entangle explain W-BOUNDARY", "entangle explain ci"),
     "gate": (
         'entangle gate --fail-if "both_fall_rate > 20%"',

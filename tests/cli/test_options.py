@@ -36,7 +36,7 @@ SURFACE = {
     "demo": {"[FOLDER]"},
     "explain": {"[NAME]"},
     "merge": {"RUN ...", "--output", "-o"},
-    "compare": {"RUN RUN ...", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
+    "compare": {"RUN RUN ...", "--trainer-log", "--format", "--loss", "--beta", "--gamma", "--loss-option"},
     "tokens": {
         *READS_PAIRS, "--row", "--pair-in-row", "--quiet", "-q", "--format", "--json", "--npy",
         "--loss", "--beta", "--gamma",

@@ -44,7 +44,7 @@ def compare_document(runs: Sequence[Run]) -> dict[str, Any]:
         "schema": "entangle.comparison",
         "schema_version": "1.0",
         "predictor": "pair-sgd",
-        "runs": list(map(_about, seen)),
+        "runs": [about_run(*each) for each in seen],
         "differences": sorted({name for run in runs[1:] for name in _differences(runs[0], run)}),
         "steps": steps,
         **_changed(seen[0], seen[-1]),
@@ -108,8 +108,12 @@ def in_order(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: int(run.manifest["training_step"]))
 
 
-def _about(seen: _Seen) -> dict[str, Any]:
-    run, columns = seen
+def about_run(run: Run, columns: Columns) -> dict[str, Any]:
+    """A run in short, JSON-able.
+
+    Args:
+        columns: its columns under its loss.
+    """
     measured = columns["status"] == Status.OK.value
     pairs = int(np.count_nonzero(measured))
     movement = columns["movement"][measured]
