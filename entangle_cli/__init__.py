@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         UntilDecided,
     )
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 __all__ = [
     "EntangleCallback",
     "EntangleError",
