@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RehearsalSettings,
         ScanSettings,
         UntilDecided,
+        WorkerSettings,
     )
 
 __version__ = "0.9.0"
@@ -45,6 +46,7 @@ __all__ = [
     "Run",
     "ScanSettings",
     "UntilDecided",
+    "WorkerSettings",
     "__version__",
     "compare",
     "filter_rows",

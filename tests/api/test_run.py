@@ -33,7 +33,15 @@ PUBLIC = {
         "Run",
         "PairRecord",
     ),
-    *("ScanSettings", "ReadingSettings", "LoadingSettings", "LossSettings", "UntilDecided", "ForecastSettings"),
+    *(
+        "ScanSettings",
+        "ReadingSettings",
+        "LoadingSettings",
+        "LossSettings",
+        "UntilDecided",
+        "WorkerSettings",
+        "ForecastSettings",
+    ),
     *("RehearsalSettings", "LoraSettings", "FilterRules", "EntangleError", "EntangleCallback", "__version__"),
 }
 SETTINGS = ScanSettings(limit=6)
