@@ -40,6 +40,13 @@ def changes_by_log_probs(points: Sequence[Mapping[str, float]]) -> list[dict[str
     ]
 
 
+def is_without_reference(points: Sequence[Mapping[str, float]], beta: float) -> bool:
+    """Whether the logged rewards are beta times the log-probs themselves, as from a trainer without a reference."""
+    known = [point for point in points if {"chosen_reward", "chosen_log_prob"} <= point.keys()]
+    rewards, log_probs = (np.array([point[name] for point in known]) for name in ("chosen_reward", "chosen_log_prob"))
+    return bool(known) and bool(np.allclose(rewards, beta * log_probs, rtol=1e-2, atol=0.0))
+
+
 def ends(points: Sequence[Mapping[str, float]], name: str) -> tuple[float | None, float | None]:
     """Mean of a number over the first and over the last tenth of the points that have it; None if none has."""
     values = [point[name] for point in points if name in point]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
+from shlex import quote
 from typing import IO, TYPE_CHECKING, Any, overload
 
-from entangle_cli.errors import UsageError
+from entangle_cli.errors import RunError, UsageError
 from entangle_cli.records import run as stored
 from entangle_cli.records.columns import FIELD_NAMES, Columns, rows_of, taken
 from entangle_cli.records.overview import NextStep, Overview, Reason
@@ -110,9 +112,11 @@ class Run(stored.Run, Sequence[PairRecord]):
         """What the run of all weights says, beside the run of a planned adapter."""
         from entangle_cli.store.siblings import run_with_all_weights
 
-        if (folder := run_with_all_weights(self)) is not None:
+        if (folder := run_with_all_weights(self)) is None:
+            return
+        with suppress(RunError):  # another run may be damaged; this report is about this one
             whole = read(folder).under(self.loss)
-            words = f"with all weights: {whole.verdict} entangle compare {folder} {self.command_words}"
+            words = f"with all weights: {whole.verdict} entangle compare {quote(str(folder))} {self.command_words}"
             yield stored.Notice("W-ALL-WEIGHTS", words)
 
     @property

@@ -265,7 +265,7 @@ def check_reference_target(data: str, settings: ScanSettings, target: Path) -> N
     """
     from entangle_cli.diagnose.views.reference_columns import check_reference_target as check
 
-    check(data, settings.reading, target)
+    check(data, settings.reading, settings.limit, target)
 
 
 def write_reference_columns(run: Run, data: str, target: Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -37,8 +38,8 @@ def demo(
     show(sys.stdout, run.rendered())
     (worst,) = run.worst_rows(1)
     steps = {
-        f"entangle show {place} --line {worst['line']}": "one pair, with its text",
-        f"entangle report {place} --losses": "the same pairs under every loss",
+        f"entangle show {quote(str(place))} --line {worst['line']}": "one pair, with its text",
+        f"entangle report {quote(str(place))} --losses": "the same pairs under every loss",
         "entangle scan path/to/checkpoint pairs.jsonl": "your own",
     }
     width = max(map(len, steps))

@@ -33,7 +33,9 @@ def copy_sample(target: Path) -> tuple[Path, Path]:
         names = [*(f"{MODEL}/{path.name}" for path in sorted((source / MODEL).iterdir())), *PAIRS]
         for name in names:
             if not (target / name).exists():
-                shutil.copyfile(source / name, target / name)
+                part = target / f"{name}.part"
+                shutil.copyfile(source / name, part)
+                part.rename(target / name)
     except OSError as error:
         raise UsageError(
             f"{target}: {error.strerror or error}", "a folder that can be written", "give another folder"

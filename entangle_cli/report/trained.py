@@ -60,6 +60,8 @@ def _sentence(answer: str, found: Mapping[str, Any]) -> str:
         seen = f"{answer}: in the scan it falls for {percent(falls['rate'])} of the pairs"
     if change is None:
         return f"{seen}. The log does not have it."
+    if change == 0:
+        return f"{seen}; in training its mean did not change."
     did = f"in training its mean {'fell' if change < 0 else 'rose'} by {abs(change):.3g} nats"
     verdict = {True: "as predicted", False: "not as predicted", None: "the scan gives no clear direction"}
     return f"{seen}; {did}: {verdict[found['as_predicted']]}."

@@ -22,6 +22,11 @@ def run_with_all_weights(run: Run) -> Path | None:
     return next((folder for folder in runs_in(run.folder.parent)[:MOST_RUNS] if _is_whole(folder, run.identity)), None)
 
 
+def _unused(identity: Identity) -> set[str]:
+    """Settings that decide nothing: without a sample, the seed draws no rows."""
+    return {"seed"} if identity.settings.get("sample") is None else set()
+
+
 def _is_whole(folder: Path, adapted: Identity) -> bool:
     try:
         manifest = read_manifest(folder)
@@ -33,5 +38,5 @@ def _is_whole(folder: Path, adapted: Identity) -> bool:
         manifest["status"] == "complete"
         and whole.model == without
         and whole.settings.get("parameters") == "all"
-        and not whole.differences(adapted, ignoring={"model", "parameters"})
+        and not whole.differences(adapted, ignoring={"model", "parameters", *_unused(adapted)})
     )

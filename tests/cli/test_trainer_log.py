@@ -94,6 +94,14 @@ def test_a_loss_without_a_reference_uses_the_log_probs(entangle: Entangle, start
     assert "They also hold the differences between batches" in entangle(*words).out
 
 
+def test_rewards_without_a_reference_are_recognised(entangle: Entangle, start: str) -> None:
+    """CPO and ORPO log beta times the log-probs. Divided by beta these are no changes."""
+    entries = [entry(step, 0.1 * -(50 + step), 0.1 * -60, **{"logps/chosen": -(50 + step)}) for step in range(3)]
+    outcome = entangle("compare", start, "--trainer-log", write_log(Path("state.json"), entries))
+    assert outcome.code == 2
+    assert "so the training had no reference" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [

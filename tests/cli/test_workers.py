@@ -101,9 +101,9 @@ def test_rows_that_kill_workers_are_named_and_the_others_measured(
         (Path("faults") / str(row)).write_text(fault)
     outcome = entangle(*WORDS, *TWO, "-o", "run")
     assert outcome.code == 4
-    assert f"{LONG}, line " in outcome.err
-    assert "and 1 other row: not measured: " in outcome.err
-    assert "unexpected RuntimeError: CUDA error: device-side assert triggered" in outcome.err
+    assert "error: 2 rows not measured: " in outcome.err
+    assert f"{LONG}, line 8: the process crashed, was killed, or lost its machine" in outcome.err
+    assert f"{LONG}, line 31: unexpected RuntimeError: CUDA error: device-side assert triggered" in outcome.err
     # Four deaths for each deadly row, one for the row that was deadly once; two may fall into one.
     assert 8 <= outcome.err.count("it is started again") <= 9
     manifest = document("run/manifest.json")
@@ -136,7 +136,8 @@ def test_processes_that_tokenise_give_the_same_windows() -> None:
 
 def test_a_local_cluster_listens_on_the_loopback_address_alone() -> None:
     found = set()
-    for process in psutil.Process().children(recursive=True):
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
                 found.add(connection.laddr.ip.removeprefix("::ffff:"))
@@ -198,6 +199,7 @@ def test_the_same_command_goes_on_after_the_main_process_is_killed(
         assert process.wait(timeout=60) == (-9 if number == signal.SIGKILL else 130)
     # Workers do not outlive the main process.
     workers = [child for child in family if "Worker" in " ".join(safe_command(child))]
+    assert len(workers) == 2
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
     kept = sum(part["rows"] for part in document("run/manifest.json")["parts"])

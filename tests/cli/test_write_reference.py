@@ -111,6 +111,12 @@ def test_what_cannot_be_written_is_refused_before_the_scan(entangle: Entangle, w
     assert not Path("run").exists()
 
 
+def test_standard_input_cannot_be_written_back(entangle: Entangle) -> None:
+    outcome = entangle("scan", MODEL, "-", "--write-reference", "w.jsonl")
+    assert outcome.code == 2
+    assert "--write-reference with data from standard input" in outcome.err
+
+
 def test_columns_that_are_there_are_not_replaced(entangle: Entangle, twelve: Path) -> None:
     assert entangle("scan", MODEL, twelve, "--write-reference", "once.jsonl", "-q").code == 0
     outcome = entangle("scan", MODEL, "once.jsonl", "--write-reference", "twice.jsonl", "-q")

@@ -86,7 +86,8 @@ class Measurer:
             started = within_memory(lambda: self._start_at_once(rows, recompute=recompute))
             if started is not None:
                 return started
-            self._too_many_tokens[recompute] = tokens
+            if len(rows) > 1 or not recompute:  # a single pair has no smaller size, so it is always tried
+                self._too_many_tokens[recompute] = tokens
         if len(rows) == 1 and not recompute:
             return self._start(rows, recompute=True)
         if len(rows) == 1:

@@ -33,6 +33,10 @@ class LostRow:
     reason: str
 
 
+MOST_NAMED = 10
+"""Rows that an error names."""
+
+
 class ScanModel(Protocol):
     """A model that measures batches: in this process, or in several workers."""
 
@@ -125,11 +129,12 @@ class Scan:
     def _refuse_lost_rows(self) -> None:
         if not (lost := self._model.lost_rows):
             return
-        more = f" and {counted(len(lost) - 1, 'other row')}" if len(lost) > 1 else ""
+        named = [f"{place_of(row.pair, self.reader.source)}: {row.reason}" for row in lost[:MOST_NAMED]]
+        more = f"; and {counted(len(lost) - len(named), 'more row')}" if len(lost) > len(named) else ""
         raise UnfinishedError(
-            f"{place_of(lost[0].pair, self.reader.source)}{more}: not measured: {lost[0].reason}",
+            f"{counted(len(lost), 'row')} not measured: {'; '.join(named)}{more}",
             "rows that a worker can measure",
-            "all other rows are measured; remove this row, or run the same command again to retry it",
+            "remove them, or run the same command again to retry them; if memory ran out, lower --max-length",
         )
 
     def _missing_batches(

@@ -17,9 +17,10 @@ from entangle_cli.records.run import Run
 from entangle_cli.records.settings import ReadingSettings
 
 OPTION = "--write-reference"
+STANDARD_INPUT = "-"
 
 
-def check_reference_target(data: str, reading: ReadingSettings, target: Path) -> None:
+def check_reference_target(data: str, reading: ReadingSettings, limit: int | None, target: Path) -> None:
     """Refuse an unusable target before the scan.
 
     Raises:
@@ -27,13 +28,17 @@ def check_reference_target(data: str, reading: ReadingSettings, target: Path) ->
             several pairs per row.
         DataError: the data cannot be read.
     """
+    if data == STANDARD_INPUT:
+        raise UsageError(
+            f"{OPTION} with data from standard input", "a file, folder or hub name", "save the data to a file first"
+        )
     if reading.ranked != "best-worst":
         raise UsageError(
             f"{OPTION} with --ranked {reading.ranked}: several pairs per row",
             "one pair per row",
             "leave --ranked out",
         )
-    check_target(open_source(data, reading), target, OPTION)
+    check_target(open_source(data, reading, limit), target, OPTION)
 
 
 def write_reference_columns(run: Run, data: str, target: Path) -> tuple[int, int]:

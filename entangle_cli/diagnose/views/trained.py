@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from entangle_cli.analysis.logged_changes import ANSWERS, changes_by_log_probs, changes_by_rewards, ends
+from entangle_cli.analysis.logged_changes import (
+    ANSWERS,
+    changes_by_log_probs,
+    changes_by_rewards,
+    ends,
+    is_without_reference,
+)
 from entangle_cli.analysis.losses.table import find_loss
 from entangle_cli.analysis.statistics import share
 from entangle_cli.data.trainer_log import LogPoint, read_trainer_log
 from entangle_cli.diagnose.views.comparing import about_run
 from entangle_cli.diagnose.views.movements import with_movements
+from entangle_cli.errors import UsageError
 from entangle_cli.records.columns import Columns
 from entangle_cli.records.pair import Status
 from entangle_cli.records.run import Run
@@ -31,11 +38,18 @@ def trained_document(run: Run, path: Path) -> dict[str, Any]:
         `run`; `log`; `curves`, changes in nats by `train` and `eval`; `answers`, what the scan saw and what happened.
     Raises:
         DataError: the log cannot be read.
+        UsageError: the log is of a loss without a reference, and the run's loss has one.
     """
     log = read_trainer_log(path)
     columns = with_movements(run.columns, run.loss, run.identity.dtype)
     has_rewards = find_loss(run.loss.name).uses_reference and run.loss.beta > 0
     has_rewards = has_rewards and any("chosen_reward" in point.values for point in log.train)
+    if has_rewards and is_without_reference([point.values for point in log.train], run.loss.beta):
+        raise UsageError(
+            f"--trainer-log {log.file}: the rewards are the log-probs times beta, so the training had no reference",
+            f"the loss of the training, instead of {run.loss.name}",
+            "add --loss and --beta as in the training, for example --loss cpo",
+        )
     basis = BY_REWARDS if has_rewards else BY_LOG_PROBS
     curves = {
         name: _curve(points, basis, run.loss.beta) for name, points in (("train", log.train), ("eval", log.evaluation))

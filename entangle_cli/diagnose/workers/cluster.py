@@ -17,7 +17,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from entangle_cli.diagnose.workers.sizing import Resources
+from entangle_cli.diagnose.workers.sizing import Node, Resources
 from entangle_cli.errors import UnfinishedError, UsageError
 from entangle_cli.records.settings import WorkerSettings
 
@@ -49,7 +49,7 @@ def connected(workers: WorkerSettings) -> Iterator[Resources]:
         UnfinishedError: a cluster cannot be started on this machine.
     """
     _refuse_without_ray()
-    address = workers.ray_address or os.environ.get("RAY_ADDRESS")
+    address = workers.ray_address or os.environ.get("RAY_ADDRESS") or None
     is_local = address in (None, "local")
     own = {**ON_THIS_MACHINE, "RAY_AUTH_TOKEN": _token()} if is_local and _reads_our_settings() else {}
     with ExitStack() as stack:
@@ -68,9 +68,8 @@ def connected(workers: WorkerSettings) -> Iterator[Resources]:
 
 
 def _resources(ray: Any) -> Resources:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    num_cpus, num_gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
-    return Resources(num_cpus, num_gpus, len(nodes))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Resources([Node(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive])
 
 
 def _refuse_without_ray() -> None:
@@ -154,15 +153,19 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _sigterm_kept() -> Iterator[None]:
     """Keep the handler of SIGTERM. Ray sets its own when it starts, and the scan would end without a message."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except SystemExit as end:  # from Ray's handler
+        raise KeyboardInterrupt from end
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def _reads_our_settings() -> bool:
     """Whether Ray has, or will have, the settings of `ON_THIS_MACHINE`. It reads them when it is imported.
 
-    A program that imported Ray before gets a cluster with Ray's own settings.
+    A program that imported Ray before, or joined a cluster, gets a cluster with Ray's own settings.
     """
     constants = sys.modules.get("ray._private.ray_constants")
     return constants is None or not getattr(constants, "ENABLE_RAY_CLUSTER", True)

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.diagnose.scan.scan import LostRow
-from entangle_cli.errors import UnfinishedError
+from entangle_cli.errors import EntangleError, UnfinishedError
 
 BATCHES_PER_WORKER = 2
 DEATHS_OF_A_BATCH = 2
 MOST_DEATHS = 4
 FRUITLESS_DEATHS = 16
 """Deaths in a row, without a measured batch, that end the scan. The cause is then no single row."""
+FRUITLESS_FAILURES = 100
+"""The same for batches that workers could not measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Batch:
     rows: Sequence[PreparedRow]
     deaths: int = 0
     """Workers that died while they had these rows."""
+    has_failed: bool = False
+    """Whether a worker could not measure this one row, and lived."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether something happened to it before."""
+        return self.deaths > 0 or self.has_failed
 
 
 @dataclass(slots=True)
@@ -43,11 +52,7 @@ class Dealer:
     lost: list[LostRow] = field(default_factory=list)
     _suspects: deque[Batch] = field(default_factory=deque)
     _deaths_in_a_row: int = 0
-
-    @property
-    def has_suspects(self) -> bool:
-        """Whether a batch of a dead worker waits to be measured again."""
-        return bool(self._suspects)
+    _failures_in_a_row: int = 0
 
     def next_batch(self, held: Sequence[Batch], new: Iterator[Sequence[PreparedRow]]) -> Batch | None:
         """The next batch for a worker; None if it gets none now.
@@ -59,14 +64,18 @@ class Dealer:
         if self._suspects:
             # Fresh batches wait until a worker is idle. Otherwise the suspects would be last.
             return None if held else self._suspects.popleft()
-        if len(held) >= BATCHES_PER_WORKER or any(batch.deaths for batch in held):
+        if len(held) >= BATCHES_PER_WORKER or any(batch.is_suspect for batch in held):
             return None
         rows = next(new, None)
         return None if rows is None else Batch(rows)
 
     def succeeded(self) -> None:
         """Note that a batch was measured."""
-        self._deaths_in_a_row = 0
+        self._deaths_in_a_row = self._failures_in_a_row = 0
+
+    def take_back(self, batches: Sequence[Batch]) -> None:
+        """Take back batches that a worker did not begin to measure."""
+        self._suspects += batches
 
     def died(self, batches: Sequence[Batch], reason: str) -> None:
         """Take back the batches of a worker that died.
@@ -90,9 +99,19 @@ class Dealer:
             else:
                 self._suspects.append(Batch(batch.rows, deaths))
 
-    def failed(self, batch: Batch, reason: str) -> None:
-        """Take back a batch that a worker could not measure. The worker lives, so the blame is certain."""
-        if len(batch.rows) == 1:
-            self.lost.append(LostRow(batch.rows[0].pair, reason))
+    def failed(self, batch: Batch, error: EntangleError) -> None:
+        """Take back a batch that a worker could not measure, for example because memory ran out.
+
+        Its rows are measured one by one. A row that fails alone is tried once more, and then given up.
+
+        Raises:
+            EntangleError: many failures in a row. The cause is then no single row.
+        """
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row > FRUITLESS_FAILURES:
+            raise error
+        if len(batch.rows) == 1 and batch.has_failed:
+            self.lost.append(LostRow(batch.rows[0].pair, error.found))
         else:
-            self._suspects += [Batch([row], max(batch.deaths, 1)) for row in batch.rows]
+            is_alone = len(batch.rows) == 1
+            self._suspects += [Batch([row], batch.deaths, has_failed=is_alone) for row in batch.rows]

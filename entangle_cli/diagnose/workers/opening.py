@@ -67,7 +67,7 @@ def _started(model: str, settings: ScanSettings, team: Team) -> list[Any]:
         max_concurrency=BATCHES_PER_WORKER,
     )
     environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
-    arguments = (model, settings, Path.cwd(), team.num_cpus, team.num_sharing, environment)
+    arguments = (model, settings, Path.cwd(), max(1, team.num_cpus), team.num_sharing, environment)
     return [remote.remote(*arguments) for _ in range(team.num_workers)]
 
 

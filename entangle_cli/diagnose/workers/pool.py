@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from entangle_cli.diagnose.scan.estimate import Cost
 
 POLL_SECONDS = 0.2
-"""Longest wait before control returns to the caller, who looks at the clock and at signals."""
+"""Longest wait without a look at signals. While batches are measured, control also returns to the caller."""
 NOTICE_SECONDS = 20.0
 """Time without a worker after which the user is told."""
 LOADING_RETRIES = 3
@@ -48,6 +48,8 @@ class Member:
     """Deaths in a row while the model was loaded."""
     opened: Opened | None = None
     """The last result of `open`."""
+    dead: Opened | None = None
+    """The process that died last. It may answer for another moment."""
     measuring: dict[Any, Batch] = field(default_factory=dict)
     """The batches that it has, by Ray's reference to the result."""
 
@@ -190,7 +192,7 @@ class WorkerPool:
         import ray
 
         try:
-            found: RecordBatch | EntangleError = ray.get(reference)
+            found: RecordBatch | EntangleError | None = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             # A bug, or a GPU in an unknown state. Only a new process is certain to be sound.
             ray.kill(member.actor, no_restart=False)
@@ -199,9 +201,14 @@ class WorkerPool:
         except ray.exceptions.RayError as error:
             self._replace(member, reason_of(error))
             return RecordBatch(())
+        if found is None:
+            self._dealer.take_back(list(member.measuring.values()))
+            member.measuring.clear()
+            self._start(member)
+            return RecordBatch(())
         batch = member.measuring.pop(reference)
         if isinstance(found, EntangleError):
-            self._dealer.failed(batch, found.found)
+            self._dealer.failed(batch, found)
             return RecordBatch(())
         self._dealer.succeeded()
         return found
@@ -210,7 +217,8 @@ class WorkerPool:
         """Take back the batches of a worker that died, and load the model in the process that Ray starts for it."""
         batches = list(member.measuring.values())
         member.measuring.clear()
-        self._notify(f"{member.name} died: {reason}; it is started again, and its batches are measured again")
+        self._notify(f"{member.name} died: {reason}; it is started again")
+        member.dead = member.opened
         self._dealer.died(batches, reason)
         self._start(member)
 
@@ -236,18 +244,20 @@ class WorkerPool:
                 self._start(member)
                 return
             found = UnfinishedError(
-                f"{member.name} died while it loaded the model: {reason_of(error)}",
-                "memory for the model in every worker",
-                "lower --workers, or use --dtype bfloat16",
+                f"{member.name} did not start: {reason_of(error)}",
+                "memory for the model in every worker, and the same packages on every machine",
+                "if memory ran out, lower --workers or use --dtype bfloat16; else see the reason",
             )
         if found is None:
             member.opening = member.actor.open.remote()
+        elif isinstance(found, Opened) and member.dead is not None and found.process == member.dead.process:
+            self._start(member)
         elif isinstance(found, Opened):
             member.opening, member.opened, member.failed_openings = None, found, 0
             self._alone_since = time.monotonic()
             self._description = self._description or found.model
             _refuse_other_model(member, self._description, found.model)
-        elif member.opened is None or len(self._members) == 1:
+        elif self._description is None or len(self._members) == 1:
             raise found
         else:
             self._notify(f"{member.name} is left out: {found.found}")
@@ -258,7 +268,7 @@ class WorkerPool:
             self._alone_since, self._is_told = time.monotonic(), False
         elif not self._is_told and time.monotonic() - self._alone_since > NOTICE_SECONDS:
             self._is_told = True
-            self._notify("waiting for a worker to load the model")
+            self._notify("no worker is ready yet: the model is still loading, or the cluster has no free GPUs or cores")
 
 
 def _refuse_other_model(member: Member, first: ModelDescription, own: ModelDescription) -> None:

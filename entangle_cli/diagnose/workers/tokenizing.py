@@ -15,6 +15,7 @@ from entangle_cli.data.pairs import PairReader
 from entangle_cli.data.rows import RawRow
 from entangle_cli.data.tokenizer import TokenizerOfModel, tokenizer_of_model
 from entangle_cli.diagnose.scan.row_preparation import RowPreparation, Window
+from entangle_cli.diagnose.workers.deaths import reason_of
 from entangle_cli.errors import EntangleError, UnfinishedError
 from entangle_cli.records.model_description import ModelDescription
 from entangle_cli.records.settings import ScanSettings
@@ -111,7 +112,7 @@ def _result(call: Any) -> list[Window]:
         found: list[Window] | EntangleError = ray.get(call)
     except ray.exceptions.RayError as error:
         raise UnfinishedError(
-            f"a process that tokenises died: {str(error).splitlines()[0]}",
+            f"a process that tokenises died: {reason_of(error)}",
             "rows that can be tokenised",
             "rerun the same command with --workers 1, which tokenises in the main process",
         ) from error

@@ -36,6 +36,11 @@ class Opened:
     host: str
     process_id: int
 
+    @property
+    def process(self) -> tuple[str, int]:
+        """What tells its process from others."""
+        return self.host, self.process_id
+
 
 class Worker:
     """Measures batches. Errors that the user can fix are returned, because Ray would wrap them.
@@ -91,9 +96,10 @@ class Worker:
             self._loaded = self._stack.enter_context(open_model(self._model, self._settings, self._num_sharing))
         return Opened(self._loaded.description, socket.gethostname(), os.getpid())
 
-    async def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch | EntangleError:
-        """The records of a batch. On a GPU, they are formed while the next batch runs."""
-        assert self._loaded is not None
+    async def measure(self, rows: Sequence[PreparedRow]) -> RecordBatch | EntangleError | None:
+        """The records of a batch; None without a model. On a GPU, they are formed while the next batch runs."""
+        if self._loaded is None:  # Ray started this process for one that died while it was idle
+            return None
         measurer = self._loaded.measurer
         if not measurer.runs_ahead:
             return await self._in_thread(lambda: measurer.measure(rows))

@@ -76,6 +76,16 @@ def test_a_pair_that_never_fits_is_named() -> None:
         SmallDevice(room=100).measure([prepared(7, 101)])
 
 
+def test_a_pair_that_did_not_fit_does_not_stop_others_of_its_length() -> None:
+    """Another program may have held the memory for a moment."""
+    device = SmallDevice(room=100)
+    with pytest.raises(UnfinishedError, match="row 7"):
+        device.measure([prepared(7, 101)])
+    device.room = 1000
+    device.measure([prepared(8, 101)])
+    assert device.measured == [8]
+
+
 class Traced(Measurer):
     """Notes when batches start and when their records are formed."""
 

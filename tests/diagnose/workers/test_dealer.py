@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entangle_cli.diagnose.scan.row_records import PreparedRow
-from entangle_cli.diagnose.workers.dealer import BATCHES_PER_WORKER, FRUITLESS_DEATHS, Batch, Dealer
+from entangle_cli.diagnose.workers.dealer import BATCHES_PER_WORKER, FRUITLESS_DEATHS, FRUITLESS_FAILURES, Batch, Dealer
 from entangle_cli.errors import UnfinishedError
 from tests.diagnose.scan.test_measurer import prepared
 
@@ -86,7 +86,6 @@ def test_a_batch_is_measured_again_as_a_whole_once() -> None:
     new = iter([ROWS[:3], ROWS[3:6], ROWS[6:9]])
     held = [batch for batch in (dealer.next_batch([], new), dealer.next_batch([Batch(ROWS[:3])], new)) if batch]
     dealer.died(held, "killed")
-    assert dealer.has_suspects
     # An idle worker gets one suspect and nothing beside it. A busy one waits.
     first = dealer.next_batch([], new)
     assert first is not None
@@ -97,17 +96,43 @@ def test_a_batch_is_measured_again_as_a_whole_once() -> None:
     assert [indices(batch) for batch in rest if batch] == [[3, 4, 5], [0], [1], [2], [6, 7, 8]]
 
 
-def test_a_row_that_fails_alone_is_given_up_at_once() -> None:
+FULL = UnfinishedError("out of memory on row 1 alone", "memory", "use less")
+
+
+def test_a_row_that_fails_alone_is_tried_once_more() -> None:
     dealer = Dealer(1)
     new = iter([ROWS[:2]])
     whole = dealer.next_batch([], new)
     assert whole is not None
-    dealer.failed(whole, "out of memory on row 1 alone")
+    dealer.failed(whole, FULL)
     alone = [dealer.next_batch([], new) for _ in range(2)]
     assert [indices(batch) for batch in alone if batch] == [[0], [1]]
     assert alone[1] is not None
-    dealer.failed(alone[1], "out of memory on row 1 alone")
+    dealer.failed(alone[1], FULL)
+    assert not dealer.lost
+    again = dealer.next_batch([], new)
+    assert again is not None
+    assert indices(again) == [1]
+    # It has a worker to itself.
+    assert dealer.next_batch([again], iter([ROWS[2:4]])) is None
+    dealer.failed(again, FULL)
     assert [(row.pair.index, row.reason) for row in dealer.lost] == [(1, "out of memory on row 1 alone")]
+
+
+def test_many_failures_without_any_result_end_the_scan() -> None:
+    dealer = Dealer(2)
+    for _ in range(FRUITLESS_FAILURES):
+        dealer.failed(Batch(ROWS[:1], has_failed=True), FULL)
+    with pytest.raises(UnfinishedError, match="out of memory on row 1 alone"):
+        dealer.failed(Batch(ROWS[:1], has_failed=True), FULL)
+    dealer.succeeded()
+    dealer.failed(Batch(ROWS[:1], has_failed=True), FULL)
+
+
+def test_batches_that_were_not_begun_come_back_without_blame() -> None:
+    dealer = Dealer(1)
+    dealer.take_back([Batch(ROWS[:2]), Batch(ROWS[2:4])])
+    assert [dealer.next_batch([], iter(())) for _ in range(2)] == [Batch(ROWS[:2]), Batch(ROWS[2:4])]
 
 
 def test_deaths_without_any_result_end_the_scan() -> None:
