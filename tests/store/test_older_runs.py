@@ -20,7 +20,9 @@ def test_its_numbers_are_those_of_today() -> None:
     old, new = entangle_cli.read(OLD), entangle_cli.scan(str(MODEL), LONG, entangle_cli.ScanSettings(limit=4))
     assert [pair.pair_id for pair in old] == [pair.pair_id for pair in new]
     for name in ("cosine", "inner_product", "chosen_log_prob", "slack"):
-        assert [getattr(pair, name) for pair in old] == pytest.approx([getattr(pair, name) for pair in new], rel=1e-3)
+        # The sample model's weights were rounded to 18 bits since.
+        today = pytest.approx([getattr(pair, name) for pair in new], rel=1e-3, abs=1e-5)
+        assert [getattr(pair, name) for pair in old] == today
     assert [pair.movement for pair in old] == [pair.movement for pair in new]
     assert old.summary["layers"]
 
