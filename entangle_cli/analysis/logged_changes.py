@@ -16,7 +16,7 @@ def changes_by_rewards(points: Sequence[Mapping[str, float]], beta: float) -> li
     is the start of the training unless another one was given.
 
     Args:
-        points: logged numbers by name; see `data.trainer_log.NAMES`.
+        points: logged numbers by name; see `data.trainer_log.LOGGED`.
     """
     return [
         {answer: point[f"{answer}_reward"] / beta for answer in ANSWERS if f"{answer}_reward" in point}
@@ -29,15 +29,15 @@ def changes_by_log_probs(points: Sequence[Mapping[str, float]]) -> list[dict[str
 
     Every point has its own batches, so these changes also hold the differences between batches.
     """
-    start = ends(points, f"{ANSWERS[0]}_log_prob")[0], ends(points, f"{ANSWERS[1]}_log_prob")[0]
-    return [
-        {
-            answer: point[f"{answer}_log_prob"] - before
-            for answer, before in zip(ANSWERS, start, strict=True)
-            if f"{answer}_log_prob" in point and before is not None
-        }
-        for point in points
-    ]
+    changes: list[dict[str, float]] = [{} for _ in points]
+    for answer in ANSWERS:
+        name = f"{answer}_log_prob"
+        if (both_ends := start_and_end([point[name] for point in points if name in point])) is None:
+            continue
+        for point, change in zip(points, changes, strict=True):
+            if name in point:
+                change[answer] = point[name] - both_ends[0]
+    return changes
 
 
 def is_without_reference(points: Sequence[Mapping[str, float]], beta: float) -> bool:
@@ -47,10 +47,9 @@ def is_without_reference(points: Sequence[Mapping[str, float]], beta: float) -> 
     return bool(known) and bool(np.allclose(rewards, beta * log_probs, rtol=1e-2, atol=0.0))
 
 
-def ends(points: Sequence[Mapping[str, float]], name: str) -> tuple[float | None, float | None]:
-    """Mean of a number over the first and over the last tenth of the points that have it; None if none has."""
-    values = [point[name] for point in points if name in point]
+def start_and_end(values: Sequence[float]) -> tuple[float, float] | None:
+    """Means of the first and of the last tenth of a curve; None without a value."""
     if not values:
-        return None, None
+        return None
     tenth = max(1, len(values) // 10)
     return float(np.mean(values[:tenth])), float(np.mean(values[-tenth:]))

@@ -106,7 +106,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "entangle filter RUN pairs.jsonl -o kept.jsonl --drop 'movement == both_fall'",
         "entangle filter RUN pairs.jsonl -o kept.jsonl --keep-lowest 0.5 --by cosine",
     ),
-    "demo": ("entangle demo", "entangle demo /tmp/demo"),
+    "demo": ("entangle demo", "entangle demo my-demo"),
     "inspect": ("entangle inspect pairs.jsonl", "entangle inspect pairs.jsonl --model path/to/checkpoint"),
     "merge": ("entangle merge runs/part-1 runs/part-2 -o runs/whole",),
     "schema": ("entangle schema > run.schema.json",),

@@ -178,23 +178,12 @@ def _number(part: str, option: str, example: str) -> tuple[str, float]:
 
 
 def _write(stream: IO[str], kind: DocumentFormat, document: dict[str, Any]) -> None:
-    from rich import box
-
-    from entangle_cli.report.consoles import show
-    from entangle_cli.report.markdown import print_markdown
+    from entangle_cli.cli.document import write_document
     from entangle_cli.report.rehearsal import rehearsal_report
     from entangle_cli.report.rehearsal_page import write_rehearsal_page
-    from entangle_cli.report.rows import write_json
 
-    match kind:
-        case DocumentFormat.TERMINAL:
-            show(stream, rehearsal_report(document, box.SIMPLE_HEAD))
-        case DocumentFormat.MARKDOWN:
-            print_markdown(stream, "entangle: a training rehearsed", rehearsal_report, document)
-        case DocumentFormat.HTML:
-            write_rehearsal_page(stream, document)
-        case DocumentFormat.JSON:
-            write_json(stream, document)
+    title = "entangle: a training rehearsed"
+    write_document(stream, kind, document, title, rehearsal_report, write_rehearsal_page)
 
 
 def _display(*, quiet: bool) -> RehearsalObserver:

@@ -51,6 +51,14 @@ class LoadedAdapter(NamedTuple):
 WEIGHTS = "adapter_model.safetensors"
 
 
+def cast_adapter(model: PreTrainedModel, names: frozenset[str], dtype: torch.dtype) -> None:
+    """Cast an adapter's parameters in place. With bfloat16, PEFT keeps them in float32, also in training."""
+    if dtype is not torch.bfloat16:
+        for name, parameter in model.named_parameters():
+            if name in names:
+                parameter.data = parameter.data.to(dtype)
+
+
 def with_adapter(base: PreTrainedModel, folder: Path) -> LoadedAdapter:
     """Load an adapter's layers into a base model.
 

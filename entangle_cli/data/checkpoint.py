@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entangle_cli.data.adapter import is_adapter, resized_to, with_adapter
+from entangle_cli.data.adapter import cast_adapter, is_adapter, resized_to, with_adapter
 from entangle_cli.data.checkpoint_checks import (
     code_of,
     ignored_weights,
@@ -157,11 +157,7 @@ def _load_adapter(
         messages |= resized_to(plain, len(tokenizer.tokenizer), adapter)
     loaded = with_adapter(plain, adapter)
     model = loaded.model
-    if dtype != "bfloat16":
-        # With bfloat16, PEFT keeps adapters in float32, also in training.
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name in loaded.parameters:
-                parameter.data = parameter.data.to(DTYPES[dtype])
+    cast_adapter(model, loaded.parameters, DTYPES[dtype])
     if loaded.ignored:
         messages["W-IGNORED-WEIGHTS"] = ignored_weights(loaded.ignored)
     return Checkpoint(

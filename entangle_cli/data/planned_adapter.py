@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from entangle_cli.data.adapter import cast_adapter
 from entangle_cli.data.checkpoint import DTYPES, Checkpoint
 from entangle_cli.errors import UsageError, is_out_of_memory
 from entangle_cli.records.settings import LoraSettings
@@ -51,10 +52,7 @@ def with_planned_adapter(checkpoint: Checkpoint, settings: LoraSettings, seed: i
         )
     model = _adapted(checkpoint.model, settings, seed)
     trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    if dtype != "bfloat16":  # with bfloat16, PEFT keeps adapters in float32, also in training
-        for name, parameter in model.named_parameters():
-            if name in trained:
-                parameter.data = parameter.data.to(DTYPES[dtype])
+    cast_adapter(model, trained, DTYPES[dtype])
     return replace(
         checkpoint,
         model=model,

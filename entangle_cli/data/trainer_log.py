@@ -12,13 +12,16 @@ from typing import Any
 from entangle_cli.errors import DataError
 
 FILE = "trainer_state.json"
-NAMES: Mapping[str, str] = {
+LOGGED: Mapping[str, str] = {
     "loss": "loss",
-    "rewards/chosen": "chosen_reward",
-    "rewards/rejected": "rejected_reward",
-    "rewards/accuracies": "accuracy",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
     "logps/chosen": "chosen_log_prob",
     "logps/rejected": "rejected_log_prob",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "rewards/margins": "reward_margin",
+    "rewards/accuracies": "reward_accuracy",
 }
 """TRL's name of a logged number to ours."""
 
@@ -29,7 +32,7 @@ class LogPoint:
 
     step: int
     values: Mapping[str, float]
-    """By the names of `NAMES`. Numbers that are missing or not finite are left out."""
+    """By the names of `LOGGED`. Numbers that are missing or not finite are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,10 @@ def read_trainer_log(path: Path) -> TrainerLog:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
+        history = json.loads(file.read_text(encoding="utf-8"), parse_int=float)["log_history"]
         entries = [(int(entry["step"]), entry) for entry in history]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"no log that Trainer wrote ({error!r})"
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no log_history with steps, as Trainer writes it"
         raise DataError(
             f"--trainer-log {file}: {reason}", f"a {FILE}", "give that of the training's last checkpoint"
         ) from error
@@ -69,10 +72,10 @@ def read_trainer_log(path: Path) -> TrainerLog:
 
 def _point(step: int, entry: Mapping[str, Any], prefix: str) -> LogPoint:
     values = {}
-    for name, own in NAMES.items():
+    for name, own in LOGGED.items():
         value = entry.get(prefix + name)
-        if isinstance(value, int | float) and math.isfinite(value):
-            values[own] = float(value)
+        if isinstance(value, float) and math.isfinite(value):
+            values[own] = value
     return LogPoint(step, values)
 
 

@@ -150,7 +150,7 @@ def worst_lines(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, str], wid
     lines = []
     for row, (place, movement, chosen, rejected) in zip(rows, heads, strict=True):
         line = f"{place:{sizes[0]}} {movement} {chosen:>{sizes[2]}} / {rejected:>{sizes[3]}} tokens  "
-        # The reason for a pair is a whole sentence. It would be cut here.
+        # The reason is a whole sentence. This column would cut it.
         numbers = f"cosine {row['cosine']:.2f}, norm ratio {row['norm_ratio']:.2f}"
         words = numbers if row["prompt_text"] is None else " ".join(last_turn(row["prompt_text"]).split())
         lines.append(line + shortened(for_terminal(words), width - cell_len(line)))

@@ -106,9 +106,9 @@ def test_rewards_without_a_reference_are_recognised(entangle: Entangle, start: s
     ("content", "found"),
     [
         (None, "No such file"),
-        ("{", "no log that Trainer wrote"),
-        ('{"log_history": 3}', "no log that Trainer wrote"),
-        ('{"log_history": [{"loss": 1}]}', "no log that Trainer wrote"),
+        ("{", "no log_history with steps"),
+        ('{"log_history": 3}', "no log_history with steps"),
+        ('{"log_history": [{"loss": 1}]}', "no log_history with steps"),
         ('{"log_history": [{"step": 1, "loss": 2.0}]}', "none of 1 entries has rewards/chosen or logps/chosen"),
         ('{"log_history": [{"step": 1, "rewards/chosen": NaN}]}', "none of 1 entries has rewards/chosen"),
     ],

@@ -192,7 +192,7 @@ def test_a_model_in_memory_is_refused() -> None:
         entangle_cli.scan(model, rows, ScanSettings(workers=WorkerSettings(2)))
 
 
-# Like `python -m entangle_cli`, with small parts of the run, so that there is something to keep.
+# Like `python -m entangle_cli`. It writes every row at once, so a kill leaves some rows.
 DRIVER = "from entangle_cli.store import writing; writing.PART_ROWS = 1\nfrom entangle_cli.cli.app import main; main()"
 
 

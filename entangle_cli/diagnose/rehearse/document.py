@@ -15,6 +15,7 @@ from entangle_cli.analysis.movement import movement_names
 from entangle_cli.analysis.observed_movement import CHANGES, log_probs_of
 from entangle_cli.analysis.rehearsal import judge_rehearsal, paired_differences
 from entangle_cli.analysis.rules import Rule
+from entangle_cli.data.trainer_log import LOGGED
 from entangle_cli.data.traps import plain_text
 from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal, loss_key
 from entangle_cli.diagnose.training.movement import log_probs_by_pair, set_metrics
@@ -25,17 +26,6 @@ from entangle_cli.records.settings import LossSettings
 
 SETS = ("train", "held-out")
 """Names of the probe sets."""
-
-LOGGED = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "logps/chosen": "chosen_log_prob",
-    "logps/rejected": "rejected_log_prob",
-    "rewards/margins": "reward_margin",
-    "rewards/accuracies": "reward_accuracy",
-}
-"""What a trainer logs about a step's batch, and its name in the document."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,14 @@ class RowReader:
     """Reads the selected rows, and has them prepared.
 
     Args:
-        source: the data set. It is also an attribute.
+        source: the data set.
         pairs: extracts the pairs from its rows.
         preparation: makes tokenised pairs of its rows.
         settings: settings of the scan.
+
+    Attributes:
+        source: the data set.
+        pairs: extracts the pairs from its rows.
     """
 
     def __init__(self, source: RowSource, pairs: PairReader, preparation: Preparation, settings: ScanSettings) -> None:

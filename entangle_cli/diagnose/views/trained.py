@@ -12,8 +12,8 @@ from entangle_cli.analysis.logged_changes import (
     ANSWERS,
     changes_by_log_probs,
     changes_by_rewards,
-    ends,
     is_without_reference,
+    start_and_end,
 )
 from entangle_cli.analysis.losses.table import find_loss
 from entangle_cli.analysis.statistics import share
@@ -42,8 +42,8 @@ def trained_document(run: Run, path: Path) -> dict[str, Any]:
     """
     log = read_trainer_log(path)
     columns = with_movements(run.columns, run.loss, run.identity.dtype)
-    has_rewards = find_loss(run.loss.name).uses_reference and run.loss.beta > 0
-    has_rewards = has_rewards and any("chosen_reward" in point.values for point in log.train)
+    is_logged = any("chosen_reward" in point.values for point in log.train)
+    has_rewards = find_loss(run.loss.name).uses_reference and run.loss.beta > 0 and is_logged
     if has_rewards and is_without_reference([point.values for point in log.train], run.loss.beta):
         raise UsageError(
             f"--trainer-log {log.file}: the rewards are the log-probs times beta, so the training had no reference",
@@ -52,7 +52,8 @@ def trained_document(run: Run, path: Path) -> dict[str, Any]:
         )
     basis = BY_REWARDS if has_rewards else BY_LOG_PROBS
     curves = {
-        name: _curve(points, basis, run.loss.beta) for name, points in (("train", log.train), ("eval", log.evaluation))
+        "train": _curve(log.train, basis, run.loss.beta),
+        "eval": _curve(log.evaluation, basis, run.loss.beta),
     }
     return {
         "schema": "entangle.trained",
@@ -72,7 +73,7 @@ def _curve(points: Sequence[LogPoint], basis: str, beta: float) -> list[dict[str
         {
             "step": point.step,
             "loss": point.values.get("loss"),
-            "accuracy": point.values.get("accuracy"),
+            "accuracy": point.values.get("reward_accuracy"),
             "chosen_log_prob": point.values.get("chosen_log_prob"),
             "rejected_log_prob": point.values.get("rejected_log_prob"),
             "chosen_change": change.get("chosen"),
@@ -89,11 +90,10 @@ def _answer(answer: str, columns: Columns, curve: Sequence[Mapping[str, Any]]) -
     `as_predicted` is None if the pairs do not clearly agree on a direction, or the log does not have the answer.
     """
     is_measured = (columns["status"] == Status.OK.value) & np.isfinite(columns[f"{answer}_delta"])
-    falls = share(
-        int(np.count_nonzero(columns[f"{answer}_delta"][is_measured] < 0)), int(np.count_nonzero(is_measured))
-    )
-    known = [{"change": point[f"{answer}_change"]} for point in curve if point[f"{answer}_change"] is not None]
-    change = ends(known, "change")[1]
+    deltas = columns[f"{answer}_delta"][is_measured]
+    falls = share(int(np.count_nonzero(deltas < 0)), len(deltas))
+    both_ends = start_and_end([change for point in curve if (change := point[f"{answer}_change"]) is not None])
+    change = None if both_ends is None else both_ends[1]
     is_clear = falls["interval"] is not None and not falls["interval"][0] <= 0.5 <= falls["interval"][1]
     as_predicted = None if change is None or not is_clear or change == 0 else (falls["rate"] > 0.5) == (change < 0)
     return {"falls": falls, "change": change, "as_predicted": as_predicted}

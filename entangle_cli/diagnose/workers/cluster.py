@@ -22,6 +22,7 @@ from entangle_cli.errors import UnfinishedError, UsageError
 from entangle_cli.records.settings import WorkerSettings
 
 CONNECTION_SECONDS = 10.0
+"""Longest wait for an answer from the address of a cluster."""
 OBJECT_STORE_BYTES = 256 * 2**20
 """Far more than the batches that travel at a time. Ray's default is a third of the memory."""
 
@@ -57,10 +58,10 @@ def connected(workers: WorkerSettings) -> Iterator[Resources]:
         import ray
 
         if not ray.is_initialized():
-            folder = stack.enter_context(_temporary_folder())
+            folder = stack.enter_context(_temporary_folder()) if is_local else None
             stack.callback(ray.shutdown)
             with _sigterm_kept():
-                if is_local:
+                if folder is not None:
                     _start(workers, folder)
                 else:
                     _join(str(address))

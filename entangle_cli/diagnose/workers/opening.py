@@ -25,7 +25,7 @@ PASSED_VARIABLES = (
     "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
 )
-"""Environment variables that workers on other machines get too. Ray logs what it is told, so no token is among them."""
+"""Environment variables that workers on other machines get too. Ray may log them, so no token is among them."""
 
 
 @contextmanager

@@ -193,12 +193,10 @@ class WorkerPool:
 
         try:
             found: RecordBatch | EntangleError | None = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            # A bug, or a GPU in an unknown state. Only a new process is certain to be sound.
-            ray.kill(member.actor, no_restart=False)
-            self._replace(member, reason_of(error))
-            return RecordBatch(())
         except ray.exceptions.RayError as error:
+            if isinstance(error, ray.exceptions.RayTaskError):
+                # A bug, or a GPU in an unknown state. Only a new process is certain to be sound.
+                ray.kill(member.actor, no_restart=False)
             self._replace(member, reason_of(error))
             return RecordBatch(())
         if found is None:

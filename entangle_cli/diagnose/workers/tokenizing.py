@@ -16,6 +16,7 @@ from entangle_cli.data.rows import RawRow
 from entangle_cli.data.tokenizer import TokenizerOfModel, tokenizer_of_model
 from entangle_cli.diagnose.scan.row_preparation import RowPreparation, Window
 from entangle_cli.diagnose.workers.deaths import reason_of
+from entangle_cli.diagnose.workers.worker import returning_errors
 from entangle_cli.errors import EntangleError, UnfinishedError
 from entangle_cli.records.model_description import ModelDescription
 from entangle_cli.records.settings import ScanSettings
@@ -46,10 +47,7 @@ class Tokenizing:
 
     def prepare(self, rows: Sequence[RawRow]) -> list[Window] | EntangleError:
         """The pairs of each row."""
-        try:
-            return list(self._prepared(rows))
-        except EntangleError as error:
-            return error
+        return returning_errors(lambda: list(self._prepared(rows)))
 
 
 def tokenizer_with_limits(model: str, limits: ModelDescription, settings: ScanSettings) -> TokenizerOfModel:

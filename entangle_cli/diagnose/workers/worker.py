@@ -106,7 +106,7 @@ class Worker:
         started = await self._in_thread(lambda: measurer.start(rows))
         if isinstance(started, EntangleError):
             return started
-        return await asyncio.to_thread(_returning_errors, started)
+        return await asyncio.to_thread(returning_errors, started)
 
     async def cost(self, longest: Sequence[PreparedRow], typical: Sequence[PreparedRow]) -> Cost | EntangleError:
         """What two batches cost."""
@@ -116,10 +116,11 @@ class Worker:
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result | EntangleError:
         """The result of work in the thread of the model."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _returning_errors, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, returning_errors, work)
 
 
-def _returning_errors(work: Callable[[], Result]) -> Result | EntangleError:
+def returning_errors(work: Callable[[], Result]) -> Result | EntangleError:
+    """The result of work, or the error that the user can fix. Ray would wrap an error that is raised."""
     try:
         return work()
     except EntangleError as error:

@@ -35,7 +35,7 @@ def loaded() -> Any:
 
 
 def moved(model: Any) -> Any:
-    """The model after a small random change of its weights, so that a reference differs from the policy."""
+    """The model with slightly changed weights. Its reference then differs from it."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
