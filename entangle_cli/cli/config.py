@@ -23,9 +23,12 @@ from typing import Any, NamedTuple
 
 import typer
 
+from entangle_cli.cli.from_file import PARAMETER as FROM_FILE
+from entangle_cli.cli.from_file import Taken, taken_from, tell_taken
 from entangle_cli.cli.help import GroupedCommand
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
+from entangle_cli.records.data_words import parsed_data_word
 
 PREFIX = "ENTANGLE_"
 
@@ -137,7 +140,7 @@ def _name(key: str) -> str:
 def _folders(words: Sequence[str]) -> Iterator[Path]:
     """The folders among some words of a command line, also as values of options and as the start of a pattern."""
     for word in words:
-        text = word.partition("=")[2] if word.startswith("--") else word
+        text = word.partition("=")[2] if word.startswith("--") else parsed_data_word(word).name
         place = os.path.expanduser(text.partition("*")[0].partition("?")[0].partition("[")[0])  # noqa: PTH111
         if place != text and place:
             place = os.path.dirname(place) or "."  # noqa: PTH120 -- of a pattern: where its files are
@@ -213,22 +216,45 @@ def _shown(file: Path) -> str:
 class ConfiguredCommand(GroupedCommand):
     """A command that says on standard error which options were set outside its command line."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; what it does not give is taken from the file of `--from`, if there is one."""
+        if any(one.name == FROM_FILE for one in self.params) and not ctx.resilient_parsing:
+            values, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+            given = {name for name, value in values.items() if value not in (None, ())}
+            file = values[FROM_FILE] if FROM_FILE in given else (ctx.default_map or {}).get(FROM_FILE)
+            if file is not None:
+                taken = _taken(self, ctx, Path(str(file)), given)
+                ctx.meta[FROM_FILE] = taken
+                ctx.default_map = {**(ctx.default_map or {}), **taken.values}
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Say it, and run the command."""
+        quiet = bool(ctx.params.get("quiet"))
         if isinstance(ctx.obj, Configuration):
-            _tell_origins(ctx.obj, origins_of(ctx), quiet=bool(ctx.params.get("quiet")))
+            _tell_origins(ctx.obj, origins_of(ctx), ctx.meta.get(FROM_FILE), quiet=quiet)
         return super().invoke(ctx)
+
+
+def _taken(command: Any, context: Any, file: Path, given: set[str]) -> Taken:
+    options = {str(one.name): next((word for word in one.opts if word.startswith("--")), "") for one in command.params}
+    defaults = {str(one.name): one.default for one in command.params}
+    return taken_from(file, str(context.info_name), options, defaults, given)
 
 
 def origins_of(context: typer.Context) -> Origins:
     """Where the values of the options of a command that runs come from."""
     if not isinstance(context.obj, Configuration):
         return Origins()
-    of_command = context.obj.origins.get(str(context.info_name), {})
+    of_command = dict(context.obj.origins.get(str(context.info_name), {}))
+    file: Taken | None = context.meta.get(FROM_FILE)
+    if file is not None:
+        of_command |= dict.fromkeys(file.values, _shown(file.file))
     taken: dict[str, str] = {}
     overridden: dict[str, str] = {}
     for parameter in context.command.params:
-        if (where := of_command.get(str(parameter.name))) is None:
+        where = of_command.get(str(parameter.name))
+        if where is None or parameter.param_type_name != "option":
             continue
         name = next(word for word in parameter.opts if word.startswith("--")).removeprefix("--")
         source = context.get_parameter_source(str(parameter.name))
@@ -236,13 +262,16 @@ def origins_of(context: typer.Context) -> Origins:
     return Origins(taken, overridden)
 
 
-def _tell_origins(configuration: Configuration, origins: Origins, *, quiet: bool) -> None:
+def _tell_origins(configuration: Configuration, origins: Origins, file: Taken | None, *, quiet: bool) -> None:
     if configuration.ignored is not None:
         tell(f"{_shown(configuration.ignored)} is ignored: it lies inside a folder that the command line names")
     if quiet:
         return
-    if origins.taken:
-        tell("options from elsewhere: " + ", ".join(f"{name} ({where})" for name, where in origins.taken.items()))
+    if file is not None:
+        tell_taken(file)
+    elsewhere = {name: where for name, where in origins.taken.items() if file is None or where != _shown(file.file)}
+    if elsewhere:
+        tell("options from elsewhere: " + ", ".join(f"{name} ({where})" for name, where in elsewhere.items()))
     if origins.overridden:
         words = ", ".join(f"{name} ({where})" for name, where in origins.overridden.items())
         tell(f"the command line takes precedence over {words}")

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from entangle_cli.cli.from_file import FromFile
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
+from entangle_cli.cli.lora import Lora, lora_settings
 from entangle_cli.cli.option_groups import LossChoice, PairOptions, PolicyOptions, SampleOptions, scan_settings
 from entangle_cli.cli.options import (
     Accumulate,
     Data,
     Debug,
+    Epochs,
     EvalSplit,
     LrSchedulerType,
     MaxGradNorm,
     Model,
     RefModel,
     WarmupSteps,
+    checked_epochs,
     refuse_split_alone,
 )
 from entangle_cli.cli.tell import tell
@@ -55,6 +59,7 @@ def forecast(
     sample: SampleOptions,
     pairs: PairOptions,
     policy: PolicyOptions,
+    from_file: FromFile = None,
     eval_data: Annotated[
         str | None, typer.Option(help="Held-out pairs to forecast. They take no part in the step.")
     ] = None,
@@ -81,11 +86,13 @@ def forecast(
         int | None,
         typer.Option(min=1, help="Steps of the run whose end is forecast; default: one epoch of the data."),
     ] = None,
+    epochs: Epochs = 1.0,
     lr_scheduler_type: LrSchedulerType = Schedule.LINEAR,
     warmup_steps: WarmupSteps = 0.0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Take the real step on a copy at three learning rates and compare.")
     ] = False,
+    lora: Lora = None,
     ref_model: RefModel = None,
     loss: LossChoice,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all numbers to this file.")] = None,
@@ -106,7 +113,8 @@ def forecast(
             "give --batch-size, or leave it out",
         )
     refuse_split_alone(eval_split, eval_data)
-    settings = scan_settings(pairs, policy, weighing, dtype.value, sample, ref_model=ref_model)
+    planned = None if lora is None else lora_settings(lora)
+    settings = scan_settings(pairs, policy, weighing, dtype.value, sample, lora=planned, ref_model=ref_model)
     step = ForecastSettings(
         optimizer=optimizer.value,
         learning_rate=learning_rate,
@@ -116,6 +124,7 @@ def forecast(
         batch_size=batch_size,
         accumulate=accumulate,
         horizon=horizon,
+        epochs=checked_epochs(epochs),
         lr_scheduler_type=lr_scheduler_type.value,
         warmup_steps=warmup_steps,
         verify=verify,

@@ -22,6 +22,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
         *("row", "line", "data", "trainer-log", "format", "write", "verbose", "drop", "keep", "model", "baseline"),
         *("losses", "steps", "learning-rate", "batch-size", "horizon", "held-out", "verify"),
     ),
+    "A training's file": ("from",),
     "Rows": (
         *("seed", "shard", "split", "config-name", "data-revision", "data-format", "map", "ranked", "max-row-bytes"),
         *("truncation", "pair-in-row", "eval-data", "eval-split", "keep-lowest", "keep-highest", "by"),
@@ -34,7 +35,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "Loss": ("gamma", "loss-option"),
     "Optimizer": (
         *("optimizer", "lr-scheduler-type", "warmup-steps", "weight-decay", "state", "max-grad-norm"),
-        *("gradient-accumulation-steps",),
+        *("gradient-accumulation-steps", "epochs"),
     ),
     "Also measure": ("unshared-cosine", "layers", "write-reference", "every", "probe-pairs"),
     "Gate and CI": (*("until-decided", "confidence", "strict", "only-new", "ignore-file", "min-pairs", "max-skipped"),),

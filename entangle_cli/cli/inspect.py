@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from entangle_cli.cli.from_file import FromFile
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.option_groups import PairOptions
 from entangle_cli.cli.options import (
@@ -27,6 +28,7 @@ def inspect(
         typer.Option("--model", help="Checkpoint whose tokenizer marks the scored tokens; default: text only."),
     ] = None,
     limit: Limit = None,
+    from_file: FromFile = None,
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Largest share of unusable rows; above it exit 5.")
     ] = 1.0,

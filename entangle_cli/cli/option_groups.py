@@ -42,6 +42,7 @@ from entangle_cli.cli.options import (
     Workers,
 )
 from entangle_cli.errors import UsageError
+from entangle_cli.records.data_words import parsed_data_word
 from entangle_cli.records.settings import (
     AUTO_LENGTH,
     LARGEST_ROW,
@@ -116,7 +117,7 @@ class PairOptions:
     def inputs(self, *others: str | Path | None) -> list[Path]:
         """Files and folders that the options name for reading, and others."""
         named = (self.chat_template, self.base_model, self.tokenizer, *others)
-        return [Path(name) for name in named if name is not None]
+        return [Path(parsed_data_word(str(name)).name) for name in named if name is not None]
 
     def length(self) -> int | Literal["auto"] | None:
         """Tokens of prompt and response together, as the settings have it; None for no limit."""

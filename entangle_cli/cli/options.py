@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -150,6 +151,7 @@ WarmupSteps = Annotated[
     float, typer.Option(min=0.0, help="Steps with a rising learning rate, or their share of the run if below 1.")
 ]
 MaxGradNorm = Annotated[float, typer.Option(min=0.0, help="Largest gradient norm, as in training; 0 for no clipping.")]
+Epochs = Annotated[float, typer.Option(help="Epochs of the whole run, if --horizon is not given.")]
 FailIf = Annotated[
     list[str] | None,
     typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Fail the gate (exit 1) if this is true. Repeatable."),
@@ -175,3 +177,14 @@ def refuse_split_alone(eval_split: str | None, eval_data: str | None) -> None:
     """
     if eval_split is not None and eval_data is None:
         raise UsageError("--eval-split without --eval-data", "the held-out pairs", "give --eval-data, or leave it out")
+
+
+def checked_epochs(epochs: float) -> float:
+    """Refuse a number of epochs that no run has.
+
+    Raises:
+        UsageError: not a finite number above 0.
+    """
+    if not 0 < epochs < math.inf:
+        raise UsageError(f"--epochs {epochs:g}", "a number above 0", "set it as in your training, such as 3")
+    return epochs

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from entangle_cli.cli.config import origins_of
+from entangle_cli.cli.from_file import FromFile
 from entangle_cli.cli.json_file import format_and_file, write_file
 from entangle_cli.cli.lora import Lora, lora_settings
 from entangle_cli.cli.option_groups import PairOptions, PolicyOptions, SampleOptions, scan_settings
@@ -22,12 +23,14 @@ from entangle_cli.cli.options import (
     Debug,
     Device,
     DocumentFormat,
+    Epochs,
     EvalSplit,
     FailIf,
     LrSchedulerType,
     MaxGradNorm,
     Model,
     WarmupSteps,
+    checked_epochs,
     refuse_split_alone,
 )
 from entangle_cli.cli.tell import tell
@@ -51,6 +54,7 @@ def rehearse(
     context: typer.Context,
     model: Model,
     data: Data,
+    from_file: FromFile = None,
     losses: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,6 +66,7 @@ def rehearse(
     horizon: Annotated[
         int | None, typer.Option(min=1, help="Steps of the whole run, for its schedule; default: one epoch.")
     ] = None,
+    epochs: Epochs = 1.0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write or continue; default: one in entangle-runs/.")
     ] = None,
@@ -119,6 +124,7 @@ def rehearse(
         losses=tuple(_loss(text) for text in ",".join(losses or ["sigmoid"]).split(",")),
         steps=steps,
         horizon=horizon,
+        epochs=checked_epochs(epochs),
         learning_rate=learning_rate,
         lr_scheduler_type=lr_scheduler_type.value,
         warmup_steps=warmup_steps,

@@ -12,6 +12,7 @@ import typer
 
 from entangle_cli.cli.config import Origins, origins_of
 from entangle_cli.cli.deadline import Deadline
+from entangle_cli.cli.from_file import FromFile
 from entangle_cli.cli.json_file import refuse_unwritable, write_file
 from entangle_cli.cli.lora import Lora, lora_settings
 from entangle_cli.cli.option_groups import (
@@ -55,6 +56,7 @@ def scan(
     pairs: PairOptions,
     policy: PolicyOptions,
     workers: WorkerOptions,
+    from_file: FromFile = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; default: a folder below entangle-runs/.")
     ] = None,

@@ -104,13 +104,21 @@ class PairReader:
     Args:
         settings: how to read rows.
         files: source files of the rows. A `dataset_info.json` in their folders may describe them.
+        readings: settings of every data set, if they differ from `settings`.
     Raises:
         UsageError: a format, ranking or role is unknown, or a map and a format are both given.
         DataError: a `dataset_info.json` cannot be used.
     """
 
-    def __init__(self, settings: ReadingSettings | None = None, files: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        settings: ReadingSettings | None = None,
+        files: Sequence[Path] = (),
+        readings: Sequence[ReadingSettings] = (),
+    ) -> None:
         self.files = files
+        self.readings = readings
+        self._of_each = [PairReader(reading, files) for reading in readings]
         settings = settings or ReadingSettings()
         if settings.ranked not in WAYS:
             raise UsageError(f"--ranked {settings.ranked}", f"one of {', '.join(WAYS)}", "use one of these")
@@ -133,12 +141,16 @@ class PairReader:
                 self._described |= {None: next(iter(self._described.values()))}
 
     @property
-    def identity(self) -> dict[str, str]:
-        """The descriptions of the files, which affect how rows are read; JSON-able."""
-        return {file: described.entry for file, described in self._described.items() if file is not None}
+    def identity(self) -> dict[str, Any]:
+        """Descriptions of the files and readings of single data sets, which affect how rows are read; JSON-able."""
+        described = {file: each.entry for file, each in self._described.items() if file is not None}
+        readings = [{"columns": dict(each.columns), "data_format": each.data_format} for each in self.readings]
+        return {**({"described": described} if described else {}), **({"read_as": readings} if readings else {})}
 
     def read(self, row: RawRow) -> list[PreferencePair | SkippedRow]:
         """The pairs and skip reasons of a row, at least one in total."""
+        if self._of_each:
+            return self._of_each[row.source].read(row)
         try:
             if row.problem is not None:
                 raise Unusable("malformed", row.problem)

@@ -11,6 +11,7 @@ from typing import Any
 
 from entangle_cli.data.fingerprint import Fingerprint, fingerprint, refuse_changed
 from entangle_cli.errors import DataError
+from entangle_cli.records.settings import ReadingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class RawRow:
     problem: str | None = None
     file: str | None = None
     """The row's file, if the data set has several."""
+    source: int = 0
+    """Number of the row's data set, if several are read together."""
     warnings: tuple[str, ...] = ()
     """Codes of `traps` from parsing the row."""
 
@@ -44,6 +47,7 @@ class RowSource(ABC):
         kind: format in words.
         num_rows: number of rows, including broken ones.
         files: source files; empty if a library manages them.
+        readings: how the rows of every data set are read, in order, if DATA names a reading of its own for one.
     """
 
     location: str
@@ -51,6 +55,7 @@ class RowSource(ABC):
     kind: str
     num_rows: int
     files: Sequence[Path] = ()
+    readings: Sequence[ReadingSettings] = ()
 
     @property
     @abstractmethod

@@ -23,7 +23,8 @@ from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.data.slices import Slice, split_and_slice
 from entangle_cli.data.splits import chosen_split
 from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
-from entangle_cli.errors import DataError, is_out_of_memory
+from entangle_cli.errors import DataError, UsageError, is_out_of_memory
+from entangle_cli.records.data_words import parsed_data_word
 from entangle_cli.records.settings import ReadingSettings
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -42,16 +43,54 @@ def open_source(
     """Open a file, the files of a pattern, a folder, standard input or a data set on the hub.
 
     Args:
-        data: one data set or several. The rows of several are numbered consecutively.
+        data: one data set or several, each maybe with a reading of its own (`records.data_words`). The rows of several
+            are numbered consecutively.
         limit: number of rows that will be read from the start; None for all. Only hub data sets use it.
     Raises:
         DataError: the data do not exist, cannot be read, have an unknown format, have no rows, or lack the split.
+        UsageError: a reading that DATA names cannot be used.
     """
     reading = reading or ReadingSettings()
-    names = named_data(data)
-    if len(names) == 1:
-        return _open_source(names[0], reading, limit)
-    return JoinedSources([_open_source(name, reading, limit) for name in names])
+    words = named_data(data)
+    readings = [reading_of_word(word, reading) for word in words]
+    sources = [
+        _open_source(parsed_data_word(word).name, each, limit) for word, each in zip(words, readings, strict=True)
+    ]
+    source = sources[0] if len(sources) == 1 else JoinedSources(sources)
+    if any(each != reading for each in readings):
+        source.readings = readings
+    if len(sources) == 1 and readings[0] != reading:
+        source.location = words[0]
+    return source
+
+
+def reading_of_word(word: str, reading: ReadingSettings) -> ReadingSettings:
+    """How a data set is read: as its word says, and else as `reading`.
+
+    Raises:
+        UsageError: a map that is not ROLE=COLUMN, or one role twice.
+    """
+    options: dict[str, str] = {}
+    columns: dict[str, str] = {}
+    for option, value in parsed_data_word(word).options:
+        if option != "map":
+            options[_FIELDS[option]] = value
+            continue
+        role, separator, column = value.partition("=")
+        if not (role and separator and column) or role in columns:
+            raise UsageError(f"{word}: map={value}", "ROLE=COLUMN, each role once", "write for example map=chosen=best")
+        columns[role] = column
+    changed: dict[str, Any] = {**options, "columns": columns} if columns else {**options}
+    return replace(reading, **changed)
+
+
+_FIELDS = {
+    "split": "split",
+    "config-name": "config_name",
+    "data-revision": "revision",
+    "data-format": "data_format",
+}
+"""Option of a word to its setting."""
 
 
 def named_data(data: str | Path | Sequence[str]) -> list[str]:
@@ -322,7 +361,7 @@ class JoinedSources(RowSource):
     def rows(self) -> Iterator[RawRow]:
         """All rows, numbered consecutively. `file` gives the row's data set."""
         start = 0
-        for source in self.sources:
+        for number, source in enumerate(self.sources):
             for position, row in enumerate(source.rows()):
-                yield replace(row, index=start + position, file=row.file or source.location)
+                yield replace(row, index=start + position, file=row.file or source.location, source=number)
             start += source.num_rows

@@ -238,7 +238,9 @@ class ForecastSettings:
     accumulate: int = 1
     """Forward passes per step."""
     horizon: int | None = None
-    """Steps of the run to forecast; None for one epoch of the data."""
+    """Steps of the run to forecast; None for `epochs`."""
+    epochs: float = 1.0
+    """Epochs of the run, if `horizon` is None."""
     lr_scheduler_type: str = Schedule.LINEAR.value
     """Schedule of the learning rate over the run, a value of `Schedule`."""
     warmup_steps: float = 0
@@ -258,7 +260,9 @@ class RehearsalSettings:
     steps: int = 50
     """Real steps per loss."""
     horizon: int | None = None
-    """Steps of the whole run, which set the schedule; None for one epoch of the data."""
+    """Steps of the whole run, which set the schedule; None for `epochs`."""
+    epochs: float = 1.0
+    """Epochs of the whole run, if `horizon` is None."""
     learning_rate: float = 1e-6
     lr_scheduler_type: str = Schedule.LINEAR.value
     warmup_steps: float = 0

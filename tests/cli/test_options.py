@@ -30,6 +30,7 @@ SURFACE = {
         "--checkpoints",
         "--layers", "--include-text", "--known", "--deadline",
         "--shard", "--until-decided", "--confidence",
+        "--from",
         "--workers", "--gpus-per-worker", "--threads-per-worker", "--ray-address",
     },
     "schema": set(),
@@ -54,13 +55,13 @@ SURFACE = {
     "forecast": {
         *READS_PAIRS, "--eval-data", "--eval-split", "--optimizer", "--learning-rate", "--weight-decay",
         "--state", "--max-grad-norm", "--batch-size", "--gradient-accumulation-steps", "--horizon",
-        "--lr-scheduler-type", "--warmup-steps", "--verify", "--ref-model",
+        "--lr-scheduler-type", "--warmup-steps", "--verify", "--ref-model", "--from", "--epochs", "--lora",
         "--loss", "--beta", "--gamma", "--loss-option", "--json", "--dtype", "--device",
          "--limit", "--sample", "--seed",
         "--parameters", "--quiet", "-q",
     },
     "rehearse": {
-        *READS_PAIRS, "--losses", "--steps", "--horizon", "--output", "-o", "--fail-if",
+        *READS_PAIRS, "--from", "--epochs", "--losses", "--steps", "--horizon", "--output", "-o", "--fail-if",
         "--learning-rate", "--batch-size",
         "--gradient-accumulation-steps", "--lr-scheduler-type", "--warmup-steps", "--weight-decay", "--max-grad-norm",
         "--lora", "--held-out", "--eval-data", "--eval-split", "--every", "--probe-pairs",
@@ -68,7 +69,7 @@ SURFACE = {
         "--format", "--write", "--quiet", "-q",
     },
     "inspect": {
-        *(READS_PAIRS - {"MODEL"}), "--model", "--limit", "--json",
+        *(READS_PAIRS - {"MODEL"}), "--from", "--model", "--limit", "--json",
         "--max-skipped",
     },
     "filter": {

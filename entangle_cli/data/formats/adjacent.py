@@ -76,4 +76,4 @@ def _joined(rows: list[RawRow]) -> RawRow:
         for row in rows
     ]
     value = {"prompt": first.value.get("prompt"), "scored": answers}
-    return RawRow(first.index, value, first.line, None, first.file, first.warnings)
+    return RawRow(first.index, value, first.line, None, first.file, warnings=first.warnings)

@@ -7,6 +7,7 @@ uses the step of a batch that contains only this pair.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -99,7 +100,8 @@ class Forecaster:
             held_out, held_out_unused = held_out_pairs(self.held_out, self.policy)
         steps = epoch_steps(len(pairs), self.settings, self._seed)
         notify(f"forecasting {len(steps):,} steps of {len(pairs):,} pairs")
-        rates = learning_rates(self.settings, self.optimizer.learning_rate, self.settings.horizon or len(steps))
+        num_steps = self.settings.horizon or math.ceil(self.settings.epochs * len(steps))
+        rates = learning_rates(self.settings, self.optimizer.learning_rate, num_steps)
         mean = MeanDescent(len(steps), self.optimizer, self._moments)
         training, held_out_forecast, checks, shares = self._forecast(pairs, held_out, steps, mean)
         notify(f"forecasting a run of {len(rates):,} steps")

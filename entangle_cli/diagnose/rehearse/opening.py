@@ -30,6 +30,7 @@ from entangle_cli.diagnose.scan.row_reader import pair_reader
 from entangle_cli.diagnose.selected_rows import selected_rows
 from entangle_cli.diagnose.views.first_rows import peeked_formats
 from entangle_cli.errors import DataError, ModelError, UsageError
+from entangle_cli.records.data_words import parsed_data_word
 from entangle_cli.records.settings import RehearsalSettings, ScanSettings
 
 
@@ -124,9 +125,12 @@ def _identity(
     reading = {name: value for name, value in asdict(measuring.reading).items() if value}
     return {
         "model": dict(model),
-        "data": {"name": ", ".join(Path(name).name for name in names), "rows": _content(rehearsal.rows)},
+        "data": {
+            "name": ", ".join(map(_file_name, names)),
+            "rows": _content(rehearsal.rows),
+        },
         "held_out": {
-            "name": None if eval_data is None else Path(eval_data).name,
+            "name": None if eval_data is None else _file_name(eval_data),
             "rows": _content(rehearsal.held_out),
         },
         "training": {**settings, "horizon": rehearsal.horizon, "steps": rehearsal.num_steps, "every": rehearsal.every},
@@ -138,6 +142,10 @@ def _identity(
         "seed": measuring.seed,
         "versions": {"entangle": version("entangle-cli"), "trl": version("trl"), **library_versions()},
     }
+
+
+def _file_name(word: str) -> str:
+    return Path(parsed_data_word(word).name).name
 
 
 def _loading(measuring: ScanSettings) -> dict[str, str]:

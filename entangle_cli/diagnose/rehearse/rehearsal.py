@@ -43,7 +43,8 @@ class Rehearsal:
         """Steps of the whole run."""
         if self.settings.horizon is not None:
             return self.settings.horizon
-        return max(1, math.ceil(len(self.rows) / (self.settings.batch_size * self.settings.accumulate)))
+        steps_per_epoch = max(1, math.ceil(len(self.rows) / (self.settings.batch_size * self.settings.accumulate)))
+        return math.ceil(self.settings.epochs * steps_per_epoch)
 
     @property
     def num_steps(self) -> int:

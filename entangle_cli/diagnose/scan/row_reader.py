@@ -54,8 +54,7 @@ class RowReader:
     @property
     def identity(self) -> dict[str, Any]:
         """The data set's name, hash and rows, JSON-able."""
-        description = self.pairs.identity
-        return {**self.source.identity, **({"described": description} if description else {})}
+        return {**self.source.identity, **self.pairs.identity}
 
     def in_random_order(self) -> list[int]:
         """The indices of the selected rows, shuffled with the seed of the settings."""
@@ -137,4 +136,4 @@ def pair_reader(source: RowSource, reading: ReadingSettings) -> PairReader:
         UsageError: a setting is unknown.
         DataError: the description file next to the data cannot be used.
     """
-    return PairReader(reading, source.files)
+    return PairReader(reading, source.files, source.readings)

@@ -25,7 +25,8 @@ def peeked_formats(source: RowSource, pairs: PairReader, reading: ReadingSetting
         DataError: none of them holds a pair.
     """
     rows = list(islice(source.rows(), PEEKED_ROWS))
-    refuse_unknown_columns(rows, reading)
+    for number, each in enumerate(source.readings or [reading]):
+        refuse_unknown_columns([row for row in rows if row.source == number or not source.readings], each)
     formats: dict[str, None] = {}
     first_problem = ""
     holds_pair = False

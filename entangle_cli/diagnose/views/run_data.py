@@ -44,7 +44,7 @@ def data_of_run(run: Run, data: str) -> tuple[RowSource, int]:
 
 def _is_same(identity: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
     """Whether two identities are of the same rows, whatever they are called."""
-    beside = {"name": None, "rows": None, "described": None}
+    beside = {"name": None, "rows": None, "described": None, "read_as": None}
     return {**identity, **beside} == {**measured, **beside}
 
 

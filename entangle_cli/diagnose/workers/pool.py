@@ -107,7 +107,7 @@ class WorkerPool:
         """Tokenises pairs in this process, or for many workers in processes of Ray."""
         settings = replace(settings, loading=self._settings.loading)
         if self._team.num_tokenizers:
-            return start_tokenizing(self._team.num_tokenizers, self._model, self.description, pairs.files, settings)
+            return start_tokenizing(self._team.num_tokenizers, self._model, self.description, pairs, settings)
         return RowPreparation(pairs, tokenizer_with_limits(self._model, self.description, settings), settings)
 
     def records(self, batches: Iterable[Sequence[PreparedRow]]) -> Iterator[RecordBatch]:

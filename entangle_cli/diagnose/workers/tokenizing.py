@@ -19,7 +19,7 @@ from entangle_cli.diagnose.workers.deaths import reason_of
 from entangle_cli.diagnose.workers.worker import returning_errors
 from entangle_cli.errors import EntangleError, UnfinishedError
 from entangle_cli.records.model_description import ModelDescription
-from entangle_cli.records.settings import ScanSettings
+from entangle_cli.records.settings import ReadingSettings, ScanSettings
 
 ROWS_PER_CALL = 64
 CALLS_AHEAD = 3
@@ -34,16 +34,23 @@ class Tokenizing:
         model: the checkpoint whose tokenizer to use.
         limits: the model's limits.
         files: source files of the rows.
+        readings: see `PairReader`.
         folder: the working directory of the command, for relative paths.
     """
 
     def __init__(
-        self, model: str, limits: ModelDescription, files: Sequence[Path], settings: ScanSettings, folder: Path
+        self,
+        model: str,
+        limits: ModelDescription,
+        files: Sequence[Path],
+        readings: Sequence[ReadingSettings],
+        settings: ScanSettings,
+        folder: Path,
     ) -> None:
         os.chdir(folder)
         with quiet_libraries():
             tokenizer = tokenizer_with_limits(model, limits, settings)
-        self._prepared = RowPreparation(PairReader(settings.reading, files), tokenizer, settings)
+        self._prepared = RowPreparation(PairReader(settings.reading, files, readings), tokenizer, settings)
 
     def prepare(self, rows: Sequence[RawRow]) -> list[Window] | EntangleError:
         """The pairs of each row."""
@@ -89,7 +96,7 @@ class TokenizingProcesses:
 
 
 def start_tokenizing(
-    number: int, model: str, limits: ModelDescription, files: Sequence[Path], settings: ScanSettings
+    number: int, model: str, limits: ModelDescription, pairs: PairReader, settings: ScanSettings
 ) -> TokenizingProcesses:
     """Start processes that tokenise, on this machine. Ray starts one that died again, and repeats its call."""
     import ray
@@ -99,7 +106,8 @@ def start_tokenizing(
     remote: Any = ray.remote(Tokenizing).options(
         num_cpus=0, max_restarts=-1, max_task_retries=MOST_RETRIES, scheduling_strategy=here
     )
-    processes = [remote.remote(model, limits, list(files), settings, Path.cwd()) for _ in range(number)]
+    reading = (list(pairs.files), list(pairs.readings))
+    processes = [remote.remote(model, limits, *reading, settings, Path.cwd()) for _ in range(number)]
     return TokenizingProcesses(processes)
 
 

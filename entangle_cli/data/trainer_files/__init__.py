@@ -1,0 +1,1 @@
+"""Reads the configuration files of trainers: TRL, axolotl and LLaMA-Factory."""

@@ -1,0 +1,144 @@
+"""Which trainer a file belongs to, what other files look like, and commands in scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from entangle_cli.data.trainer_files.keys import Keys
+from entangle_cli.data.trainer_files.launch_command import arguments_by_name, find_launch_command
+from entangle_cli.data.trainer_files.reading import read_trainer_file
+from entangle_cli.errors import UsageError
+from entangle_cli.records.settings import LossSettings
+
+
+def written(folder: Path, text: str, name: str = "train.yaml") -> Path:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "an empty file"),
+        ("- a\n- b\n", "a list"),
+        ("a: [1\n", "line 2"),
+        ("zero_optimization: {stage: 2}\ntrain_micro_batch_size_per_gpu: auto\n", "a DeepSpeed configuration"),
+        ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 8\n", "an accelerate config"),
+        ("architectures: [LlamaForCausalLM]\nmodel_type: llama\n", "a model's config.json"),
+        ("peft_type: LORA\nbase_model_name_or_path: base\nlora_alpha: 16\n", "adapter_config.json"),
+        ("log_history: []\nglobal_step: 5\n", "--trainer-log"),
+        ("colour: red\nshape: round\n", "no known trainer has these keys: colour shape"),
+        ("base_model: m\nsequence_len: 8\n", "rl: None: not a preference training"),
+        ("stage: sft\nfinetuning_type: lora\n", "stage: sft: not a preference training"),
+    ],
+)
+def test_another_file_says_what_it_looks_like(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        read_trainer_file(written(tmp_path, text))
+    assert words in raised.value.found
+    assert "TRL, axolotl or LLaMA-Factory" in raised.value.expected or "as one of" in raised.value.expected
+
+
+def test_a_missing_file_and_a_binary_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        read_trainer_file(tmp_path / "nowhere.yaml")
+    (tmp_path / "weights.bin").write_bytes(b"\x80\x02\xff\xfe")
+    with pytest.raises(UsageError, match="not a text"):
+        read_trainer_file(tmp_path / "weights.bin")
+
+
+def test_no_tag_of_a_yaml_makes_an_object(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        read_trainer_file(written(tmp_path, "beta: !!python/object/apply:os.system ['true']\nloss_type: ipo\n"))
+
+
+def test_the_environment_of_a_file_is_not_set(tmp_path: Path) -> None:
+    read_trainer_file(written(tmp_path, "env:\n  ENTANGLE_TEST_ENV: x\nmodel_name_or_path: m\nbeta: 0.3\n"))
+    assert "ENTANGLE_TEST_ENV" not in os.environ
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
+    setup = read_trainer_file(written(tmp_path, "model_name_or_path: m\ndataset_name: d\nlearning_rate: 5e-7\n"))
+    assert setup.learning_rate == 5e-7
+
+
+def test_a_value_of_another_type_names_its_key(tmp_path: Path) -> None:
+    file = written(tmp_path, "base_model: m\nrl: dpo\nrl_beta: small\n")
+    with pytest.raises(UsageError, match="rl_beta: 'small'"):
+        read_trainer_file(file)
+
+
+def test_beta_0_is_kept_as_it_is(tmp_path: Path) -> None:
+    setup = read_trainer_file(written(tmp_path, "stage: dpo\nfinetuning_type: full\npref_beta: 0\n"))
+    assert setup.loss == LossSettings("sigmoid", 0.0)
+
+
+def test_a_key_that_nobody_reads_is_named(tmp_path: Path) -> None:
+    setup = read_trainer_file(written(tmp_path, "base_model: m\nrl: dpo\nlora_ranks: 8\nlogging_steps: 3\n"))
+    assert setup.unread == ("lora_ranks",)
+
+
+def test_what_trl_does_not_know_is_named(tmp_path: Path) -> None:
+    setup = read_trainer_file(written(tmp_path, "model_name_or_path: m\nbeta: 0.1\nbetta: 0.2\n"))
+    assert setup.unknown == ("betta",)
+
+
+def test_what_trl_refuses_is_said_and_read_all_the_same(tmp_path: Path) -> None:
+    file = written(tmp_path, "python trl/scripts/dpo.py --model_name_or_path m --beta 0.3 --bf16\n", "train.sh")
+    setup = read_trainer_file(file)
+    assert setup.refused is not None
+    assert "--bf16" in setup.refused
+    assert (setup.model, setup.loss, setup.autocast) == ("m", LossSettings("sigmoid", 0.3), "bfloat16")
+
+
+def test_a_missing_description_of_data_is_a_problem_of_the_data_alone(tmp_path: Path) -> None:
+    setup = read_trainer_file(
+        written(tmp_path, "stage: dpo\nfinetuning_type: full\ndataset: mine\ndataset_dir: nowhere\n")
+    )
+    assert setup.data == ()
+    assert setup.data_problem is not None
+    assert "dataset_info.json" in setup.data_problem
+
+
+def test_a_data_set_that_the_description_lacks_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"other": {"file_name": "other.json"}}))
+    setup = read_trainer_file(written(tmp_path, "stage: dpo\nfinetuning_type: full\ndataset: mine\n"))
+    assert setup.data_problem is not None
+    assert "does not describe it" in setup.data_problem
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "num_processes"),
+    [
+        ("accelerate launch --num_processes 4 --num_machines 2 scripts/dpo.py --beta 0.2", "dpo", 4),
+        ("torchrun --nproc_per_node=2 --nnodes 3 run_orpo.py --beta 0.2", "orpo", 6),
+        ("CUDA_VISIBLE_DEVICES=0 python examples/scripts/cpo.py --loss_type simpo", "cpo", 1),
+        ("trl dpo --config dpo.yaml --num_processes 2", "dpo", 2),
+        ("set -e\n# python dpo.py\npip install trl\npython \\\n  my_dpo_v2.py \\\n  --beta 0.2", "dpo", 1),
+        ("deepspeed --num_gpus 4 train/dpo_llama.py --beta 0.2", "dpo", 4),
+        ("echo dpo\npython train.py", None, 1),
+    ],
+)
+def test_a_launch_command_is_found(text: str, method: str | None, num_processes: int) -> None:
+    command = find_launch_command(text)
+    assert (None if command is None else command.method) == method
+    assert command is None or command.num_processes == num_processes
+
+
+def test_arguments_are_split_as_argparse_splits_them() -> None:
+    words = ["--beta", "0.1", "--loss_type", "sigmoid", "sft", "--use_peft", "--learning-rate=-1", "--bf16", "true"]
+    assert arguments_by_name(words) == {
+        "beta": "0.1", "loss_type": ["sigmoid", "sft"], "use_peft": True, "learning_rate": "-1", "bf16": "true",
+    }  # fmt: skip
+
+
+def test_keys_that_are_off_are_not_remarked_on() -> None:
+    keys = Keys("f", {"a": None, "b": False, "c": 0, "d": 0.5})
+    keys.remark_given(dict.fromkeys("abcd", "reason"))
+    assert [remark.key for remark in keys.remarks] == ["d"]
