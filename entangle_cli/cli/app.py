@@ -17,6 +17,7 @@ from entangle_cli import __version__
 from entangle_cli.cli.compare import compare
 from entangle_cli.cli.config import ConfiguredCommand, Option, read_configuration
 from entangle_cli.cli.demo import demo
+from entangle_cli.cli.doctor import doctor
 from entangle_cli.cli.explain import explain
 from entangle_cli.cli.filter import filter_rows
 from entangle_cli.cli.forecast import forecast
@@ -53,7 +54,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(scan, report, show, gate, forecast, rehearse, inspect, filter_rows, compare, tokens, explain, merge, schema),
-    demo,
+    *(demo, doctor),
 )
 for command in COMMANDS:
     name = "filter" if command is filter_rows else command.__name__

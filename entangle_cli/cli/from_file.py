@@ -85,7 +85,8 @@ def taken_from(
     from entangle_cli.api.trainer_files import training_setup
 
     setup = training_setup(file)
-    _refuse_missing(file, setup, options, given)
+    if command != "doctor":  # where it is a finding
+        _refuse_missing(file, setup, options, given)
     left_out = set(given).union(*(BELONGING.get(name, set()) for name in given))
     remarks = [*setup.remarks, *_remarks(setup, options)]
     found = list(_settings(setup, command, given))
@@ -159,7 +160,7 @@ def _settings(setup: TrainingSetup, command: str, given: Collection[str]) -> Ite
     )
     if setup.loss is not None:
         yield from _loss_settings(setup.loss, command)
-    if command in ("scan", "inspect"):
+    if command in ("scan", "inspect", "doctor"):
         return
     yield from _step_settings(setup)
     if setup.eval_data:

@@ -11,7 +11,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "Measure": ("scan", "forecast", "rehearse", "tokens"),
     "Look": ("report", "show", "compare", "explain"),
     "Act": ("gate", "filter"),
-    "Prepare": ("demo", "inspect"),
+    "Prepare": ("demo", "inspect", "doctor"),
     "Advanced": ("merge", "schema"),
 }
 """Title to commands, in the order of `entangle --help`."""
@@ -62,6 +62,7 @@ SUMMARIES: Mapping[str, str] = {
     "filter": "Write the rows that rules keep",
     "demo": "Try it on sample data, offline",
     "inspect": "Show how a data set is read",
+    "doctor": "Examine a training before it starts",
     "merge": "Join the parts of a scan with --shard",
     "schema": "Print the run document's JSON Schema",
 }
@@ -108,6 +109,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "entangle filter RUN pairs.jsonl -o kept.jsonl --keep-lowest 0.5 --by cosine",
     ),
     "demo": ("entangle demo", "entangle demo my-demo"),
+    "doctor": ("entangle doctor --from dpo.yaml", "entangle doctor path/to/checkpoint pairs.jsonl --strict"),
     "inspect": ("entangle inspect pairs.jsonl", "entangle inspect pairs.jsonl --model path/to/checkpoint"),
     "merge": ("entangle merge runs/part-1 runs/part-2 -o runs/whole",),
     "schema": ("entangle schema > run.schema.json",),

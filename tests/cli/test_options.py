@@ -68,6 +68,10 @@ SURFACE = {
         "--limit", "--sample", "--seed", "--dtype", "--device", "--activation-checkpointing",
         "--format", "--write", "--quiet", "-q",
     },
+    "doctor": {
+        *(READS_PAIRS - {"MODEL", "DATA..."}), "[MODEL]", "[DATA...]", "--from", "--limit", "--lora", "--ref-model",
+        "--dtype", "--device", "--strict", "--json", "--quiet", "-q",
+    },
     "inspect": {
         *(READS_PAIRS - {"MODEL"}), "--from", "--model", "--limit", "--json",
         "--max-skipped",

@@ -132,11 +132,9 @@ def _dtype(keys: Keys, method: str) -> str | None:
     """TRL loads float32 weights for DPO and KTO unless the file says otherwise; else in the checkpoint's dtype."""
     kwargs = keys.value("model_init_kwargs")
     inner = kwargs.get("dtype") or kwargs.get("torch_dtype") if isinstance(kwargs, Mapping) else None
-    dtype = (
-        inner
-        or keys.text("torch_dtype")
-        or (keys.text("dtype", "float32") if keys.has("dtype") or method in ("dpo", "kto") else "auto")
-    )
+    default = "float32" if keys.has("dtype") or method in ("dpo", "kto") else "auto"
+    named = keys.text("dtype", default) if default == "float32" else default
+    dtype = inner or keys.text("torch_dtype") or named
     return None if dtype == "auto" else str(dtype).removeprefix("torch.")
 
 

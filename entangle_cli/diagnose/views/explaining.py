@@ -13,6 +13,7 @@ from entangle_cli.analysis.reasons import REASON_MEANINGS
 from entangle_cli.analysis.rules import METRICS, metric_meaning
 from entangle_cli.data.traps import MESSAGES
 from entangle_cli.errors import EXIT_CODES, UsageError
+from entangle_cli.records.finding import FINDINGS
 from entangle_cli.records.pair import MOVEMENT_MEANINGS, PAIR_FIELDS, REASONS
 
 CHECKPOINT_WARNINGS = {
@@ -85,6 +86,8 @@ def _plain(name: str) -> str:
 def _all() -> Iterator[Explanation]:
     for code, sentence in {**MESSAGES, **CHECKPOINT_WARNINGS}.items():
         yield Explanation(code, "warning", sentence, "data")
+    for code, (severity, sentence) in FINDINGS.items():
+        yield Explanation(code, f"finding of entangle doctor, {severity.value}", sentence, "trainers")
     for one in PAIR_FIELDS.values():
         kind = f"field of a pair, {one.kind.value}" + (", depends on the loss" if one.by_loss else "")
         yield Explanation(one.name, kind, one.meaning, "reports")

@@ -25,8 +25,7 @@ def peeked_formats(source: RowSource, pairs: PairReader, reading: ReadingSetting
         DataError: none of them holds a pair.
     """
     rows = list(islice(source.rows(), PEEKED_ROWS))
-    for number, each in enumerate(source.readings or [reading]):
-        refuse_unknown_columns([row for row in rows if row.source == number or not source.readings], each)
+    refuse_unknown_columns(source, rows, reading)
     formats: dict[str, None] = {}
     first_problem = ""
     holds_pair = False
@@ -49,12 +48,19 @@ def peeked_formats(source: RowSource, pairs: PairReader, reading: ReadingSetting
     return tuple(formats)
 
 
-def refuse_unknown_columns(rows: Sequence[RawRow], reading: ReadingSettings) -> None:
+def refuse_unknown_columns(source: RowSource, rows: Sequence[RawRow], reading: ReadingSettings) -> None:
     """Refuse a map with a column that none of the first rows has.
 
+    Args:
+        rows: the first rows of the source.
     Raises:
         UsageError: the map names a column that no row has.
     """
+    for number, each in enumerate(source.readings or [reading]):
+        _refuse_unknown_columns([row for row in rows if row.source == number or not source.readings], each)
+
+
+def _refuse_unknown_columns(rows: Sequence[RawRow], reading: ReadingSettings) -> None:
     values = [row.value for row in rows if isinstance(row.value, dict)]
     names = list(dict.fromkeys(name for value in values for name in value))
     for role, column in reading.columns.items():

@@ -184,8 +184,8 @@ def inspect_rows(
         UsageError: an unknown setting, or a map with a column that no row has.
     """
     source = open_source(data, reading, limit)
-    refuse_unknown_columns(list(islice(source.rows(), PEEKED_ROWS)), reading)
-    inspection = Inspection(PairReader(reading, source.files), tokenize, decode, checkpoint_warnings)
+    refuse_unknown_columns(source, list(islice(source.rows(), PEEKED_ROWS)), reading)
+    inspection = Inspection(PairReader(reading, source.files, source.readings), tokenize, decode, checkpoint_warnings)
     for row in islice(source.rows(), limit):
         inspection.add(row)
     return inspection.document(source)

@@ -1,0 +1,263 @@
+"""Findings on a model and on data, each with a set-up that has the fault and one that has not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from entangle_cli.api.doctoring import examine
+from entangle_cli.cli.app import run
+from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint
+from entangle_cli.data.trainer_files.reading import read_trainer_file
+from entangle_cli.diagnose.doctor.model import attention_kernel, batch_findings, lost_steps, plain_log_probs
+from entangle_cli.records.finding import FINDINGS
+from entangle_cli.records.measurement import TokenizedResponse
+from entangle_cli.records.settings import LoadingSettings, ScanSettings
+
+SAMPLE = Path(__file__).resolve().parents[3] / "sample_data"
+MODEL = str(SAMPLE / "model")
+ROWS = [TokenizedResponse(tuple(range(5, 5 + length)), 3) for length in (8, 13, 21, 30)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load_checkpoint(MODEL, "float32", torch.device("cpu"))
+
+
+def codes(document: dict[str, Any]) -> set[str]:
+    return {one["code"] for one in document["findings"]}
+
+
+def examined(tmp_path: Path, text: str, rows: list[dict[str, Any]] | None = None, **settings: Any) -> set[str]:
+    """The codes of a TRL file with some rows."""
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows or PAIRS), encoding="utf-8")
+    file = tmp_path / "train.yaml"
+    file.write_text(f"model_name_or_path: {MODEL}\ndataset_name: {data}\n{text}", encoding="utf-8")
+    settings = {"limit": 32, **settings}
+    return codes(examine(MODEL, [str(data)], ScanSettings(**settings), read_trainer_file(file)))
+
+
+PAIRS = [
+    {"prompt": f"Review {n}: a fine show.\nThe tone is", "chosen": " positive", "rejected": " negative"}
+    for n in range(6)
+]
+
+
+def test_log_probs_equal_those_of_transformers_own_loss(checkpoint: Checkpoint) -> None:
+    for row in ROWS:
+        ids = torch.tensor([row.ids])
+        labels = ids.clone()
+        labels[:, : row.first_scored] = -100
+        with torch.no_grad():
+            loss = checkpoint.model(input_ids=ids, labels=labels).loss
+        assert plain_log_probs(checkpoint.model, [row]).item() == pytest.approx(-loss.item() * row.num_scored, rel=1e-5)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_does_not_change_the_sample_model(checkpoint: Checkpoint, side: str) -> None:
+    alone = torch.cat([plain_log_probs(checkpoint.model, [row]) for row in ROWS])
+    assert torch.allclose(plain_log_probs(checkpoint.model, ROWS, side), alone, atol=1e-3)
+
+
+@pytest.fixture
+def hooked(checkpoint: Checkpoint) -> Iterator[Callable[[Any], None]]:
+    handles: list[Any] = []
+    layer = checkpoint.model.get_output_embeddings()
+    yield lambda hook: handles.append(layer.register_forward_hook(hook))
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_model_whose_rows_mix_in_a_batch_is_found(checkpoint: Checkpoint, hooked: Callable[[Any], None]) -> None:
+    assert list(batch_findings(checkpoint, ROWS)) == []
+    hooked(lambda module, inputs, output: output + 0.1 * output.roll(1, -1) * (len(output) > 1))
+    assert [found.code for found in batch_findings(checkpoint, ROWS)] == ["D-BATCH"]
+
+
+def test_left_padding_is_found_where_positions_count_it(checkpoint: Checkpoint) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5)
+    learned = GPT2LMHeadModel(config).eval()
+    other = Checkpoint(learned, checkpoint.tokenizer, {}, 64)
+    side = checkpoint.tokenizer.padding_side
+    try:
+        checkpoint.tokenizer.padding_side = "left"
+        assert [found.code for found in batch_findings(other, ROWS)] == ["D-PADDING-SIDE"]
+        assert list(batch_findings(checkpoint, ROWS)) == []  # rotary positions: only distances count
+        checkpoint.tokenizer.padding_side = "right"
+        assert list(batch_findings(other, ROWS)) == []
+    finally:
+        checkpoint.tokenizer.padding_side = side
+
+
+def test_the_attention_that_runs_is_named() -> None:
+    for name, words in (("eager", "eager (matrix products"), ("sdpa", "sdpa (scaled_dot_product")):
+        loaded = load_checkpoint(MODEL, "float32", torch.device("cpu"), LoadingSettings(attn_implementation=name))
+        assert attention_kernel(loaded).startswith(words)
+
+
+def test_a_step_below_the_spacing_of_bfloat16_is_lost(checkpoint: Checkpoint) -> None:
+    assert [found.code for found in lost_steps(checkpoint, 5e-7)] == ["D-LEARNING-RATE-LOST"]
+    assert list(lost_steps(checkpoint, 1e-2)) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "faulty", "sound"),
+    [
+        ("D-LEARNING-RATE-LOST", "dtype: bfloat16\nlearning_rate: 5e-7\n", "dtype: float32\nlearning_rate: 5e-7\n"),
+        (
+            "D-LEARNING-RATE-LOST",
+            "dtype: bfloat16\nlearning_rate: 5e-7\n",
+            "dtype: bfloat16\nlearning_rate: 5e-7\nuse_peft: true\nlora_target_modules: all-linear\n",
+        ),
+        ("D-BEYOND-CONTEXT", "max_length: 4096\n", "max_length: 512\n"),
+        ("D-PROMPT-CUT", "max_prompt_length: 4\n", "max_length: 256\n"),
+        ("D-PROMPT-CUT", "max_prompt_length: 64\nmax_length: 64\n", "max_length: 64\n"),
+        (
+            "D-DROPOUT",
+            "disable_dropout: false\nuse_peft: true\nlora_dropout: 0.1\nlora_target_modules: all-linear\n",
+            "disable_dropout: true\nuse_peft: true\nlora_dropout: 0.1\nlora_target_modules: all-linear\n",
+        ),
+    ],
+)
+def test_a_file_beside_its_model_and_data(tmp_path: Path, code: str, faulty: str, sound: str) -> None:
+    long_rows = [*PAIRS, {**PAIRS[0], "prompt": "Review: " + "a fine show that went on and on. " * 90}]
+    rows = long_rows if code == "D-BEYOND-CONTEXT" else PAIRS
+    assert code in examined(tmp_path, faulty, rows, max_length=256)
+    assert {found for found in examined(tmp_path, sound, PAIRS) if found.startswith("D-")} == set()
+
+
+def test_reference_log_probs_of_another_model_are_found(tmp_path: Path) -> None:
+    target = tmp_path / "with_reference.jsonl"
+    arguments = ["scan", MODEL, str(SAMPLE / "one_token.jsonl"), "--limit", "8", "--write-reference", str(target)]
+    assert run([*arguments, "-o", str(tmp_path / "run"), "--quiet"]) == 0
+    rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert "D-OTHER-REFERENCE" not in examined(tmp_path, "", rows)
+    other = [{**row, "ref_chosen_logps": 2 * row["ref_chosen_logps"], "ref_rejected_logps": -9.0} for row in rows]
+    assert "D-OTHER-REFERENCE" in examined(tmp_path, "", other)
+
+
+@pytest.mark.parametrize(
+    ("code", "faulty"),
+    [
+        ("W-EMPTY-ANSWER", {**PAIRS[0], "chosen": ""}),
+        ("W-TRUNCATED", {**PAIRS[0], "chosen": " positive" + " and on" * 200}),
+        ("W-DUPLICATE", PAIRS[0]),
+        ("W-CONTRADICTION", {**PAIRS[0], "chosen": " negative", "rejected": " positive"}),
+    ],
+)
+def test_warnings_on_rows_are_findings(tmp_path: Path, code: str, faulty: dict[str, Any]) -> None:
+    assert code in examined(tmp_path, "", [*PAIRS, faulty], max_length=128)
+    assert examined(tmp_path, "", PAIRS, max_length=128) == set()
+
+
+def copied_model(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> str:
+    """The sample model with other settings of its tokenizer."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in Path(MODEL).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    settings = folder / "tokenizer_config.json"
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    change(content)
+    settings.write_text(json.dumps(content), encoding="utf-8")
+    return str(folder)
+
+
+def test_a_tokenizer_without_an_end_is_found(tmp_path: Path) -> None:
+    def without_end(content: dict[str, Any]) -> None:
+        content.pop("eos_token", None)
+
+    assert "W-NO-EOS" in codes(examine(copied_model(tmp_path, without_end)))
+    assert codes(examine(MODEL)) == set()
+
+
+def test_more_tokens_than_embeddings_are_found(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = copied_model(tmp_path, lambda content: None)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<extra{n}>" for n in range(2000)])
+    tokenizer.save_pretrained(folder)
+    assert "D-VOCABULARY" in codes(examine(folder))
+
+
+CHAT = [
+    {
+        "prompt": [{"role": "user", "content": f"Review {n}: a fine show. The tone?"}],
+        "chosen": [{"role": "assistant", "content": "positive"}],
+        "rejected": [{"role": "assistant", "content": "negative"}],
+    }
+    for n in range(4)
+]
+NO_GENERATION_PROMPT = (
+    "{% for message in messages %}{{ message.role + ': ' + message.content + '<|end|>' }}{% endfor %}"
+)
+
+
+def test_a_template_without_a_generation_prompt_is_found(tmp_path: Path) -> None:
+    folder = copied_model(tmp_path, lambda content: None)
+    data = tmp_path / "chat.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in CHAT), encoding="utf-8")
+    assert codes(examine(folder, [str(data)])) == set()
+    (Path(folder) / "chat_template.jinja").write_text(NO_GENERATION_PROMPT, encoding="utf-8")
+    assert "W-GENERATION-PROMPT" in codes(examine(folder, [str(data)]))
+
+
+def test_a_doubled_beginning_is_found(tmp_path: Path) -> None:
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    folder = copied_model(tmp_path, lambda content: content.update(bos_token="<|end|>"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", end)]
+    )
+    tokenizer.save_pretrained(folder)
+    data = tmp_path / "pairs.jsonl"
+    for start, is_doubled in (("", False), ("<|end|>", True)):
+        rows = [{**row, "prompt": start + row["prompt"]} for row in PAIRS]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        assert ("W-BOS-DOUBLED" in codes(examine(folder, [str(data)]))) is is_doubled
+
+
+def test_what_cannot_be_opened_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("{}\n", encoding="utf-8")
+    assert codes(examine(str(tmp_path / "nowhere"))) == {"D-MODEL"}
+    assert codes(examine(MODEL, [str(tmp_path / "nowhere.jsonl")])) == {"D-DATA"}
+    assert "D-DATA" in codes(examine(MODEL, [str(tmp_path / "pairs.jsonl")]))
+
+
+def test_strict_ends_with_3_on_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(SAMPLE / "one_token.jsonl")
+    assert run(["doctor", MODEL, data, "--strict"]) == 0
+    assert "No findings." in capsys.readouterr().out
+    (tmp_path / "dpo.yaml").write_text(f"model_name_or_path: {MODEL}\ndataset_name: {data}\nbeta: 0\n")
+    file = tmp_path / "doctor.json"
+    assert run(["doctor", "--from", str(tmp_path / "dpo.yaml")]) == 0
+    assert run(["doctor", "--from", str(tmp_path / "dpo.yaml"), "--strict", "--json", str(file)]) == 3
+    assert "D-BETA-ZERO" in capsys.readouterr().out
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert document["schema"] == "entangle.doctor"
+    assert document["findings"][0]["severity"] == "error"
+
+
+def test_without_arguments_the_machine_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert f"torch {torch.__version__.partition('+')[0]}" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("code", sorted(FINDINGS))
+def test_every_code_is_explained(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", code]) == 0
+    assert "entangle doctor" in " ".join(capsys.readouterr().out.split())
