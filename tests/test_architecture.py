@@ -43,6 +43,7 @@ ONLY_IN = {
         "data.optimizer_state",
         "diagnose.scan",
         "diagnose.forecast",
+        "diagnose.probes",
         "diagnose.training",
         "diagnose.rehearse",
         "diagnose.workers",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from entangle_cli.data.pair_ids import content_hash
@@ -16,7 +17,7 @@ from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow, RowSource
 from entangle_cli.data.sources import open_source
 from entangle_cli.data.trl_rows import Text, Unusable, check_messages, kind, template_arguments
-from entangle_cli.errors import DataError
+from entangle_cli.errors import DataError, UsageError
 from entangle_cli.records.settings import ReadingSettings
 
 GROUP = "probe"
@@ -78,6 +79,18 @@ class ProbeFile:
             for answer in self.answers
         ]
         return {"name": self.name, "count": len(rows), "hash": content_hash(rows)}
+
+
+def refuse_probe_settings(probe: Path | str | None, num_tokens: int | None) -> None:
+    """Check the settings of probe answers.
+
+    Raises:
+        UsageError: own answers without a probe file, or with fewer than one token.
+    """
+    if num_tokens is not None and probe is None:
+        raise UsageError("--probe-generate without --probe", "the prompts to answer", "give --probe, or leave it out")
+    if num_tokens is not None and num_tokens < 1:
+        raise UsageError(f"--probe-generate {num_tokens}", "a number of tokens above 0", "use for example 64")
 
 
 def read_probe_answers(location: str, max_row_bytes: int, *, with_own: bool) -> ProbeFile:
