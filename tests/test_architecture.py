@@ -69,6 +69,7 @@ ONLY_IN = {
                 "one_pair",
                 "losses",
                 "forecast",
+                "probe_answers",
                 "rehearsal",
                 "tables",
                 "inspection",
