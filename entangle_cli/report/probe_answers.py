@@ -9,7 +9,7 @@ from rich import box
 from rich.console import RenderableType
 from rich.text import Text
 
-from entangle_cli.records.words import counted
+from entangle_cli.records.words import counted, listed
 from entangle_cli.report.summary import shortened
 from entangle_cli.report.tables import empty_table, escaped, heading, signed
 
@@ -19,9 +19,9 @@ GROUP_WIDTH = 24
 SOURCES = {"optimizer": "first step", "run": "end of the run", "real_step": "real first step"}
 """Where a forecast's changes come from, in words."""
 MEANINGS = {
-    ("gain", False): "each becomes more likely",
-    ("fall", False): "each becomes less likely",
-    ("gain", True): "the model becomes more peaked and repeats them more surely",
+    ("gain", False): "more likely than before",
+    ("fall", False): "less likely than before",
+    ("gain", True): "the model becomes more peaked and repeats itself more surely",
     ("fall", True): "the model moves away from what it said at the start",
 }
 """What it means that a whole group gains or falls, by whether the model wrote the answers."""
@@ -43,13 +43,13 @@ def forecast_probe_parts(probes: Mapping[str, Any], *, shows_run: bool) -> list[
                 table.add_row(name, words, *change_cells(change, group["count"]))
     parts: list[RenderableType] = [_heading(probes["data"], "under the first step", style), table]
     parts += [Text(_agreement_words(row)) for row in probes["verification"]]
-    return [*parts, *(Text(line) for line in forecast_probe_sentences(probes, style))]
+    return [*parts, *(Text(escaped(line, style)) for line in forecast_probe_sentences(probes))]
 
 
-def forecast_probe_sentences(probes: Mapping[str, Any], style: box.Box) -> list[str]:
+def forecast_probe_sentences(probes: Mapping[str, Any]) -> list[str]:
     """A sentence for each group that gains or falls as a whole in the forecast of the first step."""
     return [
-        whole_group_sentence(group, group["optimizer"]["all_move"], "To first order, in this step", style)
+        _whole_group("To first order, in this step", group, group["optimizer"]["all_move"], "")
         for group in probes["groups"]
         if group["optimizer"]["all_move"] is not None
     ]
@@ -68,8 +68,9 @@ def rehearsal_probe_parts(
     for name, loss, group in groups_by_loss(probes):
         table.add_row(_group_name(name, style), names[loss], *change_cells(group, group["count"]))
     when = f"after {counted(document['steps'], 'step')}, measured"
-    sentences = [escaped(line, style) for line in rehearsal_probe_sentences(document, names)]
-    return [_heading(probes["data"], when, style), table, *map(Text, sentences)]
+    mark = "- " if style is box.MARKDOWN else ""
+    sentences = [Text(mark + escaped(line, style)) for line in rehearsal_probe_sentences(document, names)]
+    return [_heading(probes["data"], when, style), table, *sentences]
 
 
 def groups_by_loss(probes: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -80,13 +81,15 @@ def groups_by_loss(probes: Mapping[str, Any]) -> list[tuple[str, str, Mapping[st
 
 
 def rehearsal_probe_sentences(document: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """A sentence for each group that gained or fell as a whole under a loss."""
-    steps = counted(document["steps"], "step")
-    return [
-        whole_group_sentence(group, group["all_move"], f"After {steps} under {names[loss]}", None)
-        for _, loss, group in groups_by_loss(document["probes"])
-        if group["all_move"] is not None
-    ]
+    """A sentence for each group that gained or fell as a whole, with the losses under which it did."""
+    lead = f"After {counted(document['steps'], 'step')}"
+    losses: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for name, loss, group in groups_by_loss(document["probes"]):
+        if (moves := group["all_move"]) is not None:
+            losses.setdefault((name, moves), []).append(names[loss])
+            groups.setdefault((name, moves), group)
+    return [_whole_group(lead, group, key[1], f" under {listed(losses[key])}") for key, group in groups.items()]
 
 
 def change_cells(change: Mapping[str, Any], count: int) -> tuple[str, str, str]:
@@ -94,18 +97,17 @@ def change_cells(change: Mapping[str, Any], count: int) -> tuple[str, str, str]:
     return signed(change["change_median"]), f"{change['gains']:,} of {count:,}", signed(change["change_per_token"])
 
 
-def whole_group_sentence(group: Mapping[str, Any], moves: str, lead: str, style: box.Box | None) -> str:
+def _whole_group(lead: str, group: Mapping[str, Any], moves: str, where: str) -> str:
     """What it means that a whole group gains or falls.
 
     Args:
-        lead: when it happens.
-        style: of the medium, to make the group's name harmless in it; None to leave that to the caller.
+        lead, where: when it happens, and under which losses.
     """
-    name = group["group"] if style is None else escaped(group["group"], style)
     count, own = group["count"], bool(group["answers_are_own"])
-    verb = {"gain": "gains" if count == 1 else "gain", "fall": "falls" if count == 1 else "fall"}[moves]
-    which = "the only answer" if count == 1 else f"all {counted(count, 'answer')}"
-    return f"{lead}, {which} of group {shortened(name, GROUP_WIDTH)} {verb}: {MEANINGS[moves, own]}."
+    which = {1: "the only answer", 2: "both answers"}.get(count, f"all {count:,} answers")
+    verb = moves + "s" if count == 1 else moves
+    name = shortened(group["group"], GROUP_WIDTH)
+    return f"{lead}, {which} of group {name} {verb}{where}: {MEANINGS[moves, own]}."
 
 
 def _heading(data: Mapping[str, Any], when: str, style: box.Box) -> Text:
