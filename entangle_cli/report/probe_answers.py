@@ -18,13 +18,13 @@ GROUP_WIDTH = 24
 """Columns of a group's name in a table."""
 SOURCES = {"optimizer": "first step", "run": "end of the run", "real_step": "real first step"}
 """Where a forecast's changes come from, in words."""
-MEANINGS = {
-    ("gain", False): "more likely than before",
-    ("fall", False): "less likely than before",
-    ("gain", True): "the model becomes more peaked and repeats itself more surely",
-    ("fall", True): "the model moves away from what it said at the start",
+VERBS = {"gain": ("gain", "gains"), "fall": ("lose", "loses")}
+"""What a whole group does to its probability: several answers, and one."""
+OWN_MEANINGS = {
+    "gain": ": the model becomes more peaked and repeats itself more surely",
+    "fall": ": the model moves away from what it said before",
 }
-"""What it means that a whole group gains or falls, by whether the model wrote the answers."""
+"""What it means for answers that the model wrote itself."""
 
 
 def forecast_probe_parts(probes: Mapping[str, Any], *, shows_run: bool) -> list[RenderableType]:
@@ -103,11 +103,12 @@ def _whole_group(lead: str, group: Mapping[str, Any], moves: str, where: str) ->
     Args:
         lead, where: when it happens, and under which losses.
     """
-    count, own = group["count"], bool(group["answers_are_own"])
+    count = group["count"]
     which = {1: "the only answer", 2: "both answers"}.get(count, f"all {count:,} answers")
-    verb = moves + "s" if count == 1 else moves
+    verb = VERBS[moves][count == 1]
+    meaning = OWN_MEANINGS[moves] if group["answers_are_own"] else ""
     name = shortened(group["group"], GROUP_WIDTH)
-    return f"{lead}, {which} of group {name} {verb}{where}: {MEANINGS[moves, own]}."
+    return f"{lead}, {which} of group {name} {verb} probability{where}{meaning}."
 
 
 def _heading(data: Mapping[str, Any], when: str, style: box.Box) -> Text:
