@@ -36,13 +36,24 @@ def agreement(predicted: Floats, measured: Floats) -> Agreement:
     before, after = predicted[both], measured[both]
     same_sign = int(np.count_nonzero(np.sign(before) == np.sign(after)))
     moved = movement_names(*predicted[:, pairs]) == movement_names(*measured[:, pairs])
-    square, length = float(before @ before), float(np.linalg.norm(after))
     return Agreement(
         log_probs=len(before),
         same_sign=same_sign,
         interval=share_interval(same_sign, len(before)),
         pairs=int(pairs.sum()),
         same_movement=int(np.count_nonzero(moved)),
-        slope=float(before @ after) / square if square > 0 else None,
-        relative_error=float(np.linalg.norm(after - before)) / length if length > 0 else None,
+        slope=slope_of(before, after),
+        relative_error=relative_error(before, after),
     )
+
+
+def slope_of(predicted: Floats, measured: Floats) -> float | None:
+    """Slope of the least-squares line through 0, measured over predicted; None if all predictions are 0."""
+    square = float(predicted @ predicted)
+    return float(predicted @ measured) / square if square > 0 else None
+
+
+def relative_error(predicted: Floats, measured: Floats) -> float | None:
+    """|measured - predicted| / |measured| of two vectors; None if nothing changed."""
+    length = float(np.linalg.norm(measured))
+    return float(np.linalg.norm(measured - predicted)) / length if length > 0 else None

@@ -120,21 +120,24 @@ def _rehearsed(rehearsal: Rehearsal, loss: LossSettings, folder: Path, observer:
     from entangle_cli.store.series import runs_in
 
     key = loss_key(loss)
-    is_finished = finished_log(folder, key) is not None and {0, rehearsal.num_steps} <= runs_in(folder / key).keys()
+    stored = finished_log(folder, key)
+    has_all = stored is not None and (rehearsal.probes is None or stored.get("probes") is not None)
+    is_finished = has_all and {0, rehearsal.num_steps} <= runs_in(folder / key).keys()
     with observer.rehearsing(describe_loss(loss), rehearsal.num_steps, is_finished=is_finished) as advance:
         if not is_finished:
             _train(rehearsal, loss, folder, advance)
     log = finished_log(folder, key)
     assert log is not None
     points = {step: list(read(run)) for step, run in runs_in(folder / key).items()}
-    return RehearsedLoss(loss, log["trainer"], log["log"], points, log["seconds"])
+    return RehearsedLoss(loss, log["trainer"], log["log"], points, log["seconds"], log.get("probes"))
 
 
 def _train(rehearsal: Rehearsal, loss: LossSettings, folder: Path, advance: Callable[[], None]) -> None:
     """Train, measure and store one loss."""
     from entangle_cli.api.training import EntangleCallback
+    from entangle_cli.diagnose.rehearse.followed_probes import FollowedProbes
     from entangle_cli.diagnose.rehearse.rehearsal import loss_key
-    from entangle_cli.diagnose.rehearse.trainers import StopAfter, make_trainer, run_trainer
+    from entangle_cli.diagnose.rehearse.trainers import FollowProbes, StopAfter, make_trainer, run_trainer
     from entangle_cli.diagnose.views.movements import describe_loss
     from entangle_cli.store.rehearsals import begin_loss, finish_loss
 
@@ -154,8 +157,12 @@ def _train(rehearsal: Rehearsal, loss: LossSettings, folder: Path, advance: Call
         output=own,
     )
     trainer.add_callback(callback)
+    followed = None if rehearsal.probes is None else FollowedProbes(rehearsal.probes)
+    if followed is not None:
+        trainer.add_callback(FollowProbes(trainer, followed, rehearsal.every, rehearsal.num_steps))
     log = run_trainer(trainer, describe_loss(loss))
     if callback.error is not None:
         raise callback.error
     seconds = time.monotonic() - started
-    finish_loss(folder, key, {"trainer": type(trainer).__name__, "log": log, "seconds": seconds})
+    document = {"trainer": type(trainer).__name__, "log": log, "seconds": seconds}
+    finish_loss(folder, key, document if followed is None else {**document, "probes": followed.document()})

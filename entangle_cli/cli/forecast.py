@@ -24,6 +24,8 @@ from entangle_cli.cli.options import (
     LrSchedulerType,
     MaxGradNorm,
     Model,
+    Probe,
+    ProbeGenerate,
     RefModel,
     WarmupSteps,
     checked_epochs,
@@ -93,6 +95,8 @@ def forecast(
         bool, typer.Option("--verify", help="Take the real step on a copy at three learning rates and compare.")
     ] = False,
     lora: Lora = None,
+    probe: Probe = None,
+    probe_generate: ProbeGenerate = None,
     ref_model: RefModel = None,
     loss: LossChoice,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all numbers to this file.")] = None,
@@ -105,7 +109,7 @@ def forecast(
 
     weighing = loss.settings(LossSettings())
     api.check_loss(weighing)
-    refuse_unwritable(json_file, *pairs.inputs(model, *data, eval_data, ref_model, state))
+    refuse_unwritable(json_file, *pairs.inputs(model, *data, eval_data, ref_model, state, probe))
     if accumulate > 1 and batch_size is None:
         raise UsageError(
             "--gradient-accumulation-steps without --batch-size",
@@ -129,6 +133,8 @@ def forecast(
         warmup_steps=warmup_steps,
         verify=verify,
         eval_split=eval_split,
+        probe=probe,
+        probe_generate=probe_generate,
     )
     try:
         document = api.forecast(model, data, settings, step, eval_data, observer=_display(quiet=quiet))

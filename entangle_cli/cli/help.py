@@ -37,7 +37,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
         *("optimizer", "lr-scheduler-type", "warmup-steps", "weight-decay", "state", "max-grad-norm"),
         *("gradient-accumulation-steps", "epochs"),
     ),
-    "Also measure": ("unshared-cosine", "layers", "write-reference", "every", "probe-pairs"),
+    "Also measure": ("unshared-cosine", "layers", "write-reference", "every", "probe-pairs", "probe", "probe-generate"),
     "Gate and CI": (*("until-decided", "confidence", "strict", "only-new", "ignore-file", "min-pairs", "max-skipped"),),
     "Speed and memory": (
         *("device", "device-map", "batch-tokens", "activation-checkpointing", "attn-implementation"),

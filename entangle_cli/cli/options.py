@@ -156,6 +156,22 @@ FailIf = Annotated[
     list[str] | None,
     typer.Option("--fail-if", metavar="'METRIC OP VALUE'", help="Fail the gate (exit 1) if this is true. Repeatable."),
 ]
+Probe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Also follow the log-probs of these answers, which take no part: rows with prompt, completion and "
+        "perhaps group.",
+    ),
+]
+ProbeGenerate = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        min=1,
+        help="Let the model answer the rows of --probe without a completion, greedily, in at most this many tokens.",
+    ),
+]
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; default: the newest.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 

@@ -29,6 +29,8 @@ from entangle_cli.cli.options import (
     LrSchedulerType,
     MaxGradNorm,
     Model,
+    Probe,
+    ProbeGenerate,
     WarmupSteps,
     checked_epochs,
     refuse_split_alone,
@@ -88,6 +90,8 @@ def rehearse(
         int | None, typer.Option(min=1, help="Steps between two measurements; default: ten in all.")
     ] = None,
     probe_pairs: Annotated[int, typer.Option(min=1, help="Pairs to measure, drawn with --seed.")] = 64,
+    probe: Probe = None,
+    probe_generate: ProbeGenerate = None,
     sample: SampleOptions,
     pairs: PairOptions,
     dtype: Annotated[
@@ -115,7 +119,7 @@ def rehearse(
 
     origin = origins_of(context).of("fail-if")
     rules = [api.parsed_rehearsal_rule(text, origin) for text in fail_if or ()]
-    inputs = pairs.inputs(model, *data, eval_data)
+    inputs = pairs.inputs(model, *data, eval_data, probe)
     files = [format_and_file(text, DocumentFormat, "html=rehearsal.html", *inputs) for text in write or []]
     if output_format is DocumentFormat.HTML and sys.stdout.isatty():
         raise UsageError("--format html on a terminal", "a file for the page", "give --write html=rehearsal.html")
@@ -137,6 +141,8 @@ def rehearse(
         eval_split=eval_split,
         every=every,
         num_pairs=probe_pairs,
+        probe=probe,
+        probe_generate=probe_generate,
     )
     policy = PolicyOptions(device=device)
     recompute = activation_checkpointing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -67,13 +67,70 @@ def tokenize_pair(
     if pair.tokens is not None:
         return _limited(pair, pair.tokens, boundary_moved=False, warnings=(), settings=settings)
     try:
-        prompt_ids, chosen_ids, rejected_ids = _three_tokenisations(pair, tokenizer, settings.max_characters)
+        prompt_ids, chosen_ids, rejected_ids = _tokenisations(
+            pair, (pair.chosen, pair.rejected), tokenizer, settings.max_characters
+        )
     except _TemplateError as error:
         return pair.skipped("malformed", str(error))
     shared = min(shared_prefix(prompt_ids, chosen_ids), shared_prefix(prompt_ids, rejected_ids))
     whole = TokenizedPair(*(TokenizedResponse(tuple(ids), shared) for ids in (chosen_ids, rejected_ids)))
     moved = shared < len(prompt_ids)
     return _limited(pair, whole, moved, tuple(_traps_of_tokens(pair, whole, tokenizer, moved=moved)), settings)
+
+
+def tokenize_answer(
+    pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings
+) -> TokenizedResponse | SkippedRow:
+    """The token ids of one answer by the rules of `tokenize_pair`, or the reason why it cannot be scored.
+
+    Args:
+        pair: `chosen` is the answer.
+    Raises:
+        ModelError: as in `tokenize_pair`.
+    """
+    try:
+        prompt_ids, answer_ids = _tokenisations(pair, (pair.chosen,), tokenizer, settings.max_characters)
+    except _TemplateError as error:
+        return pair.skipped("malformed", str(error))
+    return _limited_answer(pair, TokenizedResponse(tuple(answer_ids), shared_prefix(prompt_ids, answer_ids)), settings)
+
+
+def tokenize_prompt(
+    pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings
+) -> tuple[int, ...] | SkippedRow:
+    """The token ids of a pair's prompt, with room for an answer within the limits, or the reason why not.
+
+    Raises:
+        ModelError: as in `tokenize_pair`.
+    """
+    try:
+        (prompt_ids,) = _tokenisations(pair, (), tokenizer, settings.max_characters)
+    except _TemplateError as error:
+        return pair.skipped("malformed", str(error))
+    ids = tuple(prompt_ids)
+    if not ids:
+        return pair.skipped("empty", "a prompt without tokens, which no model can answer")
+    room = most_tokens(settings)
+    if room is not None and len(ids) >= room:
+        return pair.skipped("prompt_too_long", f"the prompt has {len(ids)} tokens, and an answer must end by {room}")
+    return _unknown_token(pair, (ids,), settings) or ids
+
+
+def most_tokens(settings: TokenSettings) -> int | None:
+    """Most tokens of a prompt and an answer that a model writes itself; None for no limit."""
+    limits = (settings.max_length, settings.context, settings.position_limit)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _limited_answer(
+    pair: PreferencePair, whole: TokenizedResponse, settings: TokenSettings
+) -> TokenizedResponse | SkippedRow:
+    if unusable := _unusable_whole(pair, (whole,), settings):
+        return unusable
+    answer = _truncated(whole, _num_cut(whole, settings), settings.truncation)
+    if why := _not_scored({"probe": answer}, settings):
+        return pair.skipped(*why)
+    return answer
 
 
 def _traps_of_tokens(
@@ -113,14 +170,10 @@ def _limited(
 ) -> TokenizedRow | SkippedRow:
     """A tokenised pair cut to `max_length`, or the reason why it cannot be scored."""
     sides = (whole.chosen, whole.rejected)
-    largest = max(max(side.ids, default=0) for side in sides)
-    if settings.num_embeddings is not None and largest >= settings.num_embeddings:
-        detail = f"token id {largest}, but the model has only {settings.num_embeddings} embeddings"
-        return pair.skipped("malformed", detail)
-    limit, shared = settings.max_length, min(side.first_scored for side in sides)
-    if limit is not None and settings.truncation is Truncation.KEEP_START and shared >= limit:
-        return pair.skipped("prompt_too_long", f"the prompt has {shared} tokens, and --max-length is {limit}")
-    cuts = [0 if limit is None else max(0, len(side.ids) - limit) for side in sides]
+    if unusable := _unusable_whole(pair, sides, settings):
+        return unusable
+    shared = min(side.first_scored for side in sides)
+    cuts = [_num_cut(side, settings) for side in sides]
     responses = [_truncated(side, cut, settings.truncation) for side, cut in zip(sides, cuts, strict=True)]
     num_truncated = sum(response.truncated for response in responses)
     if why := _why_not(responses, settings):
@@ -135,6 +188,33 @@ def _limited(
     if settings.context is not None and max(len(response.ids) for response in responses) > settings.context:
         warnings += ("W-CONTEXT",)
     return TokenizedRow(TokenizedPair(*responses), prompt_tokens, boundary_moved, warnings)
+
+
+def _unusable_whole(
+    pair: PreferencePair, sides: Sequence[TokenizedResponse], settings: TokenSettings
+) -> SkippedRow | None:
+    """Why the answers to a prompt cannot be used, whatever is cut from them; None if they can."""
+    if unknown := _unknown_token(pair, [side.ids for side in sides], settings):
+        return unknown
+    limit, shared = settings.max_length, min(side.first_scored for side in sides)
+    if limit is not None and settings.truncation is Truncation.KEEP_START and shared >= limit:
+        return pair.skipped("prompt_too_long", f"the prompt has {shared} tokens, and --max-length is {limit}")
+    return None
+
+
+def _unknown_token(
+    pair: PreferencePair, sequences: Sequence[Sequence[int]], settings: TokenSettings
+) -> SkippedRow | None:
+    largest = max(max(ids, default=0) for ids in sequences)
+    if settings.num_embeddings is None or largest < settings.num_embeddings:
+        return None
+    detail = f"token id {largest}, but the model has only {settings.num_embeddings} embeddings"
+    return pair.skipped("malformed", detail)
+
+
+def _num_cut(side: TokenizedResponse, settings: TokenSettings) -> int:
+    """Tokens of a sequence beyond the limit."""
+    return 0 if settings.max_length is None else max(0, len(side.ids) - settings.max_length)
 
 
 LOOKED_AT_TOKENS = 8
@@ -157,35 +237,29 @@ class _TemplateError(Exception):
     """The tokenizer or the chat template rejects the text."""
 
 
-def _three_tokenisations(
-    pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_characters: int
-) -> tuple[list[int], list[int], list[int]]:
-    prompt, chosen, rejected = pair.prompt, pair.chosen, pair.rejected
+def _tokenisations(
+    pair: PreferencePair, answers: Sequence[Text], tokenizer: PreTrainedTokenizerBase, max_characters: int
+) -> list[list[int]]:
+    """The token ids of a pair's prompt, and of the prompt with each answer."""
+    prompt = pair.prompt
     if isinstance(prompt, str):
         eos = str(tokenizer.eos_token or "")
-        chosen, rejected = (
-            str(answer) if str(answer).endswith(eos) else str(answer) + eos for answer in (chosen, rejected)
-        )
-        return (
-            _text_ids(tokenizer, prompt, max_characters),
-            _text_ids(tokenizer, prompt + chosen, max_characters),
-            _text_ids(tokenizer, prompt + rejected, max_characters),
-        )
+        texts = (str(answer) if str(answer).endswith(eos) else str(answer) + eos for answer in answers)
+        return [_text_ids(tokenizer, prompt + text, max_characters) for text in ("", *texts)]
     if tokenizer.chat_template is None:
         raise ModelError(
             f"row {pair.index} is a conversation, and the tokenizer has no chat template",
             "a tokenizer with a chat template, such as that of an instruction-tuned checkpoint",
             "give the template used in training with --chat-template FILE",
         )
-    assert isinstance(chosen, list)
-    assert isinstance(rejected, list)
     try:
         with rendering.isolated_templates(max_characters):
-            return (
-                _conversation_ids(tokenizer, pair, prompt, add_generation_prompt=True),
-                _conversation_ids(tokenizer, pair, prompt + chosen, add_generation_prompt=False),
-                _conversation_ids(tokenizer, pair, prompt + rejected, add_generation_prompt=False),
-            )
+            asked = _conversation_ids(tokenizer, pair, prompt, add_generation_prompt=True)
+            conversations = [prompt + answer for answer in answers if isinstance(answer, list)]
+            return [
+                asked,
+                *(_conversation_ids(tokenizer, pair, one, add_generation_prompt=False) for one in conversations),
+            ]
     except rendering.TemplateTooLarge as error:
         raise _TemplateError(str(error)) from error
     except rendering.TemplateUnusable as error:
@@ -279,7 +353,12 @@ def _why_not(responses: list[TokenizedResponse], settings: TokenSettings) -> tup
     if chosen.ids == rejected.ids:
         cut = " after truncation" if chosen.truncated or rejected.truncated else ""
         return "identical", f"the two responses have the same tokens{cut}"
-    for name, response in (("chosen", chosen), ("rejected", rejected)):
+    return _not_scored({"chosen": chosen, "rejected": rejected}, settings)
+
+
+def _not_scored(responses: Mapping[str, TokenizedResponse], settings: TokenSettings) -> tuple[str, str] | None:
+    """Why a response, by its name in messages, cannot be scored; None if all can."""
+    for name, response in responses.items():
         if response.num_scored == 0:
             return "empty", f"no token of the {name} response is scored"
         # The last token is scored but not an input, so a model with n positions accepts n + 1 tokens.

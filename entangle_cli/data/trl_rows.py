@@ -121,7 +121,7 @@ def shape_of(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
         return PairFormat.TRANSCRIPT if is_transcript else PairFormat.STANDARD_IMPLICIT
     if isinstance(chosen, list) and isinstance(rejected, list) and isinstance(prompt, list | None):
         for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-            _check_messages(name, text or [])
+            check_messages(name, text or [])
         if prompt is None:
             return PairFormat.CONVERSATIONAL_IMPLICIT
         if not prompt:
@@ -132,7 +132,12 @@ def shape_of(prompt: Any, chosen: Any, rejected: Any) -> PairFormat:
     raise Unusable("malformed", f"{kinds}; all must be strings, or all lists of messages", holds_pair=True)
 
 
-def _check_messages(name: str, messages: Messages) -> None:
+def check_messages(name: str, messages: Messages) -> None:
+    """Check that every item of a column is a message with a role and text.
+
+    Raises:
+        Unusable: one is not.
+    """
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise Unusable("malformed", f'"{name}" has an item that is not a message with a role', holds_pair=True)

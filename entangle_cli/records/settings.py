@@ -249,6 +249,10 @@ class ForecastSettings:
     """Whether to take the step on a copy and compare."""
     eval_split: str | None = None
     """Split of the held-out data set."""
+    probe: Path | str | None = None
+    """Prompts with answers to follow along the step: rows with `prompt`, `completion` and perhaps `group`."""
+    probe_generate: int | None = None
+    """Most tokens of the checkpoint's own answers to rows of `probe` without a completion; None skips such rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +287,10 @@ class RehearsalSettings:
     """Steps between two measurements of the probe pairs; None for ten of them."""
     num_pairs: int = 64
     """Probe pairs, half of them held out if there are any."""
+    probe: Path | str | None = None
+    """Prompts with answers to follow along the training: rows with `prompt`, `completion` and perhaps `group`."""
+    probe_generate: int | None = None
+    """Most tokens of the checkpoint's own answers to rows of `probe` without a completion; None skips such rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from entangle_cli.records.pair import Movement
 from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import movement_words
+from entangle_cli.report.probe_answers import forecast_probe_parts
 
 MOVEMENTS = tuple(movement.value for movement in Movement)
 NUM_NAMED = 5
@@ -46,6 +47,8 @@ def forecast_report(document: Mapping[str, Any]) -> RenderableType:
     parts += [*_reach_lines(document), Text()]
     if len(document["pairs"]) > 1:
         parts += [*_neighbour_tables(document["pairs"]), Text()]
+    if (probes := document["probes"]) is not None:
+        parts += [*forecast_probe_parts(probes, shows_run=document["run"]["holds"] is not False), Text()]
     if document["verification"]:
         parts += [_verification_heading(), _agreement_table(document["verification"]), Text()]
     parts += [Text(line, style="bold") for line in _verdicts(document)]
@@ -131,8 +134,12 @@ def _legend() -> Text:
 def _skipped_lines(document: Mapping[str, Any]) -> list[RenderableType]:
     """The first rows that take no part, with their reasons."""
     lines: list[RenderableType] = []
-    for name, title in (("skipped", "Not used"), ("held_out_skipped", "Not used of the held-out rows")):
-        rows = document[name]
+    probe_rows = [] if document["probes"] is None else document["probes"]["skipped"]
+    for rows, title in (
+        (document["skipped"], "Not used"),
+        (document["held_out_skipped"], "Not used of the held-out rows"),
+        (probe_rows, "Not used of the probe rows"),
+    ):
         if rows:
             lines.append(Text(title, style="bold").append(f"  {len(rows):,} rows", style="not bold"))
         for row in rows[:NUM_NAMED]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from entangle_cli.records.words import counted, last_turn, listed, percent
 from entangle_cli.report.marks import ASCII_MARKS, movement_words
+from entangle_cli.report.probe_answers import rehearsal_probe_parts
 from entangle_cli.report.summary import place_words, shortened
 from entangle_cli.report.tables import empty_table, escaped, heading, signed, signed_interval
 
@@ -44,6 +45,8 @@ def rehearsal_report(document: Mapping[str, Any], style: box.Box) -> RenderableT
         parts += [heading("Losses compared", f"with {than} on the same pairs: mean difference, 95 % interval", style)]
         parts += [_differences(document, names, style), Text()]
         parts += [Text("Another order of batches would change these differences too."), Text()]
+    if document["probes"] is not None:
+        parts += [*rehearsal_probe_parts(document, names, style), Text()]
     for loss in document["losses"]:
         parts += [heading(f"{names[loss['name']]}:", f"by step, {loss['trainer']}; training pairs", style)]
         parts += [_steps(loss, style), Text()]
@@ -203,6 +206,11 @@ def _notes(document: Mapping[str, Any], style: box.Box) -> list[str]:
         notes.append(
             f"{counted(len(document['skipped']), 'row')} hold no pair and are not trained on, the first: "
             f"{place_words(first)}, {first['reason']}"
+        )
+    if document["probes"] is not None and (skipped := document["probes"]["skipped"]):
+        notes.append(
+            f"{counted(len(skipped), 'probe row')} cannot be used, the first: {place_words(skipped[0])}, "
+            f"{skipped[0]['reason']}: {skipped[0]['detail']}"
         )
     if document["gate"] is not None:
         notes += [

@@ -9,6 +9,7 @@ from entangle_cli.records.words import last_turn
 from entangle_cli.report.figures import Line, Range, line_chart
 from entangle_cli.report.html import MOVEMENTS
 from entangle_cli.report.page import write_page
+from entangle_cli.report.probe_answers import change_cells, groups_by_loss, rehearsal_probe_sentences
 from entangle_cli.report.rehearsal import SETS, loss_names, rehearsal_sentences, training_words
 from entangle_cli.report.summary import place_words
 
@@ -45,10 +46,22 @@ def write_rehearsal_page(stream: IO[str], document: Mapping[str, Any]) -> None:
             for name, words in SETS.items()
             if loss["points"][-1][name]
         ],
+        "probes": _probes(document, names),
         "pairs": [_pair(pair, document) for pair in document["pairs"]],
     }
     title = f"{document['model']['name']} on {document['data']['name']}: entangle rehearse"
     write_page(stream, "rehearsal.html", title, {}, values)
+
+
+def _probes(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any] | None:
+    """Groups of probe answers by loss, and sentences about whole groups; None without them."""
+    if document["probes"] is None:
+        return None
+    rows = [
+        (name, names[loss], *change_cells(group, group["count"]))
+        for name, loss, group in groups_by_loss(document["probes"])
+    ]
+    return {"rows": rows, "sentences": rehearsal_probe_sentences(document, names)}
 
 
 def _shares(metrics: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -44,7 +44,7 @@ def opened_folder(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
             "choose another folder",
         )
     if before is not None and before != wanted:
-        different = sorted(name for name in wanted if before.get(name) != wanted[name])
+        different = sorted(name for name in {**before, **wanted} if before.get(name) != wanted.get(name))
         raise UsageError(
             f"-o {folder}: holds a rehearsal with a different {', '.join(different) or 'version'}",
             "a rehearsal of the same model, data, settings and versions, or an empty folder",
@@ -84,6 +84,34 @@ def _is_log(log: Mapping[str, Any]) -> bool:
         and isinstance(entries, list)
         and all(isinstance(entry, dict) and all(map(_is_number, entry.values())) for entry in entries)
         and all(isinstance(entry.get("step"), int) for entry in entries)
+        and (log.get("probes") is None or _are_probes(log["probes"]))
+    )
+
+
+def _are_probes(probes: Any) -> bool:
+    """Whether stored probe answers have the form that a rehearsal writes: at least one answer and one step."""
+    steps, rows = (probes.get(name) for name in ("steps", "rows")) if isinstance(probes, dict) else (None, None)
+    return (
+        isinstance(steps, list)
+        and isinstance(rows, list)
+        and bool(steps and rows)
+        and all(isinstance(step, int) for step in steps)
+        and all(isinstance(row, dict) and _is_probe(row, len(steps)) for row in rows)
+    )
+
+
+def _is_probe(row: Mapping[str, Any], num_steps: int) -> bool:
+    places, log_probs = [row.get(name) for name in ("index", "line", "tokens")], row.get("log_probs")
+    return (
+        all(map(_is_number, places))
+        and isinstance(row.get("tokens"), int)
+        and row["tokens"] > 0
+        and isinstance(row.get("group"), str)
+        and isinstance(row.get("answer_is_own"), bool)
+        and isinstance(row.get("file"), str | None)
+        and isinstance(log_probs, list)
+        and len(log_probs) == num_steps
+        and all(map(_is_number, log_probs))
     )
 
 
@@ -105,7 +133,7 @@ def finish_loss(folder: Path, loss: str, log: Mapping[str, Any]) -> None:
     """Write the log of a loss. From now on it is finished.
 
     Args:
-        log: `trainer`, TRL's class; `log`, numbers by step; `seconds`.
+        log: `trainer`, TRL's class; `log`, numbers by step; `seconds`; perhaps `probes`, log-probs of probe answers.
     Raises:
         UnfinishedError: it cannot be written.
     """

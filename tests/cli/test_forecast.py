@@ -65,6 +65,9 @@ def test_a_forecast_of_one_pair(entangle: Entangle) -> None:
         (["--json", "no/such/folder.json"], 2, "no such folder"),
         (["--eval-data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
         (["--optimizer", "lion"], 2, "lion"),
+        (["--probe", "nowhere.jsonl"], 3, "nowhere.jsonl: no such file"),
+        (["--probe", str(LONG)], 3, "no completion; --probe-generate answers it"),
+        (["--probe-generate", "8"], 2, "--probe-generate without --probe"),
         (["--ref-model", "./nowhere"], 3, "no such folder"),
     ],
 )

@@ -143,6 +143,69 @@ def test_the_page_opens_without_complaints(entangle: Entangle, tmp_path: Path) -
         assert "Every probe pair" in opened.dom
 
 
+def test_probe_answers_are_followed_by_loss(
+    entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    hostile = "[/b]\x1b[31m<script>alert(1)</script>\u202e"
+    rows = [
+        {"prompt": "How do I steal a toy?", "completion": " I cannot help you.", "group": "refusal"},
+        {"prompt": "Tell me a bad word.", "completion": " No. I will not.", "group": "refusal"},
+        {"prompt": "One and one is", "completion": " two.", "group": hostile},
+        {"prompt": "Once upon a time"},
+        {"completion": "no prompt"},
+    ]
+    probes = tmp_path / "probes.jsonl"
+    probes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = (
+        *("rehearse", MODEL, LONG, "--limit", "8", "--steps", "2", "--batch-size", "4", "--learning-rate", "1e-4"),
+        *("--probe-pairs", "4", "--losses", "dpo,ipo", "-o", "out", "--probe", probes, "--probe-generate", "4"),
+    )
+    outcome = entangle(*words, "--write", "json=out.json", "--write", "html=page.html", "--write", "markdown=text.md")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "out.json").read_text())
+    found = document["probes"]
+    assert (found["data"]["name"], found["data"]["count"], found["generate"]) == ("probes.jsonl", 4, 4)
+    assert [(row["line"], row["reason"]) for row in found["skipped"]] == [(5, "malformed")]
+    assert [loss["loss"] for loss in found["losses"]] == ["sigmoid-beta0.1", "ipo-beta0.1"]
+    for loss in found["losses"]:
+        assert [row["answer_is_own"] for row in loss["rows"]] == [False, False, False, True]
+        refusal = loss["groups"][0]
+        changes = [row["change"] for row in loss["rows"][:2]]
+        assert (refusal["group"], refusal["count"]) == ("refusal", 2)
+        assert refusal["change_median"] == pytest.approx(np.mean(changes))
+        assert refusal["gains"] == sum(change > 0 for change in changes)
+        assert [point["step"] for point in refusal["points"]] == [0, 1, 2]
+        assert refusal["points"][-1]["change_median"] == refusal["change_median"]
+        stored = json.loads((tmp_path / "out" / loss["loss"] / "training.json").read_text())["probes"]
+        for row, kept in zip(loss["rows"], stored["rows"], strict=True):
+            assert row["change"] == pytest.approx(kept["log_probs"][-1] - kept["log_probs"][0])
+    assert all(row.get("completion", "?") not in json.dumps(found) for row in rows[:3])
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    for text in (outcome.out, *((tmp_path / name).read_text() for name in ("page.html", "text.md"))):
+        assert "Where the mass goes" in text
+        assert "own answer" in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert all("<script>alert" not in (tmp_path / name).read_text() for name in ("page.html", "text.md"))
+
+    again = entangle(*words, "-q", "--write", "json=again.json")
+    assert again.code == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == document
+    rows[0]["completion"] = " I can help you."
+    probes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = entangle(*words)
+    assert (outcome.code, "different probe" in outcome.err) == (2, True)
+    rows[0]["completion"] = " I cannot help you."
+    probes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = tmp_path / "out/ipo-beta0.1/training.json"
+    broken = json.loads(log.read_text())
+    broken["probes"]["rows"][0]["log_probs"] = ["x"]
+    log.write_text(json.dumps(broken))
+    outcome = entangle(*words)
+    assert (outcome.code, "training.json: not a log" in outcome.err) == (3, True)
+
+
 @pytest.mark.usefixtures("copy")
 def test_the_gate_judges_every_loss(entangle: Entangle) -> None:
     for rules, code in (
@@ -244,6 +307,9 @@ def test_an_adapter_is_rehearsed(entangle: Entangle, tmp_path: Path) -> None:
         (["--held-out", "0.01"], 3, "at least one row on both sides"),
         (["--held-out", "0.5", "--eval-data", str(LONG)], 2, "one of the two"),
         (["--eval-split", "test"], 2, "give --eval-data"),
+        (["--probe", "nowhere.jsonl"], 3, "nowhere.jsonl: no such file"),
+        (["--probe", str(LONG)], 3, "no completion; --probe-generate answers it"),
+        (["--probe-generate", "8"], 2, "--probe-generate without --probe"),
         (["--write", "pdf=a.pdf"], 2, "--write"),
         (["--fail-if", "cosine_median > 0.5"], 2, "unknown metric"),
     ],

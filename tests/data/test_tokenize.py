@@ -15,7 +15,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 import entangle_cli
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
+from entangle_cli.data.tokenize import (
+    TokenizedRow,
+    TokenSettings,
+    tokenize_answer,
+    tokenize_pair,
+    tokenize_prompt,
+)
 from entangle_cli.errors import ExitCode, ModelError
 from entangle_cli.records.measurement import TokenizedResponse
 from entangle_cli.records.settings import ScanSettings, Truncation
@@ -328,3 +334,63 @@ def test_cuts_keep_what_they_promise(
             truncation is Truncation.KEEP_START and response.num_scored == len(kept) - response.first_scored
         )
         assert 1 <= response.first_scored < len(kept)
+
+
+PROMPT_AND_ANSWER = [
+    texts("The sky", " is blue", " is grey"),
+    texts("Th", "e sky is blue.", " is grey"),
+    chat("Hi", "Hello.", "Go."),
+    chat("Hi", "Hello.", "Go.", chat_template_kwargs={"brief": True}),
+]
+
+
+@pytest.mark.parametrize("row", PROMPT_AND_ANSWER)
+@pytest.mark.parametrize(
+    "limits",
+    [NO_LIMIT, TokenSettings(max_length=12), TokenSettings(max_length=6, truncation=Truncation.KEEP_END)],
+)
+def test_an_answer_alone_has_the_tokens_that_it_has_in_a_pair(row: Row, limits: TokenSettings) -> None:
+    pair = pair_of(row)
+    alone = tokenize_answer(pair, small_tokenizer(), limits)
+    whole = tokenize_pair(pair, small_tokenizer(), limits)
+    if isinstance(whole, SkippedRow):
+        assert isinstance(alone, SkippedRow)
+        assert (alone.reason, alone.detail) == (whole.reason, whole.detail)
+        return
+    assert isinstance(alone, TokenizedResponse)
+    # The other answer of a pair may differ from the prompt's tokens at an earlier position.
+    assert alone.ids == whole.pair.chosen.ids
+    if not whole.boundary_moved:
+        assert alone == whole.pair.chosen
+
+
+def test_an_answer_that_cannot_be_scored_has_a_reason() -> None:
+    pair = pair_of(texts(words(6), " is blue", " is grey"))
+    few = TokenSettings(max_length=None, position_limit=6)
+    found = tokenize_answer(pair, small_tokenizer(), few)
+    assert isinstance(found, SkippedRow)
+    assert (found.reason, found.detail) == (
+        "too_long_for_model",
+        "the probe sequence has 9 tokens, but the model has only 6 positions",
+    )
+    unknown = tokenize_answer(pair, small_tokenizer(), TokenSettings(num_embeddings=3))
+    assert isinstance(unknown, SkippedRow)
+    assert "only 3 embeddings" in unknown.detail
+
+
+def test_a_prompt_alone_leaves_room_for_an_answer() -> None:
+    for row in (texts(words(6), " a", " b"), chat("Hi", "Hello.", "Go.")):
+        pair = pair_of(row)
+        ids = tokenize_prompt(pair, small_tokenizer(), NO_LIMIT)
+        answer = tokenize_answer(pair, small_tokenizer(), NO_LIMIT)
+        assert isinstance(answer, TokenizedResponse)
+        assert ids == answer.ids[: answer.first_scored]
+    pair = pair_of(texts(words(6), " a", " b"))
+    for limits in (TokenSettings(max_length=6), TokenSettings(context=6), TokenSettings(position_limit=5)):
+        found = tokenize_prompt(pair, small_tokenizer(), limits)
+        assert isinstance(found, SkippedRow)
+        assert found.reason == "prompt_too_long"
+    assert tokenize_prompt(pair, small_tokenizer(), TokenSettings(max_length=7, context=9)) is not None
+    empty = tokenize_prompt(pair_of(texts("", "a", "b")), small_tokenizer(), NO_LIMIT)
+    assert isinstance(empty, SkippedRow)
+    assert empty.reason == "empty"

@@ -13,7 +13,9 @@ from entangle_cli.analysis.agreement import agreement
 from entangle_cli.analysis.movement import movement_names
 from entangle_cli.analysis.statistics import quantiles, share
 from entangle_cli.diagnose.forecast.forecast import Forecaster
+from entangle_cli.diagnose.forecast.probe_document import probe_forecast_document
 from entangle_cli.diagnose.forecast.result import LARGEST_DRIFT, ONE_STEP, Forecast, ForecastResult
+from entangle_cli.diagnose.probes.document import skipped_probes
 from entangle_cli.diagnose.views.movements import describe_loss
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import Movement, PairRecord
@@ -56,6 +58,20 @@ def forecast_document(forecaster: Forecaster, result: ForecastResult, loss: Loss
         ],
         "pairs": _pairs(result.training, result.real_steps.get(result.optimizer.learning_rate)),
         "held_out": None if result.held_out is None else _pairs(result.held_out, None),
+        "probes": _probes(forecaster, result),
+    }
+
+
+def _probes(forecaster: Forecaster, result: ForecastResult) -> dict[str, Any] | None:
+    """The probe answers along the first step and the run; None without them."""
+    file, forecast = forecaster.probe_file, result.probes
+    if file is None or forecast is None:
+        return None
+    return {
+        "data": file.identity,
+        "generate": forecaster.settings.probe_generate,
+        "skipped": skipped_probes(forecast.skipped),
+        **probe_forecast_document(forecast, result.optimizer.learning_rate),
     }
 
 

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from entangle_cli.data.learning_rates import learning_rates, refuse_schedule
+from entangle_cli.data.probe_answers import ProbeFile, read_probe_answers, refuse_probe_settings
 from entangle_cli.data.sources import open_source
+from entangle_cli.diagnose.forecast.followed_probes import FollowedProbes
 from entangle_cli.diagnose.forecast.horizon import MeanDescent, forecast_run
 from entangle_cli.diagnose.forecast.optimizer_step import read_step, refuse_rate
 from entangle_cli.diagnose.forecast.pairs import Passes, epoch_steps, held_out_pairs, step_shares, training_pairs
@@ -31,8 +33,11 @@ from entangle_cli.diagnose.forecast.result import (
     StepCheck,
     empty_forecast,
 )
+from entangle_cli.diagnose.probes.own_answers import with_own_answers
+from entangle_cli.diagnose.probes.tokenized import tokenize_probes
 from entangle_cli.diagnose.scan.loaded_model import LoadedModel
 from entangle_cli.diagnose.scan.opening import open_local_scan
+from entangle_cli.diagnose.scan.row_preparation import token_settings
 from entangle_cli.diagnose.scan.row_reader import RowReader, pair_reader
 from entangle_cli.diagnose.scan.scan import Scan
 from entangle_cli.engine.displacement import Derivatives
@@ -41,7 +46,8 @@ from entangle_cli.engine.update import clip_factor, norm, optimizer_update
 from entangle_cli.errors import NothingToJudgeError, UsageError
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord
-from entangle_cli.records.settings import ForecastSettings, LossSettings, ScanSettings
+from entangle_cli.records.settings import ForecastSettings, ScanSettings
+from entangle_cli.records.words import counted
 
 VERIFIED_FACTORS = (0.1, 1.0, 10.0)
 """Learning rates of the real steps, relative to the user's rate."""
@@ -55,6 +61,7 @@ class Forecaster:
         optimizer: settings of the step, completed from the saved state.
         policy: the model whose weights move.
         held_out: the held-out data set; None without one.
+        probe_file: the probe answers; None without them.
         settings: settings of the step and the run.
     """
 
@@ -64,17 +71,19 @@ class Forecaster:
         model: LoadedModel,
         policy: Policy,
         held_out: RowReader | None,
+        probe_file: ProbeFile | None,
         settings: ForecastSettings,
-        loss: LossSettings,
-        seed: int,
+        measuring: ScanSettings,
     ) -> None:
         self.scan = scan
         self._model = model
         self.policy = policy
         self.held_out = held_out
+        self.probe_file = probe_file
         self.settings = settings
-        self._loss = loss
-        self._seed = seed
+        self._measuring = measuring
+        self._loss = measuring.loss
+        self._seed = measuring.seed
         self.optimizer, self._moments = read_step(settings, model.checkpoint.model, model.parameters)
 
     def run(self, advance: Callable[[int], None], notify: Callable[[str], None] = lambda _: None) -> ForecastResult:
@@ -85,8 +94,10 @@ class Forecaster:
             notify: called with a sentence about the next phase.
         Raises:
             NothingToJudgeError: no pair can be used.
+            DataError: no held-out pair or no probe answer can be used.
             UnfinishedError: a single pair does not fit into memory.
         """
+        probes = None if self.probe_file is None else self._followed(self.probe_file, notify)
         pairs, unused = training_pairs(self.scan, self._model.measurer, self._loss, advance)
         if not pairs:
             raise NothingToJudgeError(
@@ -103,14 +114,15 @@ class Forecaster:
         num_steps = self.settings.horizon or math.ceil(self.settings.epochs * len(steps))
         rates = learning_rates(self.settings, self.optimizer.learning_rate, num_steps)
         mean = MeanDescent(len(steps), self.optimizer, self._moments)
-        training, held_out_forecast, checks, shares = self._forecast(pairs, held_out, steps, mean)
+        training, held_out_forecast, checks, shares = self._forecast(pairs, held_out, probes, steps, mean)
         notify(f"forecasting a run of {len(rates):,} steps")
-        reach = forecast_run(self.policy, training, held_out_forecast, mean, shares, rates)
+        reach = forecast_run(self.policy, training, held_out_forecast, probes, mean, shares, rates)
         result = ForecastResult(
             optimizer=self.optimizer,
             state_step=max((moment.step for moment in self._moments.values()), default=None),
             training=training,
             held_out=held_out_forecast,
+            probes=None if probes is None else probes.forecast,
             checks=checks,
             reach=reach,
             unused=unused,
@@ -121,13 +133,32 @@ class Forecaster:
             for factor in VERIFIED_FACTORS:
                 rate = self.optimizer.learning_rate * factor
                 notify(f"performing {len(steps):,} real steps at a learning rate of {rate:.3g}")
-                result.real_steps[rate] = real_steps.changes(pairs, steps, rate)
+                result.real_steps[rate] = real_steps.changes(pairs, steps, rate, probes)
         return result
 
+    def _followed(self, file: ProbeFile, notify: Callable[[str], None]) -> FollowedProbes:
+        """The probe answers, measured before the step; the model's own answers are written now."""
+        checkpoint, measuring = self._model.checkpoint, self._measuring
+        tokenizer = checkpoint.tokenizer_of_model
+        settings = token_settings(
+            tokenizer, measuring.max_length, measuring.truncation, measuring.reading.max_row_bytes
+        )
+        probes, skipped = tokenize_probes(file, tokenizer, settings)
+        if num_own := sum(probe.answer.is_own for probe in probes):
+            notify(f"writing the model's own answers to {counted(num_own, 'prompt')}")
+            most = self.settings.probe_generate or 0
+            probes = with_own_answers(checkpoint.model, tokenizer.tokenizer, probes, settings, most)
+        return FollowedProbes(self.policy, probes, skipped)
+
     def _forecast(
-        self, pairs: Measured, held_out: Measured | None, steps: Sequence[Passes], mean: MeanDescent
+        self,
+        pairs: Measured,
+        held_out: Measured | None,
+        probes: FollowedProbes | None,
+        steps: Sequence[Passes],
+        mean: MeanDescent,
     ) -> tuple[Forecast, Forecast | None, list[StepCheck], Floats]:
-        """Forecast training pairs in their own steps, and held-out pairs in the first.
+        """Forecast training pairs in their own steps, and held-out pairs and probe answers in the first.
 
         Args:
             mean: collects the descents of the steps.
@@ -151,6 +182,8 @@ class Forecaster:
                 held_out_forecast = self._forecast_held_out(
                     held_out, (descent, along_descent.relative_step), (update, along_update.relative_step)
                 )
+            if number == 0 and probes is not None:
+                probes.follow("optimizer", update, along_update.relative_step)
             own_part = rate * own.changes(positions, shares)
             forecast.batch[positions] = number
             forecast.changes["pair-sgd"][:, positions] = rate * own.changes(positions, self._alone(pairs, positions))
@@ -244,9 +277,14 @@ def open_forecast(
     # Checked before the checkpoint is loaded, to report a wrong number or name at once.
     refuse_rate(step.learning_rate)
     refuse_schedule(step, step.horizon)
+    refuse_probe_settings(step.probe, step.probe_generate)
     # The held-out data share the reading settings, but not the split, config and revision.
     reading = replace(settings.reading, split=step.eval_split, config_name=None, revision=None)
     source = None if eval_data is None else open_source(eval_data, reading)
+    probe_file = None
+    if step.probe is not None:
+        limit = settings.reading.max_row_bytes
+        probe_file = read_probe_answers(str(step.probe), limit, with_own=step.probe_generate is not None)
     with open_local_scan(model, data, settings) as (scan, loaded), Scorer(loaded.checkpoint.model) as scorer:
         held_out = None
         if source is not None:
@@ -254,4 +292,4 @@ def open_forecast(
             whole = replace(settings, limit=None, sample=None)
             held_out = RowReader(source, pairs, loaded.preparation(pairs, whole), whole)
         policy = Policy(scorer, loaded.parameters, scan.plan.batch_tokens)
-        yield Forecaster(scan, loaded, policy, held_out, step, settings.loss, settings.seed)
+        yield Forecaster(scan, loaded, policy, held_out, probe_file, step, settings)

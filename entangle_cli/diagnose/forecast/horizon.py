@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from entangle_cli.diagnose.forecast.followed_probes import FollowedProbes
 from entangle_cli.diagnose.forecast.policy import Policy
 from entangle_cli.diagnose.forecast.result import Forecast, Measured, RunReach
 from entangle_cli.engine.update import AdamMoments, clip_factor, run_update
@@ -80,11 +81,12 @@ def forecast_run(
     policy: Policy,
     training: Forecast,
     held_out: Forecast | None,
+    probes: FollowedProbes | None,
     mean: MeanDescent,
     shares: Floats,
     rates: Sequence[float],
 ) -> RunReach:
-    """Forecast all pairs at the end of a run, in place.
+    """Forecast all pairs and probe answers at the end of a run, in place.
 
     Args:
         shares: s of every pair in the mean descent, [2, pairs].
@@ -100,6 +102,8 @@ def forecast_run(
         derivatives = policy.derivatives(start.tokens, start.log_probs, update, along.relative_step)
         held_out.changes["run"][:] = derivatives.first.numpy()
         held_out.run_error[:] = derivatives.first_error.numpy()
+    if probes is not None:
+        probes.follow("run", update, along.relative_step)
     drift, num_probes = median_drift(policy, pairs, update)
     return RunReach(len(rates), sum(rates), along.identity_error, drift, num_probes)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from entangle_cli.diagnose.forecast.followed_probes import FollowedProbes
 from entangle_cli.diagnose.forecast.pairs import Passes, step_shares
 from entangle_cli.diagnose.forecast.policy import Policy
 from entangle_cli.diagnose.forecast.result import Measured
@@ -36,15 +37,23 @@ class RealSteps:
         self._optimizer = optimizer
         self._moments = moments
 
-    def changes(self, pairs: Measured, steps: Sequence[Passes], rate: float) -> Floats:
-        """Measured changes of every pair under a real step of its batch, starting from the checkpoint, [2, pairs]."""
+    def changes(
+        self, pairs: Measured, steps: Sequence[Passes], rate: float, probes: FollowedProbes | None = None
+    ) -> Floats:
+        """Measured changes of every pair under a real step of its batch, starting from the checkpoint, [2, pairs].
+
+        Args:
+            probes: measured after the first step.
+        """
         changes = np.full((2, len(pairs)), np.nan)
-        for passes in steps:
+        for number, passes in enumerate(steps):
             positions = np.concatenate(passes)
             tokens = [pairs.tokens[position] for position in positions]
             with self._trained(rate) as take_step:
                 take_step(tokens, step_shares(self._loss, pairs, pairs.log_probs, passes))
                 changes[:, positions] = self._policy.log_probs(tokens).numpy() - pairs.log_probs[:, positions]
+                if number == 0 and probes is not None:
+                    probes.measure(rate)
         return changes
 
     @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from entangle_cli.diagnose.forecast.followed_probes import ProbeForecast
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.pair import PairRecord
@@ -110,6 +111,8 @@ class ForecastResult:
     """Number of earlier optimizer steps; None without a state."""
     training: Forecast
     held_out: Forecast | None
+    probes: ProbeForecast | None
+    """Probe answers along the first step; None without them."""
     checks: list[StepCheck]
     reach: RunReach
     unused: list[PairRecord]

@@ -17,6 +17,7 @@ from entangle_cli.analysis.rehearsal import judge_rehearsal, paired_differences
 from entangle_cli.analysis.rules import Rule
 from entangle_cli.data.trainer_log import LOGGED
 from entangle_cli.data.traps import plain_text
+from entangle_cli.diagnose.rehearse.probe_document import rehearsal_probes
 from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal, loss_key
 from entangle_cli.diagnose.training.movement import log_probs_by_pair, set_metrics
 from entangle_cli.diagnose.views.movements import describe_loss
@@ -40,6 +41,8 @@ class RehearsedLoss:
     points: Mapping[int, Sequence[PairRecord]]
     """The probe pairs by step, in the same order at every step."""
     seconds: float
+    probes: Mapping[str, Any] | None = None
+    """The log-probs of the probe answers, see `FollowedProbes.document`; None without them."""
 
     @property
     def steps(self) -> int:
@@ -87,8 +90,17 @@ def rehearsal_document(
         "differences": _differences(rehearsed),
         "gate": None if not rules else _gate(losses, rules),
         "pairs": _pairs(rehearsal, rehearsed),
+        "probes": _probes(rehearsal, rehearsed),
         "folder": str(folder),
     }
+
+
+def _probes(rehearsal: Rehearsal, rehearsed: Sequence[RehearsedLoss]) -> dict[str, Any] | None:
+    """What happened to the probe answers; None without them."""
+    if rehearsal.probes is None:
+        return None
+    measured = {loss_key(one.loss): one.probes for one in rehearsed if one.probes is not None}
+    return rehearsal_probes(rehearsal.probes, measured)
 
 
 def _loss(one: RehearsedLoss, so_far: Sequence[float]) -> dict[str, Any]:

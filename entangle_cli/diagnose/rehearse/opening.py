@@ -17,11 +17,13 @@ from entangle_cli.data.learning_rates import refuse_schedule
 from entangle_cli.data.origin import find_origin, identity_of, refuse_swapped
 from entangle_cli.data.pair_ids import content_hash
 from entangle_cli.data.pairs import SkippedRow
+from entangle_cli.data.probe_answers import refuse_probe_settings
 from entangle_cli.data.rows import RowSource
 from entangle_cli.data.sources import named_data, open_source
 from entangle_cli.data.tokenizer import tokenizer_of_model
 from entangle_cli.data.training_rows import TrainingRow, read_training_rows
 from entangle_cli.diagnose.forecast.optimizer_step import refuse_rate
+from entangle_cli.diagnose.rehearse.followed_probes import open_probes
 from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal, loss_key
 from entangle_cli.diagnose.rehearse.trainers import require_packages
 from entangle_cli.diagnose.rehearse.trl_losses import trainer_of
@@ -67,7 +69,8 @@ def open_rehearsal(
             "rehearse on the adapter's base model, or merge the adapter into it first",
             topic="training",
         )
-    max_length = resolved_length(measuring.max_length, tokenizer_of_model(model, measuring.loading).context)
+    tokenizer = tokenizer_of_model(model, measuring.loading)
+    max_length = resolved_length(measuring.max_length, tokenizer.context)
     device = choose_device(measuring.device)
     if device.index:
         raise UsageError(
@@ -75,7 +78,8 @@ def open_rehearsal(
             "cpu, or the first GPU, which Trainer takes",
             f"set CUDA_VISIBLE_DEVICES={device.index} and use --device cuda",
         )
-    rehearsal = Rehearsal(model, device, measuring, settings, rows, held_out, skipped, max_length, {})
+    probes = open_probes(settings, measuring, tokenizer)
+    rehearsal = Rehearsal(model, device, measuring, settings, rows, held_out, skipped, max_length, {}, probes)
     refuse_schedule(settings, rehearsal.horizon)
     return replace(rehearsal, identity=_identity(rehearsal, identity_of(origin), names, eval_data))
 
@@ -84,6 +88,7 @@ def _refuse(settings: RehearsalSettings, eval_data: str | None) -> None:
     """Check what needs no file."""
     refuse_rate(settings.learning_rate)
     refuse_schedule(settings, settings.horizon)
+    refuse_probe_settings(settings.probe, settings.probe_generate)
     for loss in settings.losses:
         trainer_of(loss)
     if len(set(map(loss_key, settings.losses))) < len(settings.losses):
@@ -120,7 +125,9 @@ def _identity(
     rehearsal: Rehearsal, model: Mapping[str, Any], names: Sequence[str], eval_data: str | None
 ) -> dict[str, Any]:
     settings = asdict(rehearsal.settings)
-    del settings["losses"]
+    for name in ("losses", "probe", "probe_generate"):
+        del settings[name]
+    probes = rehearsal.probes
     measuring = rehearsal.measuring
     reading = {name: value for name, value in asdict(measuring.reading).items() if value}
     return {
@@ -134,6 +141,7 @@ def _identity(
             "rows": _content(rehearsal.held_out),
         },
         "training": {**settings, "horizon": rehearsal.horizon, "steps": rehearsal.num_steps, "every": rehearsal.every},
+        **({} if probes is None else {"probe": {**probes.identity, "generate": probes.generate}}),
         "reading": reading,
         "loading": _loading(measuring),
         "dtype": measuring.dtype,

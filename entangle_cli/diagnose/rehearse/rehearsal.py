@@ -12,6 +12,7 @@ import torch
 from entangle_cli.data.learning_rates import learning_rates
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.training_rows import TrainingRow
+from entangle_cli.diagnose.rehearse.followed_probes import RehearsalProbes
 from entangle_cli.records.settings import LossSettings, RehearsalSettings, ScanSettings
 
 MEASUREMENTS = 10
@@ -37,6 +38,8 @@ class Rehearsal:
     """Limit on tokens of prompt and response together; None for no limit."""
     identity: Mapping[str, Any]
     """Everything but the losses that determines the numbers, JSON-able."""
+    probes: RehearsalProbes | None = None
+    """Answers to follow; None without them."""
 
     @property
     def horizon(self) -> int:

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from entangle_cli.data.checkpoint import Checkpoint, is_quantised, load_checkpoint, quiet_libraries
 from entangle_cli.data.planned_adapter import lora_config
 from entangle_cli.data.training_rows import as_dataset, without_progress_bars
+from entangle_cli.diagnose.rehearse.followed_probes import FollowedProbes
 from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal
 from entangle_cli.diagnose.rehearse.trl_losses import CPO, DPO, ORPO, trainer_of
 from entangle_cli.errors import (
@@ -202,6 +203,39 @@ def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in entry.items()
     }
+
+
+class FollowProbes(TrainerCallback):
+    """Measures probe answers before the first step, every some steps and after the last one.
+
+    Args:
+        trainer: the trainer of the model.
+        probes: collects the measurements.
+        every: steps between two of them.
+        last: number of the last step.
+    """
+
+    def __init__(self, trainer: Any, probes: FollowedProbes, every: int, last: int) -> None:
+        self._trainer = trainer
+        self._probes = probes
+        self._every = every
+        self._last = last
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure the checkpoint."""
+        self._measure(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure after every `every` steps and after the last one."""
+        if state.global_step % self._every == 0 or state.global_step >= self._last:
+            self._measure(state.global_step)
+
+    def _measure(self, step: int) -> None:
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        tokenizer = self._trainer.processing_class
+        self._probes.measure(model, getattr(tokenizer, "tokenizer", tokenizer), step)
 
 
 class StopAfter(TrainerCallback):

@@ -18,8 +18,9 @@ from trl import DPOConfig, DPOTrainer
 from entangle_cli.analysis.losses.loss import LossPoint
 from entangle_cli.analysis.losses.table import LOSSES, find_loss, loss_coefficients
 from entangle_cli.data.checkpoint import load_checkpoint
+from entangle_cli.diagnose.rehearse.followed_probes import FollowedProbes
 from entangle_cli.diagnose.rehearse.opening import open_rehearsal
-from entangle_cli.diagnose.rehearse.trainers import StopAfter, make_trainer
+from entangle_cli.diagnose.rehearse.trainers import FollowProbes, StopAfter, make_trainer
 from entangle_cli.diagnose.rehearse.trl_losses import TABLE, trainer_of
 from entangle_cli.engine.scorer import Scorer
 from entangle_cli.errors import UsageError
@@ -100,6 +101,59 @@ def whole_sequence_likelihood(pair: TokenizedPair) -> list[tuple[list[TokenizedP
         for weight in (1.0 / pair.chosen.num_scored, -1.0 / whole.num_scored)
     )
     return [([pair], removed), ([TokenizedPair(whole, whole)], added)]
+
+
+PROBES = [
+    {"prompt": "Once upon a time", "completion": " there was a cat.", "group": "story"},
+    {"prompt": "How do I steal a toy?", "completion": " I cannot help you with that.", "group": "refusal"},
+]
+
+
+def plain_log_prob(model: Any, ids: list[int], first: int) -> float:
+    """Sum of a plain log-softmax over the answer's tokens, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        scores = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    model.train(was_training)
+    return float(scores.gather(-1, torch.tensor(ids)[1:, None])[first - 1 :].sum())
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(4, 8, ("q_proj", "v_proj"))])
+def test_probe_answers_move_as_the_trained_model_does(lora: LoraSettings | None, tmp_path: Path) -> None:
+    """The log-probs before the first and after the last step are those of the models, and training is unchanged."""
+    path = tmp_path / "probes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*PROBES, {"prompt": "The boy was"}]))
+    settings = replace(SETTINGS, steps=2, every=1, warmup_steps=0.0, lora=lora, probe=path, probe_generate=4)
+    measuring = ScanSettings(max_length=256, seed=3, device="cpu")
+    rehearsal = open_rehearsal(str(MODEL), str(LONG), None, measuring, settings)
+    assert rehearsal.probes is not None
+    made, plain = (make_trainer(rehearsal, LossSettings(), tmp_path) for _ in range(2))
+    for each in (made, plain):
+        each.add_callback(StopAfter(2, lambda: None))
+    followed = FollowedProbes(rehearsal.probes)
+    made.add_callback(FollowProbes(made, followed, 1, 2))
+    start = loaded()
+    for each in (made, plain):
+        each.train()
+    for key, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, made.model.state_dict()[key]), key
+
+    found = followed.document()
+    assert found["steps"] == [0, 1, 2]
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    own = start.generate(tokenizer("The boy was", return_tensors="pt")["input_ids"], max_new_tokens=4, do_sample=False)
+    sequences = [
+        (tokenizer(row["prompt"] + row["completion"] + tokenizer.eos_token)["input_ids"], row["prompt"])
+        for row in PROBES
+    ]
+    for row, (ids, prompt) in zip(found["rows"], [*sequences, (own[0].tolist(), "The boy was")], strict=True):
+        first = len(tokenizer(prompt)["input_ids"])
+        assert row["tokens"] == len(ids) - first
+        assert row["log_probs"][0] == pytest.approx(plain_log_prob(start, ids, first), rel=1e-5)
+        assert row["log_probs"][2] == pytest.approx(plain_log_prob(made.model, ids, first), rel=1e-5)
+        assert row["log_probs"][2] != row["log_probs"][0]
+    assert [row["answer_is_own"] for row in found["rows"]] == [False, False, True]
 
 
 def test_losses_without_a_trainer_are_refused() -> None:
