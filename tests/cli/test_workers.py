@@ -131,7 +131,8 @@ def test_workers_that_die_while_idle_blame_no_row() -> None:
         pairs = [pair for batch in scan.records() for pair in batch.pairs]
     assert sorted(pair.index for pair in pairs) == list(range(20))
     assert not pool.lost_rows
-    assert not said
+    # A machine under load may say that it waits. No row is blamed.
+    assert all(line.startswith("no worker is ready yet") for line in said)
 
 
 def test_processes_that_tokenise_give_the_same_windows() -> None:
@@ -144,7 +145,7 @@ def test_processes_that_tokenise_give_the_same_windows() -> None:
         source = scan.reader.source
         pairs = scan.reader.pairs
         here = RowPreparation(pairs, tokenizer_with_limits(str(MODEL), loaded.description, settings), settings)
-        there = start_tokenizing(2, str(MODEL), loaded.description, source.files, settings)
+        there = start_tokenizing(2, str(MODEL), loaded.description, pairs, settings)
         assert (
             list(there(source.rows()))
             == list(here(source.rows()))
