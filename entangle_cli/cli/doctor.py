@@ -60,7 +60,7 @@ def doctor(
     )
     taken = context.meta.get(PARAMETER)
     document = examine(model, names, settings, None if taken is None else taken.setup)
-    show(sys.stdout, doctor_report(document))
+    show(sys.stdout, doctor_report(document, only_findings=quiet))
     if json_file is not None:
         write_file(json_file, lambda stream: write_json(stream, document))
     if strict and any(one["severity"] != "note" for one in document["findings"]):

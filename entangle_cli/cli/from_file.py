@@ -38,9 +38,6 @@ BELONGING = {
 }
 """Parameter to those that are not taken from the file if the command line gives it."""
 
-OPTIMIZERS = {"adamw": "adamw", "sgd": "sgd"}
-ARGUMENTS = ("model", "data")
-
 
 class Setting(NamedTuple):
     """A value for a parameter of a command."""

@@ -42,7 +42,7 @@ from entangle_cli.cli.options import (
     Workers,
 )
 from entangle_cli.errors import UsageError
-from entangle_cli.records.data_words import parsed_data_word
+from entangle_cli.records.data_words import parsed_data_word, parsed_map
 from entangle_cli.records.settings import (
     AUTO_LENGTH,
     LARGEST_ROW,
@@ -83,14 +83,7 @@ class PairOptions:
         Raises:
             UsageError: a map that is not ROLE=COLUMN, or one role twice.
         """
-        columns: dict[str, str] = {}
-        for text in self.column_map or []:
-            role, separator, column = text.partition("=")
-            if not (role and separator and column) or role in columns:
-                raise UsageError(
-                    f"--map {text!r}", "ROLE=COLUMN, each role once", "write for example --map chosen=answer_a"
-                )
-            columns[role] = column
+        columns = parsed_map(self.column_map or [], "--map ", "--map chosen=answer_a")
         return ReadingSettings(
             self.split,
             self.config_name,

@@ -19,11 +19,12 @@ from entangle_cli.data.formats.adjacent import AdjacentRows, pairs_take_two_rows
 from entangle_cli.data.hub import HubDataset, is_hub_name
 from entangle_cli.data.json_files import JsonDocument, open_json
 from entangle_cli.data.paths import expanded, is_folder, is_there, refuse_irregular
+from entangle_cli.data.readings import reading_of_word
 from entangle_cli.data.rows import FileSource, RawRow, RowSource
 from entangle_cli.data.slices import Slice, split_and_slice
 from entangle_cli.data.splits import chosen_split
 from entangle_cli.data.standard_input import STANDARD_INPUT, read_standard_input
-from entangle_cli.errors import DataError, UsageError, is_out_of_memory
+from entangle_cli.errors import DataError, is_out_of_memory
 from entangle_cli.records.data_words import parsed_data_word
 from entangle_cli.records.settings import ReadingSettings
 
@@ -62,35 +63,6 @@ def open_source(
     if len(sources) == 1 and readings[0] != reading:
         source.location = words[0]
     return source
-
-
-def reading_of_word(word: str, reading: ReadingSettings) -> ReadingSettings:
-    """How a data set is read: as its word says, and else as `reading`.
-
-    Raises:
-        UsageError: a map that is not ROLE=COLUMN, or one role twice.
-    """
-    options: dict[str, str] = {}
-    columns: dict[str, str] = {}
-    for option, value in parsed_data_word(word).options:
-        if option != "map":
-            options[_FIELDS[option]] = value
-            continue
-        role, separator, column = value.partition("=")
-        if not (role and separator and column) or role in columns:
-            raise UsageError(f"{word}: map={value}", "ROLE=COLUMN, each role once", "write for example map=chosen=best")
-        columns[role] = column
-    changed: dict[str, Any] = {**options, "columns": columns} if columns else {**options}
-    return replace(reading, **changed)
-
-
-_FIELDS = {
-    "split": "split",
-    "config-name": "config_name",
-    "data-revision": "revision",
-    "data-format": "data_format",
-}
-"""Option of a word to its setting."""
 
 
 def named_data(data: str | Path | Sequence[str]) -> list[str]:

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.data import rendering
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
+from entangle_cli.data.token_limits import (
+    TokenSettings,
+    most_tokens,
+    not_scored,
+    num_cut,
+    truncated_by,
+    unknown_token,
+    unusable_whole,
+)
 from entangle_cli.data.traps import content_text, text_of
 from entangle_cli.data.trl_rows import Messages, Text
 from entangle_cli.errors import EntangleError, ModelError
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse, shared_prefix
-from entangle_cli.records.settings import LARGEST_ROW, Truncation
+from entangle_cli.records.settings import Truncation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZATION = "trl-1.16"
 """Version of the rules, stored in every manifest."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSettings:
-    """Settings that determine which tokens of a pair are kept and scored."""
-
-    max_length: int | None = 1024
-    """Limit on tokens of prompt and response together; None for no limit."""
-    truncation: Truncation = Truncation.KEEP_START
-    position_limit: int | None = None
-    """Number of learned position embeddings; None if positions are computed."""
-    context: int | None = None
-    """The model's context length in tokens; None if its config does not state one."""
-    num_embeddings: int | None = None
-    """Number of token embeddings of the model; None for the tokenizer's number of tokens."""
-    max_characters: int = LARGEST_ROW
-    """Limit on the characters of a text to tokenise, including the output of a chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +105,16 @@ def tokenize_prompt(
     room = most_tokens(settings)
     if room is not None and len(ids) >= room:
         return pair.skipped("prompt_too_long", f"the prompt has {len(ids)} tokens, and an answer must end by {room}")
-    return _unknown_token(pair, (ids,), settings) or ids
-
-
-def most_tokens(settings: TokenSettings) -> int | None:
-    """Most tokens of a prompt and an answer that a model writes itself; None for no limit."""
-    limits = (settings.max_length, settings.context, settings.position_limit)
-    return min((limit for limit in limits if limit is not None), default=None)
+    return unknown_token(pair, (ids,), settings) or ids
 
 
 def _limited_answer(
     pair: PreferencePair, whole: TokenizedResponse, settings: TokenSettings
 ) -> TokenizedResponse | SkippedRow:
-    if unusable := _unusable_whole(pair, (whole,), settings):
+    if unusable := unusable_whole(pair, (whole,), settings):
         return unusable
-    answer = _truncated(whole, _num_cut(whole, settings), settings.truncation)
-    if why := _not_scored({"probe": answer}, settings):
+    answer = truncated_by(whole, num_cut(whole, settings), settings.truncation)
+    if why := not_scored({"probe": answer}, settings):
         return pair.skipped(*why)
     return answer
 
@@ -170,11 +156,11 @@ def _limited(
 ) -> TokenizedRow | SkippedRow:
     """A tokenised pair cut to `max_length`, or the reason why it cannot be scored."""
     sides = (whole.chosen, whole.rejected)
-    if unusable := _unusable_whole(pair, sides, settings):
+    if unusable := unusable_whole(pair, sides, settings):
         return unusable
     shared = min(side.first_scored for side in sides)
-    cuts = [_num_cut(side, settings) for side in sides]
-    responses = [_truncated(side, cut, settings.truncation) for side, cut in zip(sides, cuts, strict=True)]
+    cuts = [num_cut(side, settings) for side in sides]
+    responses = [truncated_by(side, cut, settings.truncation) for side, cut in zip(sides, cuts, strict=True)]
     num_truncated = sum(response.truncated for response in responses)
     if why := _why_not(responses, settings):
         reason, detail = why
@@ -188,33 +174,6 @@ def _limited(
     if settings.context is not None and max(len(response.ids) for response in responses) > settings.context:
         warnings += ("W-CONTEXT",)
     return TokenizedRow(TokenizedPair(*responses), prompt_tokens, boundary_moved, warnings)
-
-
-def _unusable_whole(
-    pair: PreferencePair, sides: Sequence[TokenizedResponse], settings: TokenSettings
-) -> SkippedRow | None:
-    """Why the answers to a prompt cannot be used, whatever is cut from them; None if they can."""
-    if unknown := _unknown_token(pair, [side.ids for side in sides], settings):
-        return unknown
-    limit, shared = settings.max_length, min(side.first_scored for side in sides)
-    if limit is not None and settings.truncation is Truncation.KEEP_START and shared >= limit:
-        return pair.skipped("prompt_too_long", f"the prompt has {shared} tokens, and --max-length is {limit}")
-    return None
-
-
-def _unknown_token(
-    pair: PreferencePair, sequences: Sequence[Sequence[int]], settings: TokenSettings
-) -> SkippedRow | None:
-    largest = max(max(ids, default=0) for ids in sequences)
-    if settings.num_embeddings is None or largest < settings.num_embeddings:
-        return None
-    detail = f"token id {largest}, but the model has only {settings.num_embeddings} embeddings"
-    return pair.skipped("malformed", detail)
-
-
-def _num_cut(side: TokenizedResponse, settings: TokenSettings) -> int:
-    """Tokens of a sequence beyond the limit."""
-    return 0 if settings.max_length is None else max(0, len(side.ids) - settings.max_length)
 
 
 LOOKED_AT_TOKENS = 8
@@ -337,35 +296,9 @@ def _conversation_ids(
     return ids
 
 
-def _truncated(whole: TokenizedResponse, cut: int, truncation: Truncation) -> TokenizedResponse:
-    """Cut `cut` tokens from a response. `truncated` is True if a scored token was cut."""
-    if truncation is Truncation.KEEP_START:
-        kept = TokenizedResponse(whole.ids[: len(whole.ids) - cut], max(1, whole.first_scored))
-    else:
-        kept = TokenizedResponse(whole.ids[cut:], max(1, whole.first_scored - cut))
-    # Without a prompt, the first token is never scored, even without truncation.
-    num_scored = len(whole.ids) - max(1, whole.first_scored)
-    return replace(kept, truncated=kept.num_scored < num_scored)
-
-
 def _why_not(responses: list[TokenizedResponse], settings: TokenSettings) -> tuple[str, str] | None:
     chosen, rejected = responses
     if chosen.ids == rejected.ids:
         cut = " after truncation" if chosen.truncated or rejected.truncated else ""
         return "identical", f"the two responses have the same tokens{cut}"
-    return _not_scored({"chosen": chosen, "rejected": rejected}, settings)
-
-
-def _not_scored(responses: Mapping[str, TokenizedResponse], settings: TokenSettings) -> tuple[str, str] | None:
-    """Why a response, by its name in messages, cannot be scored; None if all can."""
-    for name, response in responses.items():
-        if response.num_scored == 0:
-            return "empty", f"no token of the {name} response is scored"
-        # The last token is scored but not an input, so a model with n positions accepts n + 1 tokens.
-        if settings.position_limit is not None and len(response.ids) - 1 > settings.position_limit:
-            detail = (
-                f"the {name} sequence has {len(response.ids)} tokens, but the model has only "
-                f"{settings.position_limit} positions"
-            )
-            return "too_long_for_model", detail
-    return None
+    return not_scored({"chosen": chosen, "rejected": rejected}, settings)

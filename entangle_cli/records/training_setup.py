@@ -88,11 +88,11 @@ class TrainingSetup:
 
     given: Mapping[str, Any] = field(default_factory=dict)
     """Every key of the file with its value, as parsed."""
-    keys: Mapping[str, str] = field(default_factory=dict)
-    """Field to the key of the file that set it. A field without a key has the trainer's default."""
     remarks: tuple[Remark, ...] = ()
     unread: tuple[str, ...] = ()
     """Keys of the file that were not looked at."""
+    parser: str | None = None
+    """Name and version of the installed trainer whose own parser read the file; None if entangle read it alone."""
     refused: str | None = None
     """Why the installed trainer refuses the file."""
     unknown: tuple[str, ...] = ()

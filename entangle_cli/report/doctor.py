@@ -16,17 +16,18 @@ from entangle_cli.report.escape import for_terminal
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
-def doctor_report(document: Mapping[str, Any]) -> RenderableType:
-    """The whole examination."""
+def doctor_report(document: Mapping[str, Any], *, only_findings: bool = False) -> RenderableType:
+    """The whole examination, or the findings alone."""
     findings = document["findings"]
-    parts: list[RenderableType] = [_seen(document), Text()]
+    parts: list[RenderableType] = [] if only_findings else [_seen(document), Text()]
     for one in findings:
         head = Text(f"{one['severity']:<8}", style=STYLES[one["severity"]])
         head.append(f" {one['code']}", style="bold")
         parts += [head, Padding(Text(for_terminal(one["message"])), (0, 0, 0, 9))]
         parts.append(Padding(Text(for_terminal(f"-> {one['remedy']}"), style="dim"), (0, 0, 0, 9)))
-    parts += [Text(), Text(_verdict(findings), style="bold")] if findings else [Text(_verdict(findings), style="bold")]
-    return Group(*parts)
+    if findings:
+        parts.append(Text())
+    return Group(*parts, Text(_verdict(findings), style="bold"))
 
 
 def _verdict(findings: list[Mapping[str, Any]]) -> str:

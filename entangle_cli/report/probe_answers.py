@@ -34,7 +34,7 @@ def forecast_probe_parts(probes: Mapping[str, Any], *, shows_run: bool) -> list[
         shows_run: whether the forecast of the run holds.
     """
     style = box.SIMPLE_HEAD
-    table = empty_table(style, "group", "over", "median,\nnats", "gain", "nats\na token", words=2)
+    table = empty_table(style, "group", "over", "median,\nnats", "gain", "nats per\ntoken", words=2)
     for group in probes["groups"]:
         for source, words in SOURCES.items():
             change = group[source]
@@ -64,7 +64,7 @@ def rehearsal_probe_parts(
         names: of the losses, by their keys.
     """
     probes = document["probes"]
-    table = empty_table(style, "group", "loss", "median,\nnats", "gain", "nats\na token", words=2)
+    table = empty_table(style, "group", "loss", "median,\nnats", "gain", "nats per\ntoken", words=2)
     for name, loss, group in groups_by_loss(probes):
         table.add_row(_group_name(name, style), names[loss], *change_cells(group, group["count"]))
     when = f"after {counted(document['steps'], 'step')}, measured"

@@ -8,7 +8,8 @@ import pytest
 
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
+from entangle_cli.data.token_limits import TokenSettings
+from entangle_cli.data.tokenize import TokenizedRow, tokenize_pair
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse
 from entangle_cli.records.settings import Truncation
 from tests.data.reading import only_pair

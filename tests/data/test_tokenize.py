@@ -15,13 +15,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 import entangle_cli
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.data.tokenize import (
-    TokenizedRow,
-    TokenSettings,
-    tokenize_answer,
-    tokenize_pair,
-    tokenize_prompt,
-)
+from entangle_cli.data.token_limits import TokenSettings
+from entangle_cli.data.tokenize import TokenizedRow, tokenize_answer, tokenize_pair, tokenize_prompt
 from entangle_cli.errors import ExitCode, ModelError
 from entangle_cli.records.measurement import TokenizedResponse
 from entangle_cli.records.settings import ScanSettings, Truncation

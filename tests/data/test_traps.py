@@ -9,7 +9,8 @@ import pytest
 
 from entangle_cli.data.pairs import PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
+from entangle_cli.data.token_limits import TokenSettings
+from entangle_cli.data.tokenize import TokenizedRow, tokenize_pair
 from entangle_cli.data.traps import question_message
 from tests.data.reading import only_pair
 from tests.data.tokenizers import small_tokenizer

@@ -21,7 +21,8 @@ from trl.data_utils import extract_prompt as trl_extract_prompt
 import entangle_cli
 from entangle_cli.data.pairs import PreferencePair
 from entangle_cli.data.sources import open_source
-from entangle_cli.data.tokenize import TokenizedRow, TokenSettings, tokenize_pair
+from entangle_cli.data.token_limits import TokenSettings
+from entangle_cli.data.tokenize import TokenizedRow, tokenize_pair
 from entangle_cli.data.trl_rows import extract_prompt
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import ScanSettings

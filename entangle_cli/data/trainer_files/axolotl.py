@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from entangle_cli.data.trainer_files.keys import Keys, shown
+from entangle_cli.data.trainer_files import trainer_arguments
+from entangle_cli.data.trainer_files.data_sets import data_sets_of
+from entangle_cli.data.trainer_files.keys import Keys
 from entangle_cli.data.trainer_files.trainer_arguments import remark_optimizer
-from entangle_cli.data.trainer_files.trl import BUILDERS
-from entangle_cli.data.trainer_files.trl_losses import dpo_loss
+from entangle_cli.data.trainer_files.trl_losses import dpo_loss, kto_loss
 from entangle_cli.records.settings import LoraSettings, LossSettings
 from entangle_cli.records.training_setup import DataSetSetup, TrainingSetup
 
-NAME = "axolotl"
+LOSS_KEYS = ("rl", "dpo_loss_type", "dpo_loss_weights", "rpo_alpha", "dpo_norm_loss", "trainer_cls")
 PREFERENCE_METHODS = ("dpo", "ipo", "orpo", "simpo", "kto")
 
 TEMPLATE = "the tokenizer's own chat template is used; --chat-template FILE replaces it"
-NOT_QUANTISED = "the weights are measured without quantisation"
 
 UNSUPPORTED = {
+    **trainer_arguments.UNSUPPORTED,
     "dpo_use_weighting": "WPO's weights of pairs are not computed",
     "dpo_norm_loss": "no loss of entangle is this one",
-    "load_in_4bit": NOT_QUANTISED,
-    "load_in_8bit": NOT_QUANTISED,
-    "gptq": NOT_QUANTISED,
+    "load_in_4bit": trainer_arguments.NOT_QUANTISED,
+    "load_in_8bit": trainer_arguments.NOT_QUANTISED,
+    "gptq": trainer_arguments.NOT_QUANTISED,
     "loraplus_lr_ratio": "one learning rate is used for both matrices of LoRA",
     "peft_init_lora_weights": "a new adapter is initialised as PEFT does by default",
     "peft_layers_to_transform": "a new adapter is put on all layers",
     "lora_rank_pattern": "a new adapter has one rank",
     "lora_alpha_pattern": "a new adapter has one alpha",
-    "lora_target_parameters": "LoRA on parameters that are no layer's weight is not supported",
+    "lora_target_parameters": trainer_arguments.NO_OTHER_PARAMETERS,
     "unfrozen_parameters": "all parameters are measured; --parameters takes a regular expression",
-    "neftune_noise_alpha": "noise on the embeddings; the measured gradients have none",
-    "deepspeed": "not read; it may set its own batch size, optimizer, clipping and dtype",
     "dataset_exact_deduplication": "rows that occur twice are read twice",
     "dataset_shard_num": "all rows are read",
     "tokens": "the tokenizer is used as the checkpoint has it",
@@ -42,35 +41,10 @@ UNSUPPORTED = {
     "lr_groups": "one learning rate is used for all parameters",
     "embedding_lr": "one learning rate is used for all parameters",
     "cosine_min_lr_ratio": "the schedule ends at 0",
-    "lr_scheduler_kwargs": "the schedule's arguments are not read",
-    "optim_args": "the optimizer's arguments are not read",
-    "optim_target_modules": "an optimizer of its own for some layers",
     "relora": "restarts of the adapter are not followed",
-    "trust_remote_code": "taken from the command line alone: add --trust-remote-code after reading that code",
     "max_prompt_len": "axolotl drops it for this training, and entangle does not cut prompts on their own",
     "trainer_cls": "a trainer of its own; its loss is not known",
     "curriculum_sampling": "batches are drawn at random",
-}
-
-FIELD_KEYS = {
-    "model": "base_model",
-    "model_revision": "revision_of_model",
-    "tokenizer": "tokenizer_config",
-    "adapter": "lora_model_dir",
-    "max_length": "sequence_len",
-    "loss": "rl",
-    "learning_rate": "learning_rate",
-    "lr_scheduler_type": "lr_scheduler",
-    "weight_decay": "weight_decay",
-    "max_grad_norm": "max_grad_norm",
-    "optimizer": "optimizer",
-    "epochs": "num_epochs",
-    "max_steps": "max_steps",
-    "batch_size": "micro_batch_size",
-    "accumulate": "gradient_accumulation_steps",
-    "autocast": "bf16",
-    "lora": "adapter",
-    "held_out": "val_set_size",
 }
 
 
@@ -94,7 +68,7 @@ def read_axolotl(file: str, config: Mapping[str, Any]) -> TrainingSetup:
     is_adapter = keys.text("adapter") is not None
     continued = keys.text("lora_model_dir")
     return TrainingSetup(
-        trainer=NAME,
+        trainer="axolotl",
         read_by="its keys as in axolotl 0.19",
         method=method,
         model=keys.text("base_model"),
@@ -107,7 +81,7 @@ def read_axolotl(file: str, config: Mapping[str, Any]) -> TrainingSetup:
         max_length=keys.count("sequence_len", 512),
         truncation="keep_start" if keys.text("excess_length_strategy") == "truncate" else None,
         loss=loss,
-        loss_problem=None if loss is not None else _problem(keys, method),
+        loss_problem=None if loss is not None else keys.unknown_loss(*LOSS_KEYS),
         learning_rate=keys.number("learning_rate"),
         lr_scheduler_type=keys.text("lr_scheduler", "cosine"),
         warmup_steps=_warmup(keys),
@@ -122,16 +96,14 @@ def read_axolotl(file: str, config: Mapping[str, Any]) -> TrainingSetup:
         autocast=_autocast(keys),
         lora=_lora(keys) if is_adapter and continued is None else None,
         given=keys.given,
-        keys={name: key for name, key in FIELD_KEYS.items() if key in config},
         remarks=tuple(keys.remarks),
         unread=keys.unread,
     )
 
 
 def _loss(keys: Keys, method: str) -> LossSettings | None:
-    trl = keys.value("trl")
-    inner = trl.get("beta") if isinstance(trl, Mapping) else None
-    beta = float(inner) if inner is not None else keys.amount("rl_beta", keys.amount("dpo_beta", 0.1))
+    inner = keys.inside("trl").number("beta")
+    beta = inner if inner is not None else keys.amount("rl_beta", keys.amount("dpo_beta", 0.1))
     if keys.has("trainer_cls") or keys.has("dpo_norm_loss"):
         return None
     match method:
@@ -144,17 +116,9 @@ def _loss(keys: Keys, method: str) -> LossSettings | None:
             numbers = {"gamma": keys.amount("simpo_gamma", 0.5), "nll_weight": keys.amount("cpo_alpha", 1.0)}
             return LossSettings("simpo", beta, numbers)
         case "kto":
-            weights = {"chosen_weight": "kto_desirable_weight", "rejected_weight": "kto_undesirable_weight"}
-            numbers = {name: keys.amount(key, 1.0) for name, key in weights.items()}
-            return LossSettings("kto", beta, {name: value for name, value in numbers.items() if value != 1.0})
+            return kto_loss(keys, beta, "kto_desirable_weight", "kto_undesirable_weight")
         case _:
             return dpo_loss(keys, beta, "dpo_loss_type", "dpo_loss_weights", "dpo_label_smoothing")
-
-
-def _problem(keys: Keys, method: str) -> str:
-    names = ("dpo_loss_type", "dpo_loss_weights", "dpo_label_smoothing", "rpo_alpha", "dpo_norm_loss", "trainer_cls")
-    said = [f"rl {method}", *(f"{key} {shown(keys.value(key))}" for key in names if keys.has(key))]
-    return f"no loss of entangle is {', '.join(said)}"
 
 
 def _warmup(keys: Keys) -> float:
@@ -185,13 +149,11 @@ def _is_bfloat16(keys: Keys) -> bool:
 
 
 def _lora(keys: Keys) -> LoraSettings:
-    targets: Sequence[str] | None = keys.texts("lora_target_modules") or None
-    if keys.flag("lora_target_linear"):
-        targets = ("all-linear",)
+    targets = ["all-linear"] if keys.flag("lora_target_linear") else keys.texts("lora_target_modules")
     return LoraSettings(
         r=keys.count("lora_r", 8),
         alpha=keys.count("lora_alpha", 8),
-        targets=None if targets is None else tuple(targets),
+        targets=tuple(targets) or None,
         dropout=keys.amount("lora_dropout", 0.0),
         rslora=keys.flag("peft_use_rslora"),
         dora=keys.flag("peft_use_dora"),
@@ -221,59 +183,26 @@ def _remark_template(keys: Keys) -> None:
 
 
 def _data_sets(keys: Keys, key: str) -> tuple[DataSetSetup, ...]:
-    entries = keys.value(key) or []
-    found: list[DataSetSetup] = []
-    for entry in entries if isinstance(entries, list) else []:
-        if not isinstance(entry, Mapping) or not entry.get("path"):
-            keys.remark(key, f"an entry without a path: {shown(entry)}")
-            continue
-        found += _data_set(keys, key, entry)
-    return tuple(found)
+    entries = keys.entries(key, "path")
+    return tuple(each for entry in entries for each in data_sets_of(keys, key, entry, _columns(keys, key, entry)))
 
 
-def _data_set(keys: Keys, key: str, entry: Mapping[str, Any]) -> list[DataSetSetup]:
-    path, files = str(entry["path"]), entry.get("data_files")
-    names = [path]
-    if files and path in BUILDERS:
-        names = [str(file) for file in ([files] if isinstance(files, str) else files)]
-    elif files:
-        keys.remark(key, f"{path}: data_files of a data set are not supported")
-    if entry.get("shards"):
-        keys.remark(key, f"{path}: shards {entry['shards']} is not applied; all rows are read")
-    columns = _columns(keys, key, path, entry)
-    split = entry.get("split")
-    return [
-        DataSetSetup(
-            name,
-            split=str(split or "train"),
-            config_name=entry.get("name"),
-            revision=entry.get("revision"),
-            columns=columns,
-        )
-        for name in names
-    ]
-
-
-def _columns(keys: Keys, key: str, path: str, entry: Mapping[str, Any]) -> dict[str, str]:
+def _columns(keys: Keys, key: str, entry: Keys) -> dict[str, str]:
     """The columns that an entry names; none where rows are recognised by their columns."""
-    kind = entry.get("type")
+    path, kind, named = entry.text("path"), entry.value("type"), entry.inside("type")
     if isinstance(kind, Mapping):
         for part in ("prompt_format", "chosen_format", "rejected_format"):
-            if kind.get(part):
+            if named.has(part):
                 keys.remark(f"{key}.type", f"{path}: {part} is not applied; the columns are read as they are")
-        return {
-            role: str(kind.get(f"field_{role}") or role)
-            for role in ("prompt", "chosen", "rejected", "system")
-            if role != "system" or kind.get("field_system")
-        }
+        columns = {role: named.text(f"field_{role}") or role for role in ("prompt", "chosen", "rejected")}
+        system = named.text("field_system")
+        return columns if system is None else {**columns, "system": system}
     name = str(kind or "")
-    if name == "chat_template.default":
-        fields = {"prompt": "messages", "chosen": "chosen", "rejected": "rejected"}
-        named = {
-            role: str(entry.get("field_messages" if role == "prompt" else f"field_{role}") or column)
-            for role, column in fields.items()
-        }
-        return {} if named == fields else named
     if name.partition(".")[0] in ("chatml", "llama3", "zephyr"):
         keys.remark(f"{key}.type", f"{path}: type {name} writes its own template; {TEMPLATE}")
-    return {}
+    if name != "chat_template.default":
+        return {}
+    fields = {"prompt": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}
+    defaults = {"prompt": "messages", "chosen": "chosen", "rejected": "rejected"}
+    columns = {role: entry.text(field) or defaults[role] for role, field in fields.items()}
+    return {} if columns == defaults else columns

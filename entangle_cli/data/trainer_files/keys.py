@@ -117,6 +117,35 @@ class Keys:
             raise self._wrong(key, "a list")
         return [str(part) for part in value]
 
+    def numbers(self, key: str) -> list[float]:
+        """A list of numbers."""
+        try:
+            return [float(part) for part in self.texts(key)]
+        except ValueError as error:
+            raise self._wrong(key, "a list of numbers") from error
+
+    def entries(self, key: str, name: str) -> list[Keys]:
+        """The objects of a list, each with its own keys. One without `name` is remarked on."""
+        found = self.value(key)
+        entries = []
+        for entry in found if isinstance(found, list) else []:
+            if isinstance(entry, Mapping) and entry.get(name):
+                entries.append(Keys(f"{self.file}: {key}", {str(inner): value for inner, value in entry.items()}))
+            else:
+                self.remark(key, f"an entry without {name}: {shown(entry)}")
+        return entries
+
+    def inside(self, key: str) -> Keys:
+        """The keys of an object; none where the file has no such object."""
+        found = self.value(key)
+        values = {str(inner): value for inner, value in found.items()} if isinstance(found, Mapping) else {}
+        return Keys(f"{self.file}: {key}", values)
+
+    def unknown_loss(self, *names: str) -> str:
+        """Why no loss can be taken, with what some keys say."""
+        said = [f"{key} {shown(self.value(key))}" for key in names if self.has(key)]
+        return f"no loss of entangle is {', '.join(said)}"
+
     def remark(self, key: str, reason: str) -> None:
         """Say that a key matters and is not taken, or not exactly."""
         self._read.add(key)

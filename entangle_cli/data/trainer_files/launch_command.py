@@ -40,7 +40,7 @@ def find_launch_command(text: str) -> LaunchCommand | None:
                 places = [*launcher, *words[position:]] if not word.endswith(".py") else launcher
                 per_machine = _number(places, PROCESSES_PER_MACHINE) * _number(places, MACHINES)
                 num_processes = _number(places, PROCESSES) * per_machine
-                return LaunchCommand(match[1], tuple(words[position + 1 :]), num_processes)
+                return LaunchCommand(match[1], tuple(_without_launcher(words[position + 1 :])), num_processes)
     return None
 
 
@@ -57,6 +57,26 @@ def arguments_by_name(arguments: Sequence[str]) -> dict[str, Any]:
             before = values[name]
             values[name] = word if before is True else [*(before if isinstance(before, list) else [before]), word]
     return values
+
+
+LAUNCHER_OPTIONS = ("--num_processes", "--num_machines", "--accelerate_config", "--main_process_port", "--gpu_ids")
+"""Options of accelerate that `trl dpo` accepts among its own."""
+
+
+def _without_launcher(arguments: Sequence[str]) -> list[str]:
+    """The words that are TRL's own."""
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        if skip:
+            skip = False
+            continue
+        name, separator, _ = word.partition("=")
+        if name in LAUNCHER_OPTIONS:
+            skip = not separator
+            continue
+        kept.append(word)
+    return kept
 
 
 def _commands(text: str) -> list[list[str]]:

@@ -7,22 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from entangle_cli.data.trainer_files.keys import Keys, shown
-from entangle_cli.data.trainer_files.trainer_arguments import STEP_KEYS, mixed_precision, step_settings
+from entangle_cli.data.trainer_files import trainer_arguments
+from entangle_cli.data.trainer_files.keys import Keys
+from entangle_cli.data.trainer_files.trainer_arguments import mixed_precision, step_settings
+from entangle_cli.data.trainer_files.trl_losses import kto_loss
 from entangle_cli.records.settings import LoraSettings, LossSettings
 from entangle_cli.records.training_setup import DataSetSetup, TrainingSetup
 
-NAME = "LLaMA-Factory"
+LOSS_KEYS = ("stage", "pref_loss", "pref_ftx", "pref_bco_weight", "dpo_label_smoothing")
 STAGES = ("dpo", "kto")
 DESCRIPTION = "dataset_info.json"
 
 FROZEN = "all parameters are measured; --parameters takes a regular expression"
 
 UNSUPPORTED = {
+    **trainer_arguments.UNSUPPORTED,
     "template": "the tokenizer's own chat template is used; --chat-template FILE replaces it",
     "ld_alpha": "the weight of tokens beyond the shared length is not applied",
     "ref_model_adapters": "a reference adapter is not read",
-    "quantization_bit": "the weights are measured without quantisation",
+    "quantization_bit": trainer_arguments.NOT_QUANTISED,
     "ref_model_quantization_bit": "the reference is measured without quantisation",
     "pissa_init": "a new adapter is initialised as PEFT does by default",
     "loraplus_lr_ratio": "one learning rate is used for both matrices of LoRA",
@@ -47,22 +50,7 @@ UNSUPPORTED = {
     "enable_thinking": "passed to no template",
     "tool_format": "the chat template writes tools",
     "tokenized_path": "the rows are tokenised again",
-    "trust_remote_code": "taken from the command line alone: add --trust-remote-code after reading that code",
     "disable_shuffling": "batches are drawn at random",
-}
-
-FIELD_KEYS = {
-    "model": "model_name_or_path",
-    "model_revision": "model_revision",
-    "adapter": "adapter_name_or_path",
-    "ref_model": "ref_model",
-    "data": "dataset",
-    "eval_data": "eval_dataset",
-    "held_out": "val_size",
-    "max_length": "cutoff_len",
-    "loss": "pref_loss",
-    "autocast": "bf16",
-    "lora": "lora_rank",
 }
 
 
@@ -86,10 +74,10 @@ def read_llama_factory(file: str, config: Mapping[str, Any], folder: Path) -> Tr
     _remark_differences(keys, kind)
     keys.remark_given(UNSUPPORTED)
     keys.ignore(*LORA_KEYS)
-    step = step_settings(keys, learning_rate=5e-5, optimizer="adamw_torch_fused")
+    step = step_settings(keys, learning_rate=5e-5)
     revision = keys.text("model_revision")
     return TrainingSetup(
-        trainer=NAME,
+        trainer="LLaMA-Factory",
         read_by="its keys as in LLaMA-Factory 0.9.5",
         method=method,
         model=keys.text("model_name_or_path"),
@@ -102,12 +90,11 @@ def read_llama_factory(file: str, config: Mapping[str, Any], folder: Path) -> Tr
         held_out=0.0 if eval_data else keys.amount("val_size", 0.0),
         max_length=keys.count("cutoff_len", 2048),
         loss=loss,
-        loss_problem=None if loss is not None else _problem(keys),
+        loss_problem=None if loss is not None else keys.unknown_loss(*LOSS_KEYS),
         dtype=_dtype(keys, kind),
         autocast=None if keys.flag("pure_bf16") else mixed_precision(keys, None),
         lora=_lora(keys) if kind == "lora" and not adapters else None,
         given=keys.given,
-        keys={name: key for name, key in {**STEP_KEYS, **FIELD_KEYS}.items() if key in config},
         remarks=tuple(keys.remarks),
         unread=keys.unread,
         **step,
@@ -120,9 +107,7 @@ def _loss(keys: Keys, method: str) -> LossSettings | None:
     smoothing, bco = keys.amount("dpo_label_smoothing", 0.0), keys.amount("pref_bco_weight", 0.0)
     gamma = keys.amount("simpo_gamma", 0.5)
     if method == "kto":
-        weights = {"chosen_weight": "kto_chosen_weight", "rejected_weight": "kto_rejected_weight"}
-        numbers = {name: keys.amount(key, 1.0) for name, key in weights.items()}
-        return None if likelihood else LossSettings("kto", beta, {n: v for n, v in numbers.items() if v != 1.0})
+        return None if likelihood else kto_loss(keys, beta, "kto_chosen_weight", "kto_rejected_weight")
     if bco:
         return None
     if name == "sigmoid" and likelihood and not smoothing:
@@ -134,12 +119,6 @@ def _loss(keys: Keys, method: str) -> LossSettings | None:
     if name == "sigmoid" and smoothing:
         return LossSettings("cdpo", beta, {"label_smoothing": smoothing})
     return LossSettings(name, beta) if name in ("sigmoid", "hinge", "ipo", "orpo") else None
-
-
-def _problem(keys: Keys) -> str:
-    names = ("stage", "pref_loss", "pref_ftx", "pref_bco_weight", "dpo_label_smoothing")
-    said = [f"{key} {shown(keys.value(key))}" for key in names if keys.has(key)]
-    return f"no loss of entangle is {', '.join(said)}"
 
 
 LORA_KEYS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora", "additional_target")

@@ -17,7 +17,7 @@ from entangle_cli.errors import UsageError
 from entangle_cli.records.training_setup import TrainingSetup
 
 EXPECTED = "the yaml of a preference training with TRL, axolotl or LLaMA-Factory, or a script that starts one with TRL"
-MARKS: Mapping[str, set[Any]] = {
+MARKS: Mapping[str, set[str]] = {
     "axolotl": {"base_model", "rl", "micro_batch_size", "sequence_len"},
     "LLaMA-Factory": {"stage", "pref_loss", "pref_beta", "cutoff_len", "finetuning_type", "dataset_dir"},
     "TRL": {
@@ -27,14 +27,14 @@ MARKS: Mapping[str, set[Any]] = {
 }
 """Trainer to keys of its files. The first trainer with two of them is taken."""
 
-OTHERS: Mapping[str, set[Any]] = {
+OTHERS: Mapping[str, set[str]] = {
     "a DeepSpeed configuration": {"zero_optimization", "train_micro_batch_size_per_gpu", "fp16", "bf16"},
     "an accelerate configuration": {"compute_environment", "distributed_type", "num_processes", "machine_rank"},
     "a model's config.json": {"architectures", "model_type", "hidden_size", "vocab_size"},
     "an adapter's adapter_config.json": {"peft_type", "lora_alpha", "base_model_name_or_path", "task_type"},
     "a state of Trainer, which entangle compare --trainer-log reads": {"log_history", "global_step", "max_steps"},
     "a torchtune configuration": {"_component_", "checkpointer", "tokenizer", "loss"},
-    "a GitHub workflow": {"jobs", "on", True},
+    "a GitHub workflow": {"jobs", "True", "name"},
 }
 """What other files look like, to their keys."""
 
@@ -49,6 +49,10 @@ def read_trainer_file(path: Path) -> TrainingSetup:
     command = None if path.suffix in (".yaml", ".yml", ".json") else find_launch_command(text)
     if command is not None:
         return _of_command(path, command)
+    if path.suffix == ".sh":
+        raise UsageError(
+            f"--from {path}: no command that starts {', '.join(METHODS)}", EXPECTED, "name the file with that command"
+        )
     return _of_mapping(path, _mapping(path, text))
 
 
@@ -72,12 +76,14 @@ def _mapping(path: Path, text: str) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         found = "an empty file" if content is None else f"a {type(content).__name__}, not keys with values"
         raise UsageError(f"--from {path}: {found}", EXPECTED, "name the training's own file")
-    return content
+    return {str(key): value for key, value in content.items()}  # yaml reads a key such as `on` as true
 
 
 def _of_mapping(path: Path, config: Mapping[str, Any]) -> TrainingSetup:
     file, keys = str(path), set(config)
     trainer = next((name for name, marks in MARKS.items() if len(marks & keys) >= 2), None)
+    if trainer == "TRL":
+        _refuse_other_trainer(path, keys)
     if trainer is None or any(len(marks & keys) >= 3 for marks in OTHERS.values()):
         raise UsageError(f"--from {path}: {_looks(keys)}", EXPECTED, "name the training's own file")
     if trainer == "axolotl":
@@ -87,6 +93,24 @@ def _of_mapping(path: Path, config: Mapping[str, Any]) -> TrainingSetup:
         _refuse_method(path, "stage", config.get("stage"), STAGES)
         return read_llama_factory(file, config, path.parent)
     return read_trl(file, _method_of_name(path), config)
+
+
+OTHER_TRAINERS = {
+    "SFT": {"packing", "assistant_only_loss", "completion_only_loss", "dataset_text_field"},
+    "GRPO or RLOO": {"num_generations", "reward_funcs", "reward_model_name_or_path"},
+    "reward modelling": {"center_rewards_coefficient"},
+}
+"""TRL's other trainers, to keys that only they have."""
+
+
+def _refuse_other_trainer(path: Path, keys: set[str]) -> None:
+    for title, marks in OTHER_TRAINERS.items():
+        if marks & keys:
+            raise UsageError(
+                f"--from {path}: {min(marks & keys)} belongs to TRL's {title}: not a preference training",
+                EXPECTED,
+                "name the file of the preference training",
+            )
 
 
 def _refuse_method(path: Path, key: str, method: Any, known: tuple[str, ...]) -> None:
@@ -104,7 +128,8 @@ def _method_of_name(path: Path) -> str:
 
 
 def _of_command(path: Path, command: LaunchCommand) -> TrainingSetup:
-    arguments, config = list(command.arguments), {}
+    arguments: list[str] = list(command.arguments)
+    config: Mapping[str, Any] = {}
     if "--config" in arguments[:-1]:
         position = arguments.index("--config")
         name = arguments[position + 1]
@@ -112,33 +137,13 @@ def _of_command(path: Path, command: LaunchCommand) -> TrainingSetup:
         file = Path(name)
         if not file.is_file() and (path.parent / name).is_file():
             file = path.parent / name
-        config = dict(_mapping(file, _text(file)))
-    kept = _without_launcher(arguments)
-    return read_trl(str(path), command.method, config, kept, command.num_processes)
+        config = _mapping(file, _text(file))
+    return read_trl(str(path), command.method, config, arguments, command.num_processes)
 
 
-LAUNCHER_OPTIONS = ("--num_processes", "--num_machines", "--accelerate_config", "--main_process_port", "--gpu_ids")
-"""Options of accelerate that `trl dpo` accepts among its own."""
-
-
-def _without_launcher(arguments: list[str]) -> list[str]:
-    kept: list[str] = []
-    skip = False
-    for word in arguments:
-        if skip:
-            skip = False
-            continue
-        name, separator, _ = word.partition("=")
-        if name in LAUNCHER_OPTIONS:
-            skip = not separator
-            continue
-        kept.append(word)
-    return kept
-
-
-def _looks(keys: set[Any]) -> str:
+def _looks(keys: set[str]) -> str:
     for title, marks in OTHERS.items():
         if len(marks & keys) >= 2:
             return f"it looks like {title}"
-    some = shlex.join(sorted(map(str, keys))[:6])
+    some = shlex.join(sorted(keys)[:6])
     return f"no known trainer has these keys: {some}"

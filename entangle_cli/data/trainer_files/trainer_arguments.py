@@ -6,6 +6,9 @@ from typing import Any
 
 from entangle_cli.data.trainer_files.keys import Keys
 
+NOT_QUANTISED = "the weights are measured without quantisation"
+NO_OTHER_PARAMETERS = "LoRA on parameters that are no layer's weight is not supported"
+
 ADAM = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
 """AdamW's numbers with torch's defaults, which forecasts and rehearsals use."""
 
@@ -17,17 +20,18 @@ UNSUPPORTED = {
     "lr_scheduler_kwargs": "the schedule's arguments are not read",
     "label_smoothing_factor": "a loss of its own for label smoothing",
     "auto_find_batch_size": "the trainer may use a smaller batch size",
+    "trust_remote_code": "taken from the command line alone: add --trust-remote-code after reading that code",
 }
+"""Keys of all three trainers that matter and are not taken, with the reason."""
 
 
-def step_settings(keys: Keys, *, learning_rate: float, optimizer: str, num_processes: int = 1) -> dict[str, Any]:
+def step_settings(keys: Keys, *, learning_rate: float, num_processes: int = 1) -> dict[str, Any]:
     """The fields of a `TrainingSetup` that describe the optimizer's steps.
 
     Args:
-        learning_rate, optimizer: the trainer's defaults.
+        learning_rate: the trainer's default.
         num_processes: processes that a launch command names. Each counts as one more forward pass of a step.
     """
-    keys.remark_given(UNSUPPORTED)
     remark_optimizer(keys, "optim")
     max_steps = keys.count("max_steps", -1)
     epochs = keys.amount("num_train_epochs", 3.0)
@@ -37,7 +41,7 @@ def step_settings(keys: Keys, *, learning_rate: float, optimizer: str, num_proce
         "warmup_steps": warmup(keys),
         "weight_decay": keys.amount("weight_decay", 0.0),
         "max_grad_norm": keys.amount("max_grad_norm", 1.0),
-        "optimizer": keys.text("optim", optimizer),
+        "optimizer": keys.text("optim", "adamw_torch_fused"),
         "epochs": None if max_steps > 0 else epochs,
         "max_steps": max_steps if max_steps > 0 else None,
         "batch_size": keys.count("per_device_train_batch_size", 8),
@@ -45,34 +49,13 @@ def step_settings(keys: Keys, *, learning_rate: float, optimizer: str, num_proce
     }
 
 
-STEP_KEYS = {
-    "learning_rate": "learning_rate",
-    "lr_scheduler_type": "lr_scheduler_type",
-    "weight_decay": "weight_decay",
-    "max_grad_norm": "max_grad_norm",
-    "optimizer": "optim",
-    "epochs": "num_train_epochs",
-    "max_steps": "max_steps",
-    "batch_size": "per_device_train_batch_size",
-    "accumulate": "gradient_accumulation_steps",
-}
-"""Field to key."""
-
-
 def warmup(keys: Keys) -> float:
     """Steps of the warm-up, or their share of the run. Steps take precedence where both are given."""
     return keys.amount("warmup_steps", 0.0) or keys.amount("warmup_ratio", 0.0)
 
 
-OPTIMIZERS = {
-    "adamw_torch": "adamw",
-    "adamw_torch_fused": "adamw",
-    "adamw_hf": "adamw",
-    "adamw_apex_fused": "adamw",
-    "adamw": "adamw",
-    "sgd": "sgd",
-}
-"""Optimizers of Trainer whose steps forecasts know, to their names here."""
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw", "sgd")
+"""Optimizers of Trainer whose steps forecasts know."""
 
 
 def remark_optimizer(keys: Keys, key: str) -> None:

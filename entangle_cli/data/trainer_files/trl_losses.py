@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entangle_cli.data.trainer_files.keys import Keys, shown
+from entangle_cli.data.trainer_files.keys import Keys
 from entangle_cli.records.settings import LossSettings
 
 SAME = (
@@ -24,10 +24,14 @@ def loss_of(method: str, keys: Keys) -> LossSettings | None:
     if method == "orpo":
         return LossSettings("orpo", beta)
     if method == "kto":
-        weights = {"chosen_weight": "desirable_weight", "rejected_weight": "undesirable_weight"}
-        numbers = {name: keys.amount(key, 1.0) for name, key in weights.items()}
-        return LossSettings("kto", beta, {name: value for name, value in numbers.items() if value != 1.0})
+        return kto_loss(keys, beta, "desirable_weight", "undesirable_weight")
     return _cpo_loss(method, keys, beta) if method in ("cpo", "simpo") else dpo_loss(keys, beta)
+
+
+def kto_loss(keys: Keys, beta: float, chosen_key: str, rejected_key: str) -> LossSettings:
+    """KTO with the weights of two keys."""
+    numbers = {"chosen_weight": keys.amount(chosen_key, 1.0), "rejected_weight": keys.amount(rejected_key, 1.0)}
+    return LossSettings("kto", beta, {name: value for name, value in numbers.items() if value != 1.0})
 
 
 def dpo_loss(
@@ -39,20 +43,23 @@ def dpo_loss(
 ) -> LossSettings | None:
     """The loss of TRL's DPOTrainer; None if there is no such loss here."""
     names = keys.texts(type_key) or ["sigmoid"]
-    weights = [float(weight) for weight in keys.texts(weights_key)] or [1.0] * len(names)
+    weights = keys.numbers(weights_key) or [1.0] * len(names)
     smoothing = keys.amount(smoothing_key, 0.0)
     likelihood = keys.amount("rpo_alpha", 0.0)
     divergence = (keys.text("f_divergence_type", "reverse_kl") or "reverse_kl").rpartition(".")[2].lower()
-    if sorted(names) == ["sft", "sigmoid"] and len(weights) == 2:
-        share = dict(zip(names, weights, strict=True))
-        if share["sigmoid"] <= 0:
-            return None
-        if share["sigmoid"] != 1:
-            keys.remark(weights_key, "only the ratio of the two weights is taken; the loss is larger by a factor")
-        names, likelihood = ["sigmoid"], share["sft"] / share["sigmoid"]
-    if len(names) != 1 or names[0] not in SAME or (len(weights) != len(names) and likelihood == 0):
+    terms = dict(zip(names, weights, strict=False))
+    if len(weights) != len(names) or len(terms) != len(names):
         return None
-    return _single(keys, names[0], beta, smoothing, likelihood, divergence, smoothing_key)
+    if "sft" in terms and len(terms) == 2:
+        likelihood = terms.pop("sft")
+    if len(terms) != 1:
+        return None
+    ((name, weight),) = terms.items()
+    if name not in SAME or weight <= 0:
+        return None
+    if weight != 1:
+        keys.remark(weights_key, "only the ratio of weights is taken; the loss is larger by a factor")
+    return _single(keys, name, beta, smoothing, likelihood / weight, divergence, smoothing_key)
 
 
 def _single(
@@ -90,11 +97,3 @@ def _cpo_loss(method: str, keys: Keys, beta: float) -> LossSettings | None:
     if name == "sigmoid" and not alpha and not smoothing:
         return LossSettings("cpo", beta, {"nll_weight": weight})
     return None
-
-
-def problem_of(keys: Keys, loss: LossSettings | None) -> str | None:
-    """Why there is no loss, with what the file says."""
-    if loss is not None:
-        return None
-    said = [f"{key} {shown(keys.value(key))}" for key in LOSS_KEYS if keys.has(key)]
-    return f"no loss of entangle is {', '.join(said)}"

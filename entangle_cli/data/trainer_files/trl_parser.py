@@ -63,7 +63,7 @@ def parsed_by_trl(method: str, config: Mapping[str, Any], arguments: Sequence[st
     unknown = parser.set_defaults_with_config(**values)
     try:
         namespace, others = parser.parse_known_args(list(arguments))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, SystemExit) as error:
         return RefusedByTrl(str(error), installed)
     names = [word.removeprefix("--").partition("=")[0] for word in (*unknown[::2], *others) if word.startswith("--")]
     return Parsed(vars(namespace), tuple(dict.fromkeys(names)), installed)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
-from entangle_cli.data.checkpoint import Checkpoint
-from entangle_cli.diagnose.doctor.model import plain_log_probs
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.records.finding import Finding, finding
+from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.training_setup import TrainingSetup
+
+Score: TypeAlias = Callable[[TokenizedPair], Sequence[float]]
 
 OTHER_MODEL = 0.02
 """Relative difference of log-probs beyond which another model must have made them. bfloat16 stays far below."""
 
 
-def reference_findings(reference: Checkpoint, name: str, rows: Sequence[PreparedRow]) -> Iterator[Finding]:
-    """The data's reference log-probs against those of the reference model."""
+def reference_findings(score: Score, name: str, rows: Sequence[PreparedRow]) -> Iterator[Finding]:
+    """The data's reference log-probs against those of the reference model.
+
+    Args:
+        score: gives the reference's log-probs of both answers of a pair, nats.
+        name: of the reference.
+    """
     known = [row for row in rows if row.pair.ref_log_probs is not None]
     differences = []
     for row in known:
         assert row.pair.ref_log_probs is not None
-        pair = row.tokens.pair
-        found = plain_log_probs(reference.model, [pair.chosen, pair.rejected]).tolist()
+        found = score(row.tokens.pair)
         differences += [abs(a - b) / max(abs(b), 1.0) for a, b in zip(row.pair.ref_log_probs, found, strict=True)]
     if differences and (median := statistics.median(differences)) > OTHER_MODEL:
         yield finding(
@@ -55,7 +61,7 @@ def length_findings(setup: TrainingSetup, context: int | None, rows: Sequence[Pr
         yield finding(
             "D-PROMPT-CUT",
             f"max_prompt_length {prompt_limit:,}: {cut:,} of {len(rows):,} prompts are longer and lose their start",
-            "raise it, or remove the key; TRL since 1.0 cuts the whole sequence at max_length instead",
+            "raise it, or remove the key; TRL 1.16 cuts the whole sequence at max_length instead",
         )
     if limit is None:
         return

@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
-import torch
-
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libraries
 from entangle_cli.data.device import choose_device
 from entangle_cli.data.planned_adapter import with_planned_adapter
@@ -20,15 +18,18 @@ from entangle_cli.diagnose.doctor.model import (
     batch_findings,
     dropout_of,
     lost_steps,
+    plain_log_probs,
     vocabulary_findings,
 )
 from entangle_cli.diagnose.doctor.training_file import file_findings, is_on
 from entangle_cli.diagnose.inspect_model import inspect_with_model
+from entangle_cli.diagnose.scan.reference import opened_reference
 from entangle_cli.diagnose.scan.row_preparation import RowPreparation
 from entangle_cli.diagnose.scan.row_reader import pair_reader
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.errors import EntangleError
 from entangle_cli.records.finding import Finding, Severity, finding
+from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.settings import ScanSettings
 from entangle_cli.records.training_setup import TrainingSetup
 
@@ -185,10 +186,16 @@ def _on_reference(
     known = [row for row in rows if row.pair.ref_log_probs is not None][:REFERENCE_PAIRS]
     if not known:
         return
-    name = settings.ref_model or model
-    if settings.ref_model is not None:
-        checkpoint = load_checkpoint(name, settings.dtype, torch.device("cpu"))
-    yield from reference_findings(checkpoint, name, known)
+    with opened_reference(settings, checkpoint, checkpoint.model.device) as reference:
+
+        def score(pair: TokenizedPair) -> Sequence[float]:
+            if reference is None:
+                found = plain_log_probs(checkpoint.model, [pair.chosen, pair.rejected])
+            else:
+                found = reference.scorer.log_probs([pair])[:, 0]
+            return [float(value) for value in found]
+
+        yield from reference_findings(score, settings.ref_model or model, known)
 
 
 def _counted(notice: Mapping[str, Any]) -> Finding:

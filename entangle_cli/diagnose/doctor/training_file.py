@@ -10,6 +10,8 @@ from typing import Any
 from packaging.version import Version
 
 from entangle_cli.analysis.losses.table import LOSSES
+from entangle_cli.data.trainer_files.keys import Keys
+from entangle_cli.data.trainer_files.trl_losses import SMOOTHED
 from entangle_cli.records.finding import Finding, finding
 from entangle_cli.records.training_setup import TrainingSetup
 
@@ -19,6 +21,14 @@ LORA_KEYS = {
     "LLaMA-Factory": ("finetuning_type: lora", ("lora_rank", "lora_alpha", "lora_target")),
 }
 """Trainer to the key that makes an adapter, and the keys that count only with it."""
+
+RENAMED = {
+    "warmup_ratio": "use warmup_steps with a share below 1",
+    "torch_dtype": "use dtype",
+    "max_prompt_length": "remove it; TRL cuts the whole sequence at max_length",
+    "rpo_alpha": "use loss_type: [sigmoid, sft] with loss_weights: [1.0, ALPHA]",
+}
+"""Keys that TRL once had and entangle reads, with what took their place."""
 
 BATCH_AVERAGES = ("sigmoid_sft", "kto")
 """Losses that TRL averages over the tokens of a forward pass, or compares with its other rows."""
@@ -64,25 +74,17 @@ def _refused(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _unknown(setup: TrainingSetup) -> Iterator[Finding]:
-    renamed = {
-        "warmup_ratio": "use warmup_steps with a share below 1",
-        "torch_dtype": "use dtype",
-        "max_prompt_length": "remove it; TRL cuts the whole sequence at max_length",
-        "rpo_alpha": "use loss_type: [sigmoid, sft] with loss_weights: [1.0, ALPHA]",
-    }
     for key in dict.fromkeys([*setup.unknown, *_known_to_us_alone(setup)]):
         yield finding(
             "D-UNKNOWN-KEY",
-            f"{key}: {setup.given.get(key)}: {setup.read_by.removeprefix('the parser of ')} does not know it",
-            renamed.get(key, "check its spelling, or remove it"),
+            f"{key}: {setup.given.get(key)}: {setup.parser} does not know it",
+            RENAMED.get(key, "check its spelling, or remove it"),
         )
 
 
 def _known_to_us_alone(setup: TrainingSetup) -> list[str]:
     """Keys of older versions of TRL, which entangle reads and the installed version does not."""
-    if setup.trainer != "TRL" or not setup.read_by.startswith("the parser"):
-        return []
-    return [key for key in ("warmup_ratio", "torch_dtype", "max_prompt_length", "rpo_alpha") if key in setup.given]
+    return [] if setup.parser is None else [key for key in RENAMED if key in setup.given]
 
 
 def _beta(setup: TrainingSetup) -> Iterator[Finding]:
@@ -102,9 +104,8 @@ def _reference(setup: TrainingSetup) -> Iterator[Finding]:
     if is_on(setup.given.get("reference_free")):
         yield finding("D-NO-REFERENCE", "reference_free: true: the reference is uniform", "remove reference_free")
     if is_on(setup.given.get("sync_ref_model")):
-        share = float(setup.given.get("ref_model_mixup_alpha", 0.6))
-        steps = int(setup.given.get("ref_model_sync_steps", 512))
-        if share >= 1 and steps <= 1:
+        keys = Keys(setup.trainer, setup.given)
+        if keys.amount("ref_model_mixup_alpha", 0.6) >= 1 and keys.amount("ref_model_sync_steps", 512) <= 1:
             yield finding(
                 "D-NO-REFERENCE",
                 "sync_ref_model copies the policy into the reference after every step",
@@ -134,9 +135,9 @@ def _ignored(setup: TrainingSetup) -> Iterator[Finding]:
 def _ignored_keys(setup: TrainingSetup) -> Iterator[tuple[str, str, str]]:
     """Key, why it has no effect, and the next step."""
     given, loss = setup.given, setup.loss
-    for remark in setup.remarks:
-        if remark.reason.endswith("does not read it"):
-            yield remark.key, remark.reason, "use loss_type: robust, or remove it"
+    for key in ("label_smoothing", "dpo_label_smoothing") if setup.trainer != "LLaMA-Factory" else ():
+        if is_on(given.get(key)) and loss is not None and loss.name not in SMOOTHED:
+            yield key, f"TRL's {loss.name} loss does not read it", "use loss_type: robust, or remove it"
     switch, keys = LORA_KEYS[setup.trainer]
     named = [key for key in keys if is_on(given.get(key))]
     if named and setup.lora is None and setup.adapter is None:

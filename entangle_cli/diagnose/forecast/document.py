@@ -17,7 +17,7 @@ from entangle_cli.diagnose.forecast.probe_document import probe_forecast_documen
 from entangle_cli.diagnose.forecast.result import LARGEST_DRIFT, ONE_STEP, Forecast, ForecastResult
 from entangle_cli.diagnose.probes.document import skipped_probes
 from entangle_cli.diagnose.views.movements import describe_loss
-from entangle_cli.records.arrays import Floats
+from entangle_cli.records.arrays import Floats, finite
 from entangle_cli.records.pair import Movement, PairRecord
 from entangle_cli.records.settings import LossSettings
 
@@ -168,10 +168,10 @@ def _pairs(forecast: Forecast, real_step: Floats | None) -> list[dict[str, Any]]
             row[name] = {**_both(changes, position), "movement": names[name][position]}
         row["run"]["uncertain"] = bool(uncertain_run[position])
         row["others"] = _both(forecast.others, position)
-        row["influence_on_others_margins"] = _finite(forecast.influence[position])
+        row["influence_on_others_margins"] = finite(forecast.influence[position])
         chosen_rate, rejected_rate = forecast.valid_learning_rate[:, position]
         row["chosen_valid_learning_rate"], row["rejected_valid_learning_rate"] = map(
-            _finite, (chosen_rate, rejected_rate)
+            finite, (chosen_rate, rejected_rate)
         )
         row["real_step"] = None if real_step is None else _both(real_step, position)
         rows.append(row)
@@ -179,8 +179,4 @@ def _pairs(forecast: Forecast, real_step: Floats | None) -> list[dict[str, Any]]
 
 
 def _both(changes: Floats, position: int) -> dict[str, float | None]:
-    return {"chosen_delta": _finite(changes[0, position]), "rejected_delta": _finite(changes[1, position])}
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return {"chosen_delta": finite(changes[0, position]), "rejected_delta": finite(changes[1, position])}

@@ -11,7 +11,7 @@ from entangle_cli.analysis.agreement import relative_error, slope_of
 from entangle_cli.analysis.probe_groups import group_changes
 from entangle_cli.diagnose.forecast.followed_probes import ProbeForecast
 from entangle_cli.diagnose.probes.document import probe_groups, probe_row
-from entangle_cli.records.arrays import Floats
+from entangle_cli.records.arrays import Floats, finite
 
 
 def probe_forecast_document(forecast: ProbeForecast, rate: float) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def probe_forecast_document(forecast: ProbeForecast, rate: float) -> dict[str, A
             for tried, measured in forecast.real_steps.items()
         ],
         "rows": [
-            {**row, **{name: None if values is None else _finite(values[place]) for name, values in columns.items()}}
+            {**row, **{name: None if values is None else finite(values[place]) for name, values in columns.items()}}
             for place, row in enumerate(rows)
         ],
     }
@@ -76,7 +76,3 @@ def _agreement(predicted: Floats, measured: Floats, rate: float) -> dict[str, An
         "slope": slope_of(before, after),
         "relative_error": relative_error(before, after),
     }
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

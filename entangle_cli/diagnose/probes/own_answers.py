@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from entangle_cli.data.tokenize import TokenSettings, most_tokens
+from entangle_cli.data.token_limits import TokenSettings, most_tokens
 from entangle_cli.diagnose.probes.tokenized import TokenizedProbe
 from entangle_cli.records.measurement import TokenizedResponse
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.probe_answers import ProbeAnswer, ProbeFile, no_usable_probe
-from entangle_cli.data.tokenize import TokenSettings, tokenize_answer, tokenize_prompt
+from entangle_cli.data.token_limits import TokenSettings
+from entangle_cli.data.tokenize import tokenize_answer, tokenize_prompt
 from entangle_cli.data.tokenizer import TokenizerOfModel
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.measurement import TokenizedPair, TokenizedResponse

@@ -13,7 +13,7 @@ from entangle_cli.data.checkpoint_in_memory import checkpoint_in_training
 from entangle_cli.data.in_memory import ModelInMemory
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.probe_answers import read_probe_answers
-from entangle_cli.data.tokenize import TokenSettings
+from entangle_cli.data.token_limits import TokenSettings
 from entangle_cli.data.tokenizer import TokenizerOfModel
 from entangle_cli.diagnose.probes.document import probe_row
 from entangle_cli.diagnose.probes.own_answers import with_own_answers
@@ -24,7 +24,7 @@ from entangle_cli.diagnose.training.processes import random_state_kept
 from entangle_cli.engine.batch import plan_batches
 from entangle_cli.engine.compute_dtype import computing_in
 from entangle_cli.engine.scorer import Scorer
-from entangle_cli.records.arrays import Floats
+from entangle_cli.records.arrays import Floats, finite
 from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.settings import RehearsalSettings, ScanSettings
 
@@ -97,7 +97,7 @@ class FollowedProbes:
     def document(self) -> dict[str, Any]:
         """The measured log-probs by answer and step, nats; JSON-able."""
         rows = [
-            {**probe_row(probe), "log_probs": [_finite(values[place]) for values in self._log_probs]}
+            {**probe_row(probe), "log_probs": [finite(values[place]) for values in self._log_probs]}
             for place, probe in enumerate(self._probes)
         ]
         return {"steps": self._steps, "rows": rows}
@@ -108,7 +108,3 @@ def _in_batches(scorer: Scorer, pairs: Sequence[TokenizedPair]) -> torch.Tensor:
     for batch in plan_batches(pairs, SMALLEST_TOKENS):
         log_probs[:, batch] = scorer.log_probs([pairs[place] for place in batch])
     return log_probs
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if abs(value) < float("inf") else None

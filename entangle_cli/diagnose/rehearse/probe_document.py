@@ -11,7 +11,7 @@ from entangle_cli.analysis.probe_groups import group_changes, places_by_group
 from entangle_cli.diagnose.probes.document import probe_groups, skipped_probes
 from entangle_cli.diagnose.rehearse.followed_probes import RehearsalProbes
 from entangle_cli.engine.displacement import ROUNDING_MARGIN
-from entangle_cli.records.arrays import Floats
+from entangle_cli.records.arrays import Floats, finite
 from entangle_cli.records.settings import Dtype
 
 ROUNDING = {Dtype.BFLOAT16.value: 2.0**-7}
@@ -45,8 +45,8 @@ def _of_loss(probes: Mapping[str, Any], rounding: float) -> dict[str, Any]:
             {
                 **{name: value for name, value in row.items() if name != "log_probs"},
                 "log_prob": row["log_probs"][0],
-                "change": _finite(changes[-1, place]),
-                "change_error": _finite(errors[place]),
+                "change": finite(changes[-1, place]),
+                "change_error": finite(errors[place]),
             }
             for place, row in enumerate(rows)
         ],
@@ -70,13 +70,9 @@ def _groups(
             **about,
             **at_end[group],
             "points": [
-                {"step": step, "change_median": _finite(np.median(changes[number, places[group]]))}
+                {"step": step, "change_median": finite(np.median(changes[number, places[group]]))}
                 for number, step in enumerate(steps)
             ],
         }
         for group, about in probe_groups(rows).items()
     ]
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 from entangle_cli.data.pairs import PairReader, PreferencePair, SkippedRow
 from entangle_cli.data.rows import RawRow
-from entangle_cli.data.tokenize import TokenSettings, tokenize_pair
+from entangle_cli.data.token_limits import TokenSettings
+from entangle_cli.data.tokenize import tokenize_pair
 from entangle_cli.data.tokenizer import TokenizerOfModel
 from entangle_cli.diagnose.scan.row_records import PreparedRow
 from entangle_cli.records.settings import AUTO_LENGTH, DEFAULT_LENGTH, ScanSettings, Truncation

@@ -14,6 +14,7 @@ from entangle_cli.analysis.losses.loss import LossPoint
 from entangle_cli.analysis.losses.table import find_loss, loss_coefficients, loss_numbers
 from entangle_cli.analysis.movement import Geometry, geometry_fields, pair_movements
 from entangle_cli.analysis.statistics import summarise
+from entangle_cli.records.arrays import finite
 from entangle_cli.records.measurement import PairMeasurement
 from entangle_cli.records.pair import Status
 from entangle_cli.records.settings import LossSettings
@@ -145,11 +146,7 @@ def derived_fields(measurements: Sequence[PairMeasurement]) -> list[DerivedField
     ).reshape(-1, 3)
     fields = geometry_fields(Geometry(values[:, 0], values[:, 1], values[:, 2]))
     columns = [getattr(fields, name) for name in DerivedFields._fields]
-    return [DerivedFields(*map(_finite, row)) for row in zip(*columns, strict=True)]
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return [DerivedFields(*map(finite, row)) for row in zip(*columns, strict=True)]
 
 
 def run_summary(

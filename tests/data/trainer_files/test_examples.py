@@ -108,7 +108,7 @@ def test_trls_parser_and_our_reading_agree(file: Path, monkeypatch: pytest.Monke
     by_trl = read_in_its_folder(file, monkeypatch)
     monkeypatch.setattr(trl, "parsed_by_trl", lambda *_: None)
     alone = read_in_its_folder(file, monkeypatch)
-    beside = {"read_by": "", "unknown": (), "unread": (), "refused": None}
+    beside = {"read_by": "", "unknown": (), "unread": (), "refused": None, "parser": None}
     assert replace(by_trl, **beside) == replace(alone, **beside)
 
 

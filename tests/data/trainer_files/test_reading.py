@@ -35,6 +35,9 @@ def written(folder: Path, text: str, name: str = "train.yaml") -> Path:
         ("colour: red\nshape: round\n", "no known trainer has these keys: colour shape"),
         ("base_model: m\nsequence_len: 8\n", "rl: None: not a preference training"),
         ("stage: sft\nfinetuning_type: lora\n", "stage: sft: not a preference training"),
+        ("model_name_or_path: m\ndataset_name: d\npacking: true\n", "packing belongs to TRL's SFT"),
+        ("model_name_or_path: m\nbeta: 0.0\nnum_generations: 8\n", "num_generations belongs to TRL's GRPO"),
+        ("on: push\njobs: {}\n", "a GitHub workflow"),
     ],
 )
 def test_another_file_says_what_it_looks_like(tmp_path: Path, text: str, words: str) -> None:
@@ -71,6 +74,45 @@ def test_a_value_of_another_type_names_its_key(tmp_path: Path) -> None:
     file = written(tmp_path, "base_model: m\nrl: dpo\nrl_beta: small\n")
     with pytest.raises(UsageError, match="rl_beta: 'small'"):
         read_trainer_file(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model_name_or_path: m\nbeta: 0.1\nloss_weights: [heavy]\n",
+        "model_name_or_path: m\nbeta: 0.1\ndataset_mixture: {datasets: [{id: d, weight: half}]}\n",
+        "base_model: m\nrl: dpo\ntrl: {beta: small}\n",
+    ],
+)
+def test_numbers_inside_lists_and_objects_are_checked(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="number"):
+        read_trainer_file(written(tmp_path, text))
+
+
+def test_a_share_of_a_data_set_is_named(tmp_path: Path) -> None:
+    text = "model_name_or_path: m\nbeta: 0.1\ndatasets: [{path: d, fraction: '0.5'}, {name: x}, 3]\n"
+    setup = read_trainer_file(written(tmp_path, text))
+    assert [one.name for one in setup.data] == ["d"]
+    reasons = [remark.reason for remark in setup.remarks]
+    assert any("fraction 0.5 is not applied" in reason for reason in reasons)
+    assert sum("without path" in reason for reason in reasons) == 2
+
+
+def test_keys_that_yaml_does_not_read_as_texts_do_no_harm(tmp_path: Path) -> None:
+    setup = read_trainer_file(written(tmp_path, "model_name_or_path: m\nbeta: 0.1\non: 3\n7: 8\n"))
+    assert setup.model == "m"
+
+
+def test_a_script_without_a_training_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no command that starts dpo"):
+        read_trainer_file(written(tmp_path, "trl sft --model m\n", "train.sh"))
+
+
+def test_one_loss_with_a_weight_keeps_its_direction(tmp_path: Path) -> None:
+    text = "model_name_or_path: m\nloss_type: [ipo]\nloss_weights: [2.0]\n"
+    setup = read_trainer_file(written(tmp_path, text))
+    assert setup.loss == LossSettings("ipo", 0.1)
+    assert [remark.key for remark in setup.remarks] == ["loss_weights"]
 
 
 def test_beta_0_is_kept_as_it_is(tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def test_reference_log_probs_of_another_model_are_found(tmp_path: Path) -> None:
     assert "D-OTHER-REFERENCE" not in examined(tmp_path, "", rows)
     other = [{**row, "ref_chosen_logps": 2 * row["ref_chosen_logps"], "ref_rejected_logps": -9.0} for row in rows]
     assert "D-OTHER-REFERENCE" in examined(tmp_path, "", other)
+    assert "D-OTHER-REFERENCE" not in examined(tmp_path, "", rows, ref_model=MODEL)
+    assert "D-OTHER-REFERENCE" in examined(tmp_path, "", other, ref_model=MODEL)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,11 @@ def test_strict_ends_with_3_on_a_warning(tmp_path: Path, capsys: pytest.CaptureF
     document = json.loads(file.read_text(encoding="utf-8"))
     assert document["schema"] == "entangle.doctor"
     assert document["findings"][0]["severity"] == "error"
+
+
+def test_quietly_there_are_the_findings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", MODEL, "--quiet"]) == 0
+    assert capsys.readouterr().out.split() == ["No", "findings."]
 
 
 def test_without_arguments_the_machine_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

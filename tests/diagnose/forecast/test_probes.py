@@ -17,7 +17,7 @@ import entangle_cli
 from entangle_cli.analysis.probe_groups import group_change
 from entangle_cli.diagnose.forecast.followed_probes import ProbeForecast
 from entangle_cli.errors import DataError
-from entangle_cli.records.settings import ForecastSettings
+from entangle_cli.records.settings import ForecastSettings, ScanSettings
 from entangle_cli.report.forecast import forecast_report
 from entangle_cli.report.probe_answers import forecast_probe_sentences
 from tests.diagnose.forecast.test_forecast import DATA, MODEL, ROWS, SETTINGS, STEP, assert_close, fresh, run, trained
@@ -30,9 +30,12 @@ PROBES = [
 ]
 
 
-@pytest.fixture
-def probe_file(tmp_path: Path) -> Path:
-    path = tmp_path / "probes.jsonl"
+FEW = replace(SETTINGS, limit=2)
+
+
+@pytest.fixture(scope="module")
+def probe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("probes") / "probes.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in PROBES))
     return path
 
@@ -58,16 +61,23 @@ def log_probs(model: PreTrainedModel, sequences: list[tuple[list[int], int]]) ->
     return np.array(sums)
 
 
-def followed(step: ForecastSettings, probe: Path) -> ProbeForecast:
-    result = run(replace(step, probe=probe))
+def followed(step: ForecastSettings, probe: Path, settings: ScanSettings = SETTINGS) -> ProbeForecast:
+    result = run(replace(step, probe=probe), settings)
     assert result.probes is not None
     return result.probes
 
 
+@pytest.fixture(scope="module")
+def descent(probe_file: Path) -> ProbeForecast:
+    """Plain gradient descent: a step, the same step in reality, and a run of four."""
+    step = replace(STEP, optimizer="sgd", learning_rate=1e-6, lr_scheduler_type="constant", horizon=4, verify=True)
+    return followed(step, probe_file)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_one_step_moves_probes_as_the_real_step_does(name: str, probe_file: Path) -> None:
+def test_one_step_moves_probes_as_the_real_step_does(name: str, probe_file: Path, descent: ProbeForecast) -> None:
     rate = 1e-8 if name == "adamw" else 1e-6
-    found = followed(replace(STEP, optimizer=name, learning_rate=rate, verify=True), probe_file)
+    found = descent if name == "sgd" else followed(replace(STEP, learning_rate=rate, verify=True), probe_file)
     model = fresh()
     before = log_probs(model, answers())
     numbers = {"weight_decay": 0.0} if name == "adamw" else {}
@@ -80,9 +90,8 @@ def test_one_step_moves_probes_as_the_real_step_does(name: str, probe_file: Path
     assert list(found.real_steps) == pytest.approx([rate / 10, rate, 10 * rate])
 
 
-def test_a_run_moves_probes_as_the_real_run_does(probe_file: Path) -> None:
-    step = replace(STEP, optimizer="sgd", learning_rate=1e-6, lr_scheduler_type="constant", horizon=4)
-    found = followed(step, probe_file)
+def test_a_run_moves_probes_as_the_real_run_does(descent: ProbeForecast) -> None:
+    found = descent
     model = fresh()
     before = log_probs(model, answers())
     trained(torch.optim.SGD(model.parameters(), lr=1e-6), model, 4)
@@ -93,37 +102,36 @@ def test_a_run_moves_probes_as_the_real_run_does(probe_file: Path) -> None:
 def test_only_the_first_step_is_followed(probe_file: Path) -> None:
     """In batches of two, the step is that of the first batch, in the forecast and in the real step."""
     step = replace(STEP, optimizer="sgd", learning_rate=1e-6, batch_size=2, verify=True)
-    found = followed(step, probe_file)
+    found = followed(step, probe_file, replace(SETTINGS, limit=4))
     assert_close(found.real_steps[1e-6], found.changes["optimizer"], 2e-3)
-    # The run goes along the mean of three steps, and is three steps long with rates that fall from 1 to 1/3.
-    assert not np.allclose(found.changes["run"], 2 * found.changes["optimizer"], rtol=0.1)
+    # The run goes along the mean of two steps, and is two steps long with rates of 1 and 1/2.
+    assert not np.allclose(found.changes["run"], 1.5 * found.changes["optimizer"], rtol=0.1)
 
 
 def test_a_probe_equal_to_a_pairs_answer_moves_as_it_does(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
-    rows = [{"prompt": row["prompt"], "completion": row[side]} for row in ROWS for side in ("chosen", "rejected")]
+    rows = [{"prompt": row["prompt"], "completion": row[side]} for row in ROWS[:2] for side in ("chosen", "rejected")]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = run(replace(STEP, probe=path))
+    result = run(replace(STEP, probe=path), FEW)
     assert result.probes is not None
     for name in ("optimizer", "run"):
         np.testing.assert_allclose(
-            result.probes.changes[name].reshape(6, 2).T, result.training.changes[name], rtol=1e-6, atol=1e-12
+            result.probes.changes[name].reshape(2, 2).T, result.training.changes[name], rtol=1e-6, atol=1e-12
         )
 
 
 def test_probes_do_not_change_the_forecast(probe_file: Path) -> None:
-    few = replace(SETTINGS, limit=2)
-    with_probes, without = run(replace(STEP, probe=probe_file), few), run(STEP, few)
+    with_probes, without = run(replace(STEP, probe=probe_file), FEW), run(STEP, FEW)
     for name, changes in without.training.changes.items():
         np.testing.assert_array_equal(with_probes.training.changes[name], changes)
 
 
-def test_the_document_and_the_report(probe_file: Path) -> None:
-    with probe_file.open("a") as file:
-        file.write('{"prompt": "Once upon"}\n{"prompt": "a", "completion": 5}\n')
-    step = replace(STEP, probe=probe_file, probe_generate=4, verify=True, optimizer="sgd", learning_rate=1e-6)
+def test_the_document_and_the_report(probe_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_text(probe_file.read_text() + '{"prompt": "Once upon"}\n{"prompt": "a", "completion": 5}\n')
+    step = replace(STEP, probe=path, probe_generate=4, verify=True, optimizer="sgd", learning_rate=1e-6)
     with TrueFloat64():
-        document = entangle_cli.forecast(str(MODEL), str(DATA), SETTINGS, step)
+        document = entangle_cli.forecast(str(MODEL), str(DATA), FEW, step)
     probes = document["probes"]
     assert (probes["data"]["name"], probes["data"]["count"], probes["generate"]) == ("probes.jsonl", 4, 4)
     assert [(row["line"], row["reason"]) for row in probes["skipped"]] == [(5, "malformed")]
@@ -185,7 +193,7 @@ def test_own_answers_are_those_of_generate(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     prompts = ["Once upon a time", "The boy was"]
     path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    found = followed(replace(STEP, probe_generate=5), path)
+    found = followed(replace(STEP, probe_generate=5), path, FEW)
     model, tokenizer = fresh(), AutoTokenizer.from_pretrained(MODEL)
     for probe, prompt in zip(found.probes, prompts, strict=True):
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.probe_answers import ProbeAnswer, ProbeFile
-from entangle_cli.data.tokenize import TokenSettings
+from entangle_cli.data.token_limits import TokenSettings
 from entangle_cli.data.tokenizer import TokenizerOfModel
 from entangle_cli.diagnose.probes.own_answers import end_tokens, greedy_answer, with_own_answers
 from entangle_cli.diagnose.probes.tokenized import AnswerPack, TokenizedProbe, tokenize_probes
