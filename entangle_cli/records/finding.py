@@ -12,7 +12,7 @@ class Severity(StrEnum):
     """How bad a finding is."""
 
     ERROR = "error"
-    """The training fails, or does nothing, or something else than its file says."""
+    """The training fails, does nothing, or does something else than its file says. Or entangle is wrong here."""
     WARNING = "warning"
     """The training probably does not do what was meant."""
     NOTE = "note"
@@ -40,6 +40,9 @@ FINDINGS: Mapping[str, Meaning] = {
         Severity.ERROR, "the reference log-probs in the data are not those of the reference: another model made them"
     ),
     "D-BATCH": Meaning(Severity.ERROR, "a row has another log-prob in a batch than alone, beyond rounding"),
+    "D-ENGINE": Meaning(
+        Severity.ERROR, "entangle measures other numbers than autograd, with this model on this device"
+    ),
     "D-VOCABULARY": Meaning(Severity.ERROR, "the tokenizer has more tokens than the model has embeddings"),
     "D-NO-REFERENCE": Meaning(
         Severity.WARNING,

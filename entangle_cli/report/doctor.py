@@ -64,6 +64,16 @@ def _seen_words(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if data is not None:
         rows, formats = data["data"], ", ".join(data["formats"])
         yield "data", f"{rows['name']}: {data['usable']:,} of {counted(rows['looked_at'], 'row')} usable; {formats}"
+        yield "engine", _engine_words(data["engine"])
     if training is not None:
         loss = "no loss that entangle knows" if training["loss"] is None else training["loss"]["name"]
         yield "training", f"{training['trainer']} ({training['method']}), {loss}, read by {training['read_by']}"
+
+
+def _engine_words(check: Mapping[str, Any]) -> str:
+    if check["reason"] is not None:
+        return f"not compared with autograd: {check['reason']}"
+    return (
+        f"{counted(check['num_pairs'], 'pair')} in a batch, and autograd for every answer alone: "
+        f"the cosine differs by {check['cosine']:.1g}, norms by {check['norm']:.1g}"
+    )

@@ -45,7 +45,7 @@ def length_findings(setup: TrainingSetup, context: int | None, rows: Sequence[Pr
     Args:
         rows: rows whose tokens were not cut.
     """
-    longest = max(map(_longest, rows), default=0)
+    longest = max(map(longest_sequence, rows), default=0)
     limit = setup.max_length
     if context is not None and min(limit or longest, longest) > context:
         yield finding(
@@ -66,7 +66,7 @@ def length_findings(setup: TrainingSetup, context: int | None, rows: Sequence[Pr
     if limit is None:
         return
     room = limit - prompt_limit
-    short = sum(_longest_answer(row) > room and _longest(row) > limit for row in rows)
+    short = sum(_longest_answer(row) > room and longest_sequence(row) > limit for row in rows)
     if room <= 0 or short:
         yield finding(
             "D-PROMPT-CUT",
@@ -76,7 +76,8 @@ def length_findings(setup: TrainingSetup, context: int | None, rows: Sequence[Pr
         )
 
 
-def _longest(row: PreparedRow) -> int:
+def longest_sequence(row: PreparedRow) -> int:
+    """Tokens of the prompt with the longer answer."""
     return max(len(row.tokens.pair.chosen.ids), len(row.tokens.pair.rejected.ids))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -11,7 +12,8 @@ from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libr
 from entangle_cli.data.device import choose_device
 from entangle_cli.data.planned_adapter import with_planned_adapter
 from entangle_cli.data.sources import open_source
-from entangle_cli.diagnose.doctor.data import length_findings, reference_findings
+from entangle_cli.diagnose.doctor.data import length_findings, longest_sequence, reference_findings
+from entangle_cli.diagnose.doctor.engine import check_engine, engine_findings
 from entangle_cli.diagnose.doctor.environment import environment
 from entangle_cli.diagnose.doctor.model import (
     attention_kernel,
@@ -161,9 +163,13 @@ def _examined_data(
             finding("D-DATA", f"{skipped:,} rows of those looked at cannot be used: {reasons}", "run entangle inspect")
         )
     rows = _rows(data, checkpoint, settings)
-    sides = [side for row in rows[:BATCH_PAIRS] for side in (row.tokens.pair.chosen, row.tokens.pair.rejected)]
-    longest = checkpoint.position_limit or checkpoint.context
-    findings += batch_findings(checkpoint, [side for side in sides if longest is None or len(side.ids) <= longest])
+    limit = checkpoint.position_limit or checkpoint.context or math.inf
+    fitting = [row.tokens.pair for row in rows if longest_sequence(row) <= limit]
+    sides = [side for pair in fitting[:BATCH_PAIRS] for side in (pair.chosen, pair.rejected)]
+    findings += batch_findings(checkpoint, sides)
+    check = check_engine(checkpoint, fitting)
+    findings += engine_findings(check, checkpoint.model.dtype)
+    seen["engine"] = asdict(check)
     if setup is not None:
         findings += length_findings(setup, checkpoint.context, rows)
     findings += _on_reference(model, checkpoint, rows, settings)

@@ -53,7 +53,7 @@ def fastest_tokens(device: torch.device, model: nn.Module) -> int:
 
 def fitting_tokens(device: torch.device, bytes_per_token: int, num_sharing: int = 1) -> int:
     """Tokens of the largest batch that fits into free memory, rounded as in `batch_tokens`; 0 if unknown."""
-    free = _free_bytes(device)
+    free = free_bytes(device)
     if free is None or bytes_per_token == 0:
         return 0
     num_shares = 1 if device.type == "cuda" else num_sharing
@@ -80,7 +80,7 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
     return None
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Free memory of a CUDA device, or of this host within its control group; None if unknown."""
     if device.type == "cuda":
         # torch keeps what it frees. The driver counts it as used, but the next batch gets it.
