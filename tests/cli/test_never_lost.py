@@ -25,7 +25,7 @@ from tests.cli.conftest import LONG, MODEL, Entangle
 
 ROOT = MODEL.parents[1]
 NUMBERS = ("cosine", "chosen_log_prob", "rejected_log_prob", "inner_product")
-KILLED = 4
+KILLED = 3
 
 # Like `entangle`, but every record is a separate part.
 SCAN = """

@@ -527,12 +527,15 @@ def test_template_arguments_that_pad_are_skipped(entangle: Entangle, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.json.gz", b"[" + b" " * 10**8 + b"]"),
-        ("a.json.gz", b"[" + b"{}," * 2 * 10**7 + b"{}]"),
-        ("a.jsonl.gz", b'{"chosen": "a", "rejected": "b", "prompt": "c"}' + b"\n" * 10**8),
+        ("a.json.gz", b"[" + b" " * 10**7 + b"]"),
+        ("a.json.gz", b"[" + b"{}," * 10**7 + b"{}]"),
+        ("a.jsonl.gz", b'{"chosen": "a", "rejected": "b", "prompt": "c"}' + b"\n" * 10**7),
     ],
 )
-def test_a_compression_bomb_is_refused(entangle: Entangle, tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_compression_bomb_is_refused(
+    entangle: Entangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    monkeypatch.setattr("entangle_cli.data.compression.LARGEST_EXPANDED", 10**6)
     (tmp_path / name).write_bytes(gzip.compress(content, 1))
     outcome = entangle("inspect", name)
     assert (outcome.code, "it decompresses to more than" in outcome.err) == (3, True)

@@ -252,7 +252,7 @@ main()
 
 
 def test_the_scan_goes_on_when_a_machine_is_lost(entangle: Entangle, tmp_path: Path) -> None:
-    words = ("scan", str(MODEL), str(LONG), "--batch-tokens", "128")
+    words = ("scan", str(MODEL), str(LONG), "--limit", "40", "--batch-tokens", "128")
     done = subprocess.run(
         [sys.executable, "-c", TWO_NODES, SLOW, *words, *TWO, "-o", "run", "--json", "run.json"],
         cwd=tmp_path,
