@@ -68,6 +68,8 @@ class Checkpoint:
     """Date used by the chat template, as YYYY-MM-DD; None if it uses no date."""
     training_step: int | None = None
     """Training step in the name of a Trainer checkpoint; None for other names."""
+    stored_dtype: str | None = None
+    """Dtype of the weights by the model's config; None if it states none."""
 
     @property
     def num_embeddings(self) -> int | None:
@@ -136,7 +138,13 @@ def load_checkpoint(
         warnings={**messages, **tokenizer.warnings},
         template_date=tokenizer.template_date,
         training_step=None if origin.folder is None else step_of(origin.folder),
+        stored_dtype=_stored_dtype(config),
     )
+
+
+def _stored_dtype(config: Any) -> str | None:
+    dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _placed(name: str, model: nn.Module, device: torch.device, device_map: str | None) -> PreTrainedModel:
@@ -171,6 +179,7 @@ def _load_adapter(
         warnings={**messages, **tokenizer.warnings},
         template_date=tokenizer.template_date,
         training_step=step_of(adapter),
+        stored_dtype=_stored_dtype(config),
     )
 
 

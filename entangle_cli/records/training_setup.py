@@ -80,6 +80,8 @@ class TrainingSetup:
     """Pairs per forward pass of one process."""
     accumulate: int = 1
     """Forward passes per step, over all processes that the file names."""
+    num_processes: int = 1
+    """Processes that the file's launch command names."""
     dtype: str | None = None
     """Dtype of the weights; None for the checkpoint's."""
     autocast: str | None = None

@@ -34,6 +34,18 @@ UNSUPPORTED = {
     "chat_template": "a template in the file is not read; write it to a file and use --chat-template",
 }
 
+HANDBOOK = {
+    *(
+        "dataset_mixer",
+        "dataset_splits",
+        "dataset_configs",
+        "auto_insert_empty_system_msg",
+        "preprocessing_num_workers",
+    ),
+    *("chat_template", "gamma_beta_ratio", "sft_weight"),
+}
+"""Keys of the alignment-handbook's and SimPO's own scripts, which build on TRL."""
+
 
 def read_trl(
     file: str,
@@ -56,7 +68,9 @@ def read_trl(
     given = {**config, **arguments_by_name(arguments)}
     method = _method(method, given)
     parsed = parsed_by_trl("cpo" if method == "simpo" else method, config, arguments)
-    keys = Keys(file, {**given, **parsed.values} if isinstance(parsed, Parsed) else given, given)
+    values = parsed.values if isinstance(parsed, Parsed) else {}
+    given = {key: values.get(key, value) for key, value in given.items()}
+    keys = Keys(file, {**given, **values}, given)
     keys.ignore("env")
     data = _data(keys)
     loss = loss_of(method, keys)
@@ -83,14 +97,21 @@ def read_trl(
         dtype=_dtype(keys, method),
         autocast=mixed_precision(keys, "bfloat16"),
         lora=_lora(keys),
+        num_processes=num_processes,
         given=given,
         remarks=tuple(keys.remarks),
         parser=f"TRL {parsed.version}" if isinstance(parsed, Parsed) else None,
-        refused=parsed.reason if isinstance(parsed, RefusedByTrl) else None,
-        unknown=tuple(key for key in unknown if key in keys.unread),
+        refused=_refused(parsed),
+        unknown=tuple(key for key in unknown if key not in HANDBOOK),
         unread=tuple(key for key in keys.unread if key not in unknown),
         **step,
     )
+
+
+def _refused(parsed: Parsed | RefusedByTrl | None) -> str | None:
+    if isinstance(parsed, Parsed):
+        return parsed.refused
+    return None if parsed is None else parsed.reason
 
 
 def _read_by(parsed: Parsed | RefusedByTrl | None) -> str:
@@ -105,7 +126,7 @@ def _method(method: str, given: Mapping[str, Any]) -> str:
     """The trainer that a file's keys belong to; the given one if they fit all."""
     losses = given.get("loss_type")
     names = losses if isinstance(losses, list) else [losses]
-    if {"simpo", "alphapo"} & set(map(str, names)):
+    if {"simpo", "alphapo"} & set(map(str, names)) or "gamma_beta_ratio" in given:
         return "simpo"
     return "cpo" if "cpo_alpha" in given else method
 

@@ -14,8 +14,16 @@ SAME = (
 SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
 """Losses of DPOTrainer that read label_smoothing."""
 
+OF_TRL = {
+    "dpo": (*SAME, "sft"),
+    "cpo": ("sigmoid", "hinge", "ipo", "simpo", "alphapo"),
+    "simpo": ("sigmoid", "hinge", "ipo", "simpo", "alphapo"),
+    "kto": ("kto", "apo_zero_unpaired"),
+}
+"""Method to the values of loss_type that TRL 1.16 accepts."""
+
 DIVERGENCES = ("forward_kl", "js_divergence", "alpha_divergence")
-LOSS_KEYS = ("loss_type", "loss_weights", "label_smoothing", "rpo_alpha", "f_divergence_type", "cpo_alpha")
+LOSS_KEYS = ("loss_type", "loss_weights", "label_smoothing", "rpo_alpha", "f_divergence_type", "cpo_alpha", "alpha")
 
 
 def loss_of(method: str, keys: Keys) -> LossSettings | None:
@@ -24,6 +32,8 @@ def loss_of(method: str, keys: Keys) -> LossSettings | None:
     if method == "orpo":
         return LossSettings("orpo", beta)
     if method == "kto":
+        if keys.text("loss_type", "kto") != "kto":
+            return None
         return kto_loss(keys, beta, "desirable_weight", "undesirable_weight")
     return _cpo_loss(method, keys, beta) if method in ("cpo", "simpo") else dpo_loss(keys, beta)
 
@@ -87,8 +97,11 @@ def _single(
 
 def _cpo_loss(method: str, keys: Keys, beta: float) -> LossSettings | None:
     """The loss of TRL's CPOTrainer."""
-    name = (keys.texts("loss_type") or ["simpo" if method == "simpo" else "sigmoid"])[0]
+    named = keys.texts("loss_type") if keys.has("loss_type") else []
+    name = (named or ["simpo" if method == "simpo" else "sigmoid"])[0]
     weight, gamma = keys.amount("cpo_alpha", 1.0), keys.amount("simpo_gamma", 0.5)
+    if keys.has("gamma_beta_ratio"):  # SimPO's own script, which has a likelihood term only if asked
+        weight, gamma = keys.amount("sft_weight", 0.0), keys.amount("gamma_beta_ratio", 0.25) * beta
     smoothing, alpha = keys.amount("label_smoothing", 0.0), keys.amount("alpha", 0.0)
     if name == "alphapo" or (name == "simpo" and alpha and not weight):
         return LossSettings("alphapo", beta, {"gamma": gamma, "alpha": alpha}) if alpha else None

@@ -12,34 +12,42 @@ from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint, quiet_libr
 from entangle_cli.data.device import choose_device
 from entangle_cli.data.planned_adapter import with_planned_adapter
 from entangle_cli.data.sources import open_source
-from entangle_cli.diagnose.doctor.data import length_findings, longest_sequence, reference_findings
-from entangle_cli.diagnose.doctor.engine import check_engine, engine_findings
+from entangle_cli.diagnose.doctor.data import (
+    length_findings,
+    longest_sequence,
+    reference_findings,
+    unused_reference_findings,
+)
+from entangle_cli.diagnose.doctor.engine import EngineCheck, check_engine, engine_findings
 from entangle_cli.diagnose.doctor.environment import environment
 from entangle_cli.diagnose.doctor.model import (
     attention_kernel,
     batch_findings,
-    dropout_of,
-    lost_steps,
     plain_log_probs,
     vocabulary_findings,
 )
-from entangle_cli.diagnose.doctor.training_file import file_findings, is_on
+from entangle_cli.diagnose.doctor.training_file import file_findings
+from entangle_cli.diagnose.doctor.training_model import training_findings
 from entangle_cli.diagnose.inspect_model import inspect_with_model
 from entangle_cli.diagnose.scan.reference import opened_reference
 from entangle_cli.diagnose.scan.row_preparation import RowPreparation
 from entangle_cli.diagnose.scan.row_reader import pair_reader
 from entangle_cli.diagnose.scan.row_records import PreparedRow
+from entangle_cli.diagnose.views.inspection import inspect_rows
 from entangle_cli.errors import EntangleError
 from entangle_cli.records.finding import Finding, Severity, finding
 from entangle_cli.records.measurement import TokenizedPair
 from entangle_cli.records.settings import ScanSettings
 from entangle_cli.records.training_setup import TrainingSetup
+from entangle_cli.records.words import counted
 
 SCHEMA = "entangle.doctor"
 SCHEMA_VERSION = "1.0"
 
 BATCH_PAIRS = 4
 """Pairs that are looked at alone and in a batch."""
+SEEN_OF_DATA = ("data", "formats", "usable", "reasons", "lengths")
+"""Parts of an inspection that are shown."""
 REFERENCE_PAIRS = 16
 """Pairs whose reference log-probs are checked."""
 NOTES = {
@@ -61,11 +69,10 @@ def examine(
         and `findings`, the worst first.
     """
     findings: list[Finding] = [] if setup is None else file_findings(setup)
-    if setup is not None and setup.data_problem is not None:
+    if setup is not None and setup.data_problem is not None and not data:
         findings.append(finding("D-DATA", setup.data_problem, "run in the folder of the training"))
-    seen_model = seen_data = None
+    seen_model = seen_data = checkpoint = None
     with quiet_libraries():
-        checkpoint = None
         if model is not None:
             try:
                 checkpoint = _loaded(model, settings)
@@ -74,9 +81,9 @@ def examine(
         if checkpoint is not None:
             findings += _model_findings(checkpoint, setup)
             seen_model = _seen_model(str(model), checkpoint)
-        if data and checkpoint is not None:
+        if data:
             try:
-                seen_data, found = _examined_data(str(model), data, checkpoint, settings, setup)
+                seen_data, found = _examined_data(model, data, checkpoint, settings, setup)
                 findings += found
             except EntangleError as error:
                 findings.append(finding("D-DATA", error.found, error.remedy))
@@ -114,7 +121,7 @@ def _seen_model(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "eos_token": tokenizer.eos_token,
         "padding_side": tokenizer.padding_side,
         "chat_template": tokenizer.chat_template is not None,
-        "dropout": dropout_of(checkpoint),
+        "stored_dtype": checkpoint.stored_dtype,
     }
 
 
@@ -134,54 +141,63 @@ def _model_findings(checkpoint: Checkpoint, setup: TrainingSetup | None) -> Iter
         yield _warning("W-NO-EOS", "the tokenizer has no end-of-sequence token, so answers do not end with one")
     for code, message in checkpoint.warnings.items():
         yield _warning(code, message)
-    if setup is None:
-        return
-    dropout = max(dropout_of(checkpoint), 0.0 if setup.lora is None else setup.lora.dropout)
-    if "disable_dropout" in setup.given and not is_on(setup.given["disable_dropout"]) and dropout:
-        yield finding(
-            "D-DROPOUT",
-            f"disable_dropout: false, and a dropout of {dropout:g} in the model or its adapter",
-            "remove disable_dropout: false",
-        )
-    is_whole = setup.lora is None and setup.adapter is None and "deepspeed" not in setup.given
-    if setup.dtype == "bfloat16" and is_whole and setup.learning_rate:
-        yield from lost_steps(checkpoint, setup.learning_rate)
+    if setup is not None:
+        yield from training_findings(checkpoint, setup)
 
 
 def _examined_data(
-    model: str, data: Sequence[str], checkpoint: Checkpoint, settings: ScanSettings, setup: TrainingSetup | None
+    model: str | None,
+    data: Sequence[str],
+    checkpoint: Checkpoint | None,
+    settings: ScanSettings,
+    setup: TrainingSetup | None,
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """What the rows are like, and the findings on them."""
+    """What the rows are like, and the findings on them. Without a checkpoint, their texts alone."""
+    if model is None or checkpoint is None:
+        inspected = inspect_rows(data, settings.reading, settings.limit)
+        seen = {**{key: inspected[key] for key in SEEN_OF_DATA}, "engine": asdict(EngineCheck(0, "no model"))}
+        return seen, [*map(_counted, inspected["notices"]), *_unusable(inspected)]
     inspected = inspect_with_model(
         data, model, settings.reading, settings.loading, settings.limit, settings.max_length, settings.truncation
     )
-    seen = {key: inspected[key] for key in ("data", "formats", "usable", "reasons", "lengths")}
     findings = [_counted(notice) for notice in inspected["notices"] if notice["code"] not in checkpoint.warnings]
-    if (skipped := sum(inspected["reasons"].values())) > inspected["usable"]:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in inspected["reasons"].items())
-        findings.append(
-            finding("D-DATA", f"{skipped:,} rows of those looked at cannot be used: {reasons}", "run entangle inspect")
-        )
-    rows = _rows(data, checkpoint, settings)
+    findings += _unusable(inspected)
+    rows = _rows(data, checkpoint, replace(settings, max_length=None), is_whole=True)
     limit = checkpoint.position_limit or checkpoint.context or math.inf
     fitting = [row.tokens.pair for row in rows if longest_sequence(row) <= limit]
     sides = [side for pair in fitting[:BATCH_PAIRS] for side in (pair.chosen, pair.rejected)]
-    findings += batch_findings(checkpoint, sides)
+    pads_right = setup is not None and setup.trainer == "TRL" and setup.method == "dpo"
+    findings += batch_findings(checkpoint, sides, pads_right=pads_right)
     check = check_engine(checkpoint, fitting)
     findings += engine_findings(check, checkpoint.model.dtype)
-    seen["engine"] = asdict(check)
     if setup is not None:
         findings += length_findings(setup, checkpoint.context, rows)
-    findings += _on_reference(model, checkpoint, rows, settings)
-    return seen, findings
+        findings += unused_reference_findings(setup, rows)
+    if any(row.pair.ref_log_probs is not None for row in rows):
+        findings += _on_reference(model, checkpoint, _rows(data, checkpoint, settings), settings)
+    return {**{key: inspected[key] for key in SEEN_OF_DATA}, "engine": asdict(check)}, findings
 
 
-def _rows(data: Sequence[str], checkpoint: Checkpoint, settings: ScanSettings) -> list[PreparedRow]:
-    """The usable pairs of the first rows, with all of their tokens."""
+def _unusable(inspected: Mapping[str, Any]) -> Iterator[Finding]:
+    """Rows that no training can use: an error if they are most of them."""
+    skipped = sum(inspected["reasons"].values())
+    if not skipped:
+        return
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in inspected["reasons"].items())
+    rows = counted(skipped, "row")
+    one = finding("D-DATA", f"{rows} of those looked at cannot be used: {reasons}", "run entangle inspect")
+    yield one if skipped > inspected["usable"] else replace(one, severity=Severity.WARNING)
+
+
+def _rows(
+    data: Sequence[str], checkpoint: Checkpoint, settings: ScanSettings, *, is_whole: bool = False
+) -> list[PreparedRow]:
+    """The usable pairs of the first rows. If `is_whole`, also those that the model is too short for."""
     source = open_source(data, settings.reading, settings.limit)
-    pairs = pair_reader(source, settings.reading)
-    unlimited = replace(checkpoint.tokenizer_of_model, context=None, position_limit=None)
-    prepared = RowPreparation(pairs, unlimited, replace(settings, max_length=None))
+    tokenizer = checkpoint.tokenizer_of_model
+    if is_whole:
+        tokenizer = replace(tokenizer, context=None, position_limit=None)
+    prepared = RowPreparation(pair_reader(source, settings.reading), tokenizer, settings)
     windows = prepared(islice(source.rows(), settings.limit))
     return [row for window in windows for row in window if isinstance(row, PreparedRow)]
 

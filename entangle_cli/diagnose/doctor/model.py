@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from entangle_cli.data.checkpoint import Checkpoint
-from entangle_cli.records.finding import Finding, finding
+from entangle_cli.records.finding import Finding, Severity, finding
 from entangle_cli.records.measurement import TokenizedResponse
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Nats per scored token by which rounding may change a row's log-prob."""
-
-SAMPLED_WEIGHTS = 1_000_000
-LOST_SHARE = 0.5
-"""Share of the weights that a step must change at least."""
 
 
 class _AttentionCalls(TorchDispatchMode):
@@ -73,65 +70,65 @@ def plain_log_probs(model: Any, rows: Sequence[TokenizedResponse], side: str = "
     return torch.stack(sums).cpu()
 
 
-def batch_findings(checkpoint: Checkpoint, rows: Sequence[TokenizedResponse]) -> Iterator[Finding]:
-    """Rows alone against the same rows in a batch, padded on the right and on the left."""
+def batch_findings(
+    checkpoint: Checkpoint, rows: Sequence[TokenizedResponse], *, pads_right: bool = False
+) -> Iterator[Finding]:
+    """Rows alone against the same rows in a batch, padded on the right and on the left.
+
+    Args:
+        pads_right: whether the trainer pads on the right whatever the tokenizer does.
+    """
     rows = [row for row in rows if row.num_scored]
     if not rows:
         return
     model = checkpoint.model
     alone = torch.cat([plain_log_probs(model, [row]) for row in rows])
     tokens = torch.tensor([row.num_scored for row in rows], dtype=torch.float64)
-    tolerance = TOLERANCE.get(model.dtype, 0.05)
-    together = ((plain_log_probs(model, rows) - alone).abs() / tokens).max().item()
-    if not together <= tolerance:
+    tolerance = _tolerance(model, rows, tokens)
+
+    def difference(side: str) -> float:
+        """The largest difference, nats per token; 0 if rounding explains all of them."""
+        differences = (plain_log_probs(model, rows, side) - alone).abs() / tokens
+        return differences.max().item() if (~(differences <= tolerance)).any() else 0.0
+
+    if together := difference("right"):
         yield finding(
             "D-BATCH",
             f"a row's log-prob in a batch of {len(rows)} differs by {together:.2g} nats per token from the row alone",
-            "train with --attn-implementation eager or another version of transformers, and compare again",
+            "run doctor with --dtype float32; if it still differs, train with attn_implementation: eager and compare",
         )
-    if checkpoint.tokenizer.padding_side != "left":
-        return
-    left = ((plain_log_probs(model, rows, "left") - alone).abs() / tokens).max().item()
-    if not left <= tolerance:
-        yield finding(
+    if checkpoint.tokenizer.padding_side == "left" and (left := difference("left")):
+        found = finding(
             "D-PADDING-SIDE",
             f"the tokenizer pads on the left, which changes a row's log-prob by {left:.2g} nats per token",
             "set padding_side to right for training; TRL's DPOTrainer pads on the right by itself",
         )
+        yield replace(found, severity=Severity.NOTE) if pads_right else found
 
 
-def lost_steps(checkpoint: Checkpoint, learning_rate: float) -> Iterator[Finding]:
-    """Whether AdamW's first step, the learning rate for every weight, survives rounding to bfloat16."""
-    changed = total = 0
-    parameters = [parameter for parameter in checkpoint.model.parameters() if parameter.is_floating_point()]
-    share = min(1.0, SAMPLED_WEIGHTS / max(1, sum(parameter.numel() for parameter in parameters)))
-    for parameter in parameters:
-        stride = max(1, math.floor(1 / share))
-        weights = parameter.detach().flatten()[::stride].to(torch.bfloat16)
-        stepped = (weights.float() - learning_rate * weights.float().sign()).to(torch.bfloat16)
-        changed += int((stepped != weights).sum())
-        total += weights.numel()
-    if total and changed / total < LOST_SHARE:
-        yield finding(
-            "D-LEARNING-RATE-LOST",
-            f"a step of {learning_rate:g} changes {changed / total:.1%} of the bfloat16 weights; the others round back",
-            "load float32 weights and use bf16 mixed precision, train LoRA, or raise the learning rate",
-        )
+def _tolerance(model: Any, rows: Sequence[TokenizedResponse], tokens: Tensor) -> Tensor:
+    """Nats per token by which rounding may change each row, float64, [rows].
 
-
-def dropout_of(checkpoint: Checkpoint) -> float:
-    """The largest dropout probability of the model; 0.0 without dropout."""
-    modules = [module.p for module in checkpoint.model.modules() if isinstance(module, nn.Dropout)]
-    config = checkpoint.model.config.get_text_config()
-    return float(max([*modules, getattr(config, "attention_dropout", 0.0) or 0.0], default=0.0))
+    In bfloat16 a logit may be off by two steps of its own rounding, and the errors of a row's tokens average out.
+    """
+    general = torch.full_like(tokens, TOLERANCE.get(model.dtype, 0.05))
+    if model.dtype != torch.bfloat16:
+        return general
+    longest = max(rows, key=lambda row: len(row.ids))
+    with torch.no_grad():
+        largest = model(input_ids=torch.tensor([longest.ids], device=model.device)).logits.abs().max().item()
+    step = torch.finfo(torch.bfloat16).eps * 2 ** math.floor(math.log2(max(largest, 1.0)))
+    return general.maximum(2 * step / tokens.sqrt())
 
 
 def vocabulary_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """The tokenizer's tokens against the model's embeddings."""
-    tokens, embeddings = len(checkpoint.tokenizer), checkpoint.num_embeddings
-    if embeddings is not None and tokens > embeddings:
-        yield finding(
-            "D-VOCABULARY",
-            f"the tokenizer has {tokens:,} tokens and the model {embeddings:,} embeddings",
-            "use the checkpoint's own tokenizer, or resize the embeddings before training",
-        )
+    """The tokenizer's tokens against the model's embeddings. Tokens that no text has do no harm."""
+    tokenizer, embeddings = checkpoint.tokenizer, checkpoint.num_embeddings
+    if embeddings is None or len(tokenizer) <= embeddings:
+        return
+    without = [token for token in tokenizer.all_special_ids if token >= embeddings]
+    found = f"the tokenizer has {len(tokenizer):,} tokens and the model {embeddings:,} embeddings"
+    if without:
+        found += f"; without one: {', '.join(tokenizer.convert_ids_to_tokens(without))}"
+    one = finding("D-VOCABULARY", found, "use the checkpoint's own tokenizer, or resize the embeddings before training")
+    yield one if without else replace(one, severity=Severity.NOTE)

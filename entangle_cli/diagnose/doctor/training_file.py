@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -12,8 +13,10 @@ from packaging.version import Version
 from entangle_cli.analysis.losses.table import LOSSES
 from entangle_cli.data.trainer_files.keys import Keys
 from entangle_cli.data.trainer_files.trl_losses import SMOOTHED
-from entangle_cli.records.finding import Finding, finding
+from entangle_cli.diagnose.doctor.refusals import refusals
+from entangle_cli.records.finding import Finding, Severity, finding
 from entangle_cli.records.training_setup import TrainingSetup
+from entangle_cli.records.words import counted
 
 LORA_KEYS = {
     "TRL": ("use_peft", ("lora_r", "lora_alpha", "lora_target_modules")),
@@ -26,12 +29,18 @@ RENAMED = {
     "warmup_ratio": "use warmup_steps with a share below 1",
     "torch_dtype": "use dtype",
     "max_prompt_length": "remove it; TRL cuts the whole sequence at max_length",
+    "reference_free": "remove it; TRL uses a reference",
+    "ref_model_name_or_path": "remove it; TRL's own script takes the reference from model_name_or_path",
+    "evaluation_strategy": "use eval_strategy",
+    "max_completion_length": "remove it; TRL cuts the whole sequence at max_length",
     "rpo_alpha": "use loss_type: [sigmoid, sft] with loss_weights: [1.0, ALPHA]",
 }
-"""Keys that TRL once had and entangle reads, with what took their place."""
+"""Keys that TRL once had, with what took their place. entangle reads them as those versions did."""
 
-BATCH_AVERAGES = ("sigmoid_sft", "kto")
-"""Losses that TRL averages over the tokens of a forward pass, or compares with its other rows."""
+FEW_ROWS = 4
+"""Rows per forward pass below which losses that compare them are far from those of a whole batch."""
+SHORTEST_LAG = 10
+"""Steps by which a moving reference must lag behind to hold anything."""
 
 BROKEN_LLAMA_FACTORY = (Version("0.20"), Version("0.25"))
 """Versions of TRL in which LLaMA-Factory 0.9.5 loses `pref_loss`."""
@@ -40,8 +49,10 @@ BROKEN_LLAMA_FACTORY = (Version("0.20"), Version("0.25"))
 def file_findings(setup: TrainingSetup) -> list[Finding]:
     """All findings on a file."""
     checks: tuple[Callable[[TrainingSetup], Iterator[Finding]], ...] = (
-        _refused,
+        refusals,
+        _loss,
         _unknown,
+        _unread,
         _beta,
         _learning_rate,
         _reference,
@@ -58,23 +69,13 @@ def is_on(value: Any) -> bool:
     return value not in (None, False, 0, "", [], {}) and str(value).lower() not in ("false", "no", "off", "none", "0")
 
 
-def _refused(setup: TrainingSetup) -> Iterator[Finding]:
-    if setup.refused is not None:
-        yield finding("D-REFUSED", f"{setup.trainer} refuses the file: {setup.refused}", "correct that argument")
-    if setup.trainer != "axolotl":
-        return
-    if setup.method == "simpo" and not is_on(setup.given.get("simpo_gamma")):
-        yield finding("D-REFUSED", "rl: simpo without simpo_gamma: axolotl passes None on", "set simpo_gamma: 0.5")
-    if is_on(setup.given.get("rpo_alpha")):
-        yield finding(
-            "D-REFUSED",
-            "rpo_alpha: axolotl since 0.19 refuses it",
-            "use dpo_loss_type: [sigmoid, sft] with dpo_loss_weights: [1.0, ALPHA]",
-        )
+def _loss(setup: TrainingSetup) -> Iterator[Finding]:
+    if setup.loss_problem is not None and not list(refusals(setup)):
+        yield finding("D-LOSS", setup.loss_problem, "give a loss with --loss to scan the data all the same")
 
 
 def _unknown(setup: TrainingSetup) -> Iterator[Finding]:
-    for key in dict.fromkeys([*setup.unknown, *_known_to_us_alone(setup)]):
+    for key in setup.unknown:
         yield finding(
             "D-UNKNOWN-KEY",
             f"{key}: {setup.given.get(key)}: {setup.parser} does not know it",
@@ -82,33 +83,51 @@ def _unknown(setup: TrainingSetup) -> Iterator[Finding]:
         )
 
 
-def _known_to_us_alone(setup: TrainingSetup) -> list[str]:
-    """Keys of older versions of TRL, which entangle reads and the installed version does not."""
-    return [] if setup.parser is None else [key for key in RENAMED if key in setup.given]
+def _unread(setup: TrainingSetup) -> Iterator[Finding]:
+    if setup.unread and setup.parser is None:  # else the trainer knows them
+        yield finding(
+            "D-UNREAD", f"entangle does not know these keys: {', '.join(setup.unread)}", "check their spelling"
+        )
 
 
 def _beta(setup: TrainingSetup) -> Iterator[Finding]:
     loss = setup.loss
-    if loss is not None and loss.beta == 0 and LOSSES[loss.name].uses_beta:
-        yield finding("D-BETA-ZERO", f"beta is 0 under {loss.name}", "set beta, usually from 0.01 to 0.5")
+    if loss is None or loss.beta > 0 or not LOSSES[loss.name].uses_beta or (loss.name == "ipo" and loss.beta == 0):
+        return
+    if loss.beta < 0:
+        effect = "the training lowers the margin"
+    elif loss.name in ("orpo", "sigmoid_sft") or loss.options.get("nll_weight"):
+        effect = "only the likelihood of the chosen answers is trained"
+    else:
+        effect = "the loss stays where it is, and nothing moves"
+    usual = "2 to 10" if loss.name == "simpo" else "0.01 to 0.5"
+    yield finding("D-BETA", f"beta is {loss.beta:g} under {loss.name}: {effect}", f"set beta, usually from {usual}")
 
 
 def _learning_rate(setup: TrainingSetup) -> Iterator[Finding]:
-    if setup.learning_rate == 0:
-        yield finding("D-LEARNING-RATE-ZERO", "learning_rate: 0", "set it, usually from 1e-7 to 1e-5 for all weights")
+    if setup.learning_rate is not None and setup.learning_rate <= 0:
+        yield finding(
+            "D-LEARNING-RATE",
+            f"learning_rate: {setup.learning_rate:g}",
+            "set it, usually from 1e-7 to 1e-5 for all weights and up to 1e-4 for LoRA",
+        )
 
 
 def _reference(setup: TrainingSetup) -> Iterator[Finding]:
     if setup.loss is not None and not LOSSES[setup.loss.name].uses_reference:
         return
-    if is_on(setup.given.get("reference_free")):
+    given = {key: value for key, value in setup.given.items() if key not in setup.unknown}
+    if is_on(given.get("reference_free")):
         yield finding("D-NO-REFERENCE", "reference_free: true: the reference is uniform", "remove reference_free")
-    if is_on(setup.given.get("sync_ref_model")):
-        keys = Keys(setup.trainer, setup.given)
-        if keys.amount("ref_model_mixup_alpha", 0.6) >= 1 and keys.amount("ref_model_sync_steps", 512) <= 1:
+    if is_on(given.get("sync_ref_model")):
+        keys = Keys(setup.trainer, given)
+        share, every = keys.amount("ref_model_mixup_alpha", 0.6), keys.count("ref_model_sync_steps", 512)
+        # Each copy moves the reference by that share of its distance, so it lags behind by about this many steps.
+        lag = every / share if share > 0 else float("inf")
+        if lag < SHORTEST_LAG:
             yield finding(
                 "D-NO-REFERENCE",
-                "sync_ref_model copies the policy into the reference after every step",
+                f"sync_ref_model: the reference is only about {max(1, round(lag))} steps behind the policy",
                 "raise ref_model_sync_steps, or lower ref_model_mixup_alpha",
             )
 
@@ -167,23 +186,28 @@ def _accumulation(setup: TrainingSetup) -> Iterator[Finding]:
     loss = setup.loss
     if loss is None or setup.batch_size is None:
         return
-    depends = LOSSES[loss.name].depends_on_batch or loss.name in BATCH_AVERAGES
-    if setup.trainer == "LLaMA-Factory" and loss.name == "sigmoid_sft":
-        depends = False  # it averages over the tokens of each pair
-    if depends and (setup.accumulate > 1 or setup.batch_size == 1):
-        yield finding(
-            "D-ACCUMULATION",
-            f"{loss.name} with {setup.batch_size} pairs per forward pass and {setup.accumulate} passes per step",
-            "use larger batches and fewer accumulation steps, as far as memory allows",
-        )
+    compares_rows = LOSSES[loss.name].depends_on_batch or loss.name == "kto"
+    averages_tokens = loss.name == "sigmoid_sft" and setup.trainer != "LLaMA-Factory"  # there, within each pair
+    passes = setup.accumulate // setup.num_processes
+    if not (compares_rows or averages_tokens) or (passes == 1 and setup.batch_size > 1):
+        return
+    found = finding(
+        "D-ACCUMULATION",
+        f"{loss.name} with {counted(setup.batch_size, 'pair')} per forward pass and {passes} passes per step",
+        "use larger batches and fewer accumulation steps, as far as memory allows",
+    )
+    is_mild = averages_tokens or setup.batch_size >= FEW_ROWS
+    yield replace(found, severity=Severity.NOTE) if is_mild else found
 
 
 def _attention(setup: TrainingSetup) -> Iterator[Finding]:
-    wanted = str(setup.given.get("attn_implementation") or "")
-    if setup.given.get("flash_attn") == "fa2" or is_on(setup.given.get("flash_attention")):
+    keys = Keys(setup.trainer, setup.given)
+    wanted = keys.text("attn_implementation") or keys.inside("model_init_kwargs").text("attn_implementation") or ""
+    if keys.text("flash_attn") == "fa2" or keys.flag("flash_attention"):
         wanted = "flash_attention_2"
     package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(wanted)
-    if package is not None and find_spec(package) is None:
+    # transformers takes the kernel from the package kernels where the library itself is missing.
+    if package is not None and find_spec(package) is None and find_spec("kernels") is None:
         yield finding(
             "D-ATTENTION",
             f"{wanted}: the package {package} is not installed on this machine",

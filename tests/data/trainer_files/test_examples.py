@@ -108,7 +108,8 @@ def test_trls_parser_and_our_reading_agree(file: Path, monkeypatch: pytest.Monke
     by_trl = read_in_its_folder(file, monkeypatch)
     monkeypatch.setattr(trl, "parsed_by_trl", lambda *_: None)
     alone = read_in_its_folder(file, monkeypatch)
-    beside = {"read_by": "", "unknown": (), "unread": (), "refused": None, "parser": None}
+    assert by_trl.parser is None or by_trl.refused is None
+    beside = {"read_by": "", "unknown": (), "unread": (), "refused": None, "parser": None, "given": {}}
     assert replace(by_trl, **beside) == replace(alone, **beside)
 
 

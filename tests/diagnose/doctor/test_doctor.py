@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from entangle_cli.api.doctoring import examine
 from entangle_cli.cli.app import run
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint
+from entangle_cli.data.trainer_files import trl
 from entangle_cli.data.trainer_files.reading import read_trainer_file
-from entangle_cli.diagnose.doctor.model import attention_kernel, batch_findings, lost_steps, plain_log_probs
+from entangle_cli.diagnose.doctor.model import attention_kernel, batch_findings, plain_log_probs
+from entangle_cli.diagnose.doctor.training_model import ORDINARY_STEP, changed_share, lost_steps, training_noise
 from entangle_cli.records.finding import FINDINGS
 from entangle_cli.records.measurement import TokenizedResponse
-from entangle_cli.records.settings import LoadingSettings, ScanSettings
+from entangle_cli.records.settings import LoadingSettings, LoraSettings, ScanSettings
 
 SAMPLE = Path(__file__).resolve().parents[3] / "sample_data"
 MODEL = str(SAMPLE / "model")
@@ -33,20 +36,25 @@ def codes(document: dict[str, Any]) -> set[str]:
     return {one["code"] for one in document["findings"]}
 
 
-def examined(tmp_path: Path, text: str, rows: list[dict[str, Any]] | None = None, **settings: Any) -> set[str]:
+def examined(
+    tmp_path: Path, text: str, rows: list[dict[str, Any]] | None = None, model: str = MODEL, **settings: Any
+) -> set[str]:
     """The codes of a TRL file with some rows."""
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows or PAIRS), encoding="utf-8")
     file = tmp_path / "train.yaml"
-    file.write_text(f"model_name_or_path: {MODEL}\ndataset_name: {data}\n{text}", encoding="utf-8")
+    file.write_text(f"model_name_or_path: {model}\ndataset_name: {data}\n{text}", encoding="utf-8")
     settings = {"limit": 32, **settings}
-    return codes(examine(MODEL, [str(data)], ScanSettings(**settings), read_trainer_file(file)))
+    return codes(examine(model, [str(data)], ScanSettings(**settings), read_trainer_file(file)))
 
 
 PAIRS = [
     {"prompt": f"Review {n}: a fine show.\nThe tone is", "chosen": " positive", "rejected": " negative"}
     for n in range(6)
 ]
+
+
+WITH_REFERENCE = [{**row, "ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0} for row in PAIRS]
 
 
 def test_log_probs_equal_those_of_transformers_own_loss(checkpoint: Checkpoint) -> None:
@@ -109,6 +117,84 @@ def test_a_step_below_the_spacing_of_bfloat16_is_lost(checkpoint: Checkpoint) ->
     assert list(lost_steps(checkpoint, 1e-2)) == []
 
 
+def test_the_share_of_weights_that_a_step_changes() -> None:
+    """A weight of 1 + 2^-8 lies between two numbers of bfloat16, whose spacing is 2^-8 below 1 and 2^-7 above."""
+    ones = torch.ones(1000)
+    assert changed_share([ones], 2**-10) == 0.0
+    assert changed_share([ones], 2**-8) == 1.0
+    assert changed_share([ones, torch.full((1000,), 2.0**-12)], 2**-10) == 0.5
+
+
+def test_ordinary_steps_of_adamw_are_a_quarter_of_the_learning_rate() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(20_000))
+    optimizer = torch.optim.AdamW([weight], lr=1.0, weight_decay=0.0)
+    for _ in range(300):
+        before = weight.detach().clone()
+        weight.grad = torch.randn_like(weight)
+        optimizer.step()
+    steps = (weight.detach() - before).square().mean().sqrt().item()
+    assert steps == pytest.approx(ORDINARY_STEP, rel=0.03)
+
+
+def test_dropout_that_trainers_do_not_disable(checkpoint: Checkpoint) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    noise = {}
+    for share in (0.0, 0.1):
+        config = LlamaConfig(**size, num_attention_heads=2, attention_dropout=share, initializer_range=0.5)
+        other = Checkpoint(LlamaForCausalLM(config).eval(), checkpoint.tokenizer, {}, 64)
+        noise[share] = training_noise(other, without_dropout_modules=True)
+        assert not other.model.training
+    assert noise[0.0] == 0.0
+    assert noise[0.1] > 1e-3
+
+
+def test_dropout_that_trainers_disable() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0, initializer_range=0.5
+    )
+    model = GPT2LMHeadModel(config).eval()
+    other = Checkpoint(model, load_checkpoint(MODEL, "float32", torch.device("cpu")).tokenizer, {}, 64)
+    assert training_noise(other, without_dropout_modules=True) == 0.0
+    assert training_noise(other, without_dropout_modules=False) > 1e-3
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0, 0.1}
+
+
+def test_rounding_of_large_logits_is_no_finding() -> None:
+    """Logits of 64 have a spacing of 0.5 in bfloat16."""
+    loaded = load_checkpoint(MODEL, "bfloat16", torch.device("cpu"))
+    short = [TokenizedResponse(tuple(range(5, 5 + length)), length - 1) for length in (8, 13, 21, 30)]
+    with torch.no_grad():
+        factor = 64 / loaded.model(input_ids=torch.tensor([short[-1].ids])).logits.abs().max()
+    handle = loaded.model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: output * factor)
+    assert list(batch_findings(loaded, short)) == []
+    handle.remove()
+
+
+def test_a_stored_bfloat16_checkpoint_counts_without_a_dtype_in_the_file(tmp_path: Path) -> None:
+    folder = copied_model(tmp_path, lambda content: None)
+    config = json.loads((Path(folder) / "config.json").read_text())
+    text = "dtype: auto\nlearning_rate: 5e-7\n"
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        (Path(folder) / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+        found[dtype] = examined(tmp_path, text, model=folder)
+    assert "D-LEARNING-RATE-LOST" not in found["float32"]
+    assert "D-LEARNING-RATE-LOST" in found["bfloat16"]
+
+
+def test_adapters_that_trl_casts_to_bfloat16(tmp_path: Path) -> None:
+    lora = LoraSettings(r=8, targets=("all-linear",))
+    text = "use_peft: true\nlora_target_modules: all-linear\nlearning_rate: 5e-6\n"
+    assert "D-LEARNING-RATE-LOST" not in examined(tmp_path, text, lora=lora)
+    assert "D-LEARNING-RATE-LOST" in examined(tmp_path, text + "load_in_4bit: true\n", lora=lora)
+
+
 @pytest.mark.parametrize(
     ("code", "faulty", "sound"),
     [
@@ -119,8 +205,7 @@ def test_a_step_below_the_spacing_of_bfloat16_is_lost(checkpoint: Checkpoint) ->
             "dtype: bfloat16\nlearning_rate: 5e-7\nuse_peft: true\nlora_target_modules: all-linear\n",
         ),
         ("D-BEYOND-CONTEXT", "max_length: 4096\n", "max_length: 512\n"),
-        ("D-PROMPT-CUT", "max_prompt_length: 4\n", "max_length: 256\n"),
-        ("D-PROMPT-CUT", "max_prompt_length: 64\nmax_length: 64\n", "max_length: 64\n"),
+        ("D-REFUSED", "precompute_ref_log_probs: true\n", "precompute_ref_log_probs: false\n"),
         (
             "D-DROPOUT",
             "disable_dropout: false\nuse_peft: true\nlora_dropout: 0.1\nlora_target_modules: all-linear\n",
@@ -130,21 +215,51 @@ def test_a_step_below_the_spacing_of_bfloat16_is_lost(checkpoint: Checkpoint) ->
 )
 def test_a_file_beside_its_model_and_data(tmp_path: Path, code: str, faulty: str, sound: str) -> None:
     long_rows = [*PAIRS, {**PAIRS[0], "prompt": "Review: " + "a fine show that went on and on. " * 90}]
-    rows = long_rows if code == "D-BEYOND-CONTEXT" else PAIRS
+    rows = {"D-BEYOND-CONTEXT": long_rows, "D-REFUSED": WITH_REFERENCE}.get(code, PAIRS)
     assert code in examined(tmp_path, faulty, rows, max_length=256)
     assert {found for found in examined(tmp_path, sound, PAIRS) if found.startswith("D-")} == set()
 
 
-def test_reference_log_probs_of_another_model_are_found(tmp_path: Path) -> None:
-    target = tmp_path / "with_reference.jsonl"
-    arguments = ["scan", MODEL, str(SAMPLE / "one_token.jsonl"), "--limit", "8", "--write-reference", str(target)]
-    assert run([*arguments, "-o", str(tmp_path / "run"), "--quiet"]) == 0
-    rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+@pytest.mark.parametrize("text", ["max_prompt_length: 4\n", "max_prompt_length: 64\nmax_length: 64\n"])
+def test_prompts_that_older_versions_of_trl_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    found = examined(tmp_path, text)
+    assert "D-UNKNOWN-KEY" in found
+    assert "D-PROMPT-CUT" not in found
+    monkeypatch.setattr(trl, "parsed_by_trl", lambda *_: None)
+    assert "D-PROMPT-CUT" in examined(tmp_path, text)
+    assert "D-PROMPT-CUT" not in examined(tmp_path, "max_length: 256\n")
+
+
+@pytest.fixture(scope="module")
+def with_reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
+    """Rows with reference log-probs that `entangle scan` wrote with some options."""
+    folder = tmp_path_factory.mktemp("reference")
+
+    def write(*options: str) -> list[dict[str, Any]]:
+        target = folder / f"{len(list(folder.iterdir()))}.jsonl"
+        words = ["scan", MODEL, str(SAMPLE / "long_ending.jsonl"), "--limit", "8", "--write-reference", str(target)]
+        assert run([*words, "-o", str(folder / target.stem), "--quiet", *options]) == 0
+        return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+
+    return write
+
+
+def test_reference_log_probs_of_another_model_are_found(tmp_path: Path, with_reference: Any) -> None:
+    rows = with_reference()
     assert "D-OTHER-REFERENCE" not in examined(tmp_path, "", rows)
-    other = [{**row, "ref_chosen_logps": 2 * row["ref_chosen_logps"], "ref_rejected_logps": -9.0} for row in rows]
+    other = [{**row, "ref_chosen_logps": 1.01 * row["ref_chosen_logps"]} for row in rows]
+    other = [{**row, "ref_rejected_logps": 1.01 * row["ref_rejected_logps"]} for row in other]
     assert "D-OTHER-REFERENCE" in examined(tmp_path, "", other)
     assert "D-OTHER-REFERENCE" not in examined(tmp_path, "", rows, ref_model=MODEL)
     assert "D-OTHER-REFERENCE" in examined(tmp_path, "", other, ref_model=MODEL)
+    assert "D-IGNORED" in examined(tmp_path, "", rows)
+    assert "D-OTHER-REFERENCE" not in examined(tmp_path, "", with_reference("--dtype", "bfloat16"))
+
+
+def test_reference_log_probs_of_shortened_rows_are_those_of_shortened_rows(tmp_path: Path, with_reference: Any) -> None:
+    rows = with_reference("--max-length", "40")
+    assert "D-OTHER-REFERENCE" not in examined(tmp_path, "", rows, max_length=40)
+    assert "D-OTHER-REFERENCE" in examined(tmp_path, "", rows, max_length=128)
 
 
 @pytest.mark.parametrize(
@@ -182,14 +297,51 @@ def test_a_tokenizer_without_an_end_is_found(tmp_path: Path) -> None:
     assert codes(examine(MODEL)) == set()
 
 
-def test_more_tokens_than_embeddings_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_special", "severity"), [(False, "note"), (True, "error")])
+def test_more_tokens_than_embeddings(tmp_path: Path, is_special: bool, severity: str) -> None:
+    """Tokens that no text has do no harm, as in Gemma 3. A special token does."""
     from transformers import AutoTokenizer
 
     folder = copied_model(tmp_path, lambda content: None)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"<extra{n}>" for n in range(2000)])
+    if is_special:
+        tokenizer.add_special_tokens({"pad_token": "<padding>"})
     tokenizer.save_pretrained(folder)
-    assert "D-VOCABULARY" in codes(examine(folder))
+    found = {one["code"]: one["severity"] for one in examine(folder)["findings"]}
+    assert found["D-VOCABULARY"] == severity
+
+
+def test_left_padding_does_no_harm_where_the_trainer_pads_on_the_right(checkpoint: Checkpoint) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5)
+    tokenizer = copy.copy(checkpoint.tokenizer)
+    tokenizer.padding_side = "left"
+    other = Checkpoint(GPT2LMHeadModel(config).eval(), tokenizer, {}, 64)
+    severities = [
+        [found.severity for found in batch_findings(other, ROWS, pads_right=pads_right)] for pads_right in (False, True)
+    ]
+    assert severities == [["warning"], ["note"]]
+
+
+def test_data_are_looked_at_without_a_model(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*PAIRS, PAIRS[0], {}]), encoding="utf-8")
+    document = examine(None, [str(data)])
+    assert codes(document) == {"W-DUPLICATE", "D-DATA"}
+    assert document["data"]["usable"] == 7
+    assert document["data"]["engine"]["reason"] == "no model"
+    assert codes(examine(None, [str(tmp_path / "nowhere.jsonl")])) == {"D-DATA"}
+
+
+def test_some_rows_that_cannot_be_used_are_a_warning_and_most_an_error(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    for unusable, severity in ((1, "warning"), (7, "error")):
+        data.write_text("".join(json.dumps(row) + "\n" for row in [*PAIRS, *[{}] * unusable]), encoding="utf-8")
+        found = {one["code"]: one["severity"] for one in examine(MODEL, [str(data)])["findings"]}
+        assert found["D-DATA"] == severity
 
 
 CHAT = [
@@ -247,7 +399,7 @@ def test_strict_ends_with_3_on_a_warning(tmp_path: Path, capsys: pytest.CaptureF
     file = tmp_path / "doctor.json"
     assert run(["doctor", "--from", str(tmp_path / "dpo.yaml")]) == 0
     assert run(["doctor", "--from", str(tmp_path / "dpo.yaml"), "--strict", "--json", str(file)]) == 3
-    assert "D-BETA-ZERO" in capsys.readouterr().out
+    assert "D-BETA" in capsys.readouterr().out
     document = json.loads(file.read_text(encoding="utf-8"))
     assert document["schema"] == "entangle.doctor"
     assert document["findings"][0]["severity"] == "error"
