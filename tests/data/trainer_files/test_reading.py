@@ -184,3 +184,22 @@ def test_keys_that_are_off_are_not_remarked_on() -> None:
     keys = Keys("f", {"a": None, "b": False, "c": 0, "d": 0.5})
     keys.remark_given(dict.fromkeys("abcd", "reason"))
     assert [remark.key for remark in keys.remarks] == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("beta: 2.0\ngamma_beta_ratio: 0.5\n", {"gamma": 1.0, "nll_weight": 0.0}),
+        ("beta: 10\ngamma_beta_ratio: 0.3\nsft_weight: 0.1\n", {"gamma": 3.0, "nll_weight": 0.1}),
+        ("beta: 2.0\nloss_type: simpo\nsimpo_gamma: 1.5\ncpo_alpha: 0.0\n", {"gamma": 1.5, "nll_weight": 0.0}),
+        ("beta: 2.0\nloss_type: simpo\n", {"gamma": 0.5, "nll_weight": 1.0}),
+    ],
+)
+def test_simpo_by_its_own_script_and_by_trl(tmp_path: Path, text: str, numbers: dict[str, float]) -> None:
+    """SimPO's script subtracts gamma_beta_ratio from the difference of mean log-probs; TRL subtracts gamma / beta."""
+    file = tmp_path / "train.yaml"
+    file.write_text(f"model_name_or_path: m\ndataset_mixer: {{d: 1.0}}\n{text}", encoding="utf-8")
+    loss = read_trainer_file(file).loss
+    assert loss is not None
+    assert loss.name == "simpo"
+    assert loss.options == pytest.approx(numbers)
