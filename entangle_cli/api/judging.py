@@ -10,6 +10,7 @@ from entangle_cli.api.run import Run, worst_places
 from entangle_cli.errors import NothingToJudgeError, UsageError
 from entangle_cli.records.columns import Columns, rows_of, taken
 from entangle_cli.records.pair import WRONG_WAY, Status
+from entangle_cli.records.words import counted
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.gate import Verdict
@@ -122,7 +123,7 @@ def refuse_partial(run: Run) -> None:
         )
     if run.status != "complete":
         raise NothingToJudgeError(
-            f"{run.place} is not complete: {len(run):,} rows were measured before it ended",
+            f"{run.place} is not complete: it ended after {counted(len(run), 'row')}",
             "a complete run; a part is not a random sample of the data",
             "run the scan command again to complete the run",
         )
@@ -137,11 +138,11 @@ def _judged_columns(
     columns, reductions = run.all_columns, []
     if baseline is not None and only_new:
         num_rows, columns = len(columns["index"]), new_pairs(columns, baseline.columns)
-        words = f"left out {num_rows - len(columns['index']):,} pairs that {baseline.place} measured"
+        words = f"left out {counted(num_rows - len(columns['index']), 'pair')} that {baseline.place} measured"
         reductions.append(Reduction("only-new", words, origins.get("only-new")))
     if ignored is not None:
         num_rows, columns = len(columns["index"]), ignored.remove_from(columns)
-        words = f"{ignored.file} left out {num_rows - len(columns['index']):,} pairs{ignored.expired_words}"
+        words = f"{ignored.file} left out {counted(num_rows - len(columns['index']), 'pair')}{ignored.expired_words}"
         reductions.append(Reduction("ignore-file", words, origins.get("ignore-file")))
     return columns, tuple(reductions)
 

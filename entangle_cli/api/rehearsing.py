@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entangle_cli.records.settings import LossSettings, RehearsalSettings, ScanSettings
+from entangle_cli.records.words import counted
 
 if TYPE_CHECKING:
     from entangle_cli.analysis.rules import Rule
@@ -105,7 +106,8 @@ def _training_line(rehearsal: Rehearsal) -> str:
     batch = rehearsal.settings.batch_size * rehearsal.settings.accumulate
     held_out = f", {len(rehearsal.held_out):,} held out" if rehearsal.held_out else ""
     return (
-        f"{rehearsal.num_steps:,} of {rehearsal.horizon:,} steps on {len(rehearsal.rows):,} pairs{held_out}, "
+        f"{rehearsal.num_steps:,} of {counted(rehearsal.horizon, 'step')} "
+        f"on {counted(len(rehearsal.rows), 'pair')}{held_out}, "
         f"{batch:,} per step, learning rate {rehearsal.settings.learning_rate:g}"
     )
 

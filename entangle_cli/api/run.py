@@ -17,6 +17,7 @@ from entangle_cli.records.columns import FIELD_NAMES, Columns, rows_of, taken
 from entangle_cli.records.overview import NextStep, Overview, Reason
 from entangle_cli.records.pair import PairRecord, Status
 from entangle_cli.records.settings import LossSettings
+from entangle_cli.records.words import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -283,7 +284,8 @@ class Run(stored.Run, Sequence[PairRecord]):
         return rendered(self, verbose=verbose)
 
     def __repr__(self) -> str:
-        return f"<Run: {self.identity.model_name} on {self.identity.data_name}, {len(self):,} rows. {self.verdict}>"
+        rows = counted(len(self), "row")
+        return f"<Run: {self.identity.model_name} on {self.identity.data_name}, {rows}. {self.verdict}>"
 
     def _repr_html_(self) -> str:
         from entangle_cli.report.notebook import notebook_html

@@ -6,6 +6,7 @@ import re
 import time
 
 from entangle_cli.errors import UnfinishedError, UsageError
+from entangle_cli.records.words import counted
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -33,7 +34,7 @@ class Deadline:
         """
         if self._end is not None and time.monotonic() >= self._end:
             raise UnfinishedError(
-                f"--deadline {self._text} is reached with {num_pairs:,} pairs measured",
+                f"--deadline {self._text} is reached with {counted(num_pairs, 'pair')} measured",
                 "more time, or fewer rows",
                 "give the same command again; it goes on from here",
             )

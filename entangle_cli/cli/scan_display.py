@@ -12,6 +12,7 @@ from entangle_cli.cli.deadline import Deadline
 from entangle_cli.cli.progress import Advance, progress
 from entangle_cli.cli.tell import tell
 from entangle_cli.records.plan import ScanPlan
+from entangle_cli.records.words import counted
 from entangle_cli.report.consoles import console_for
 from entangle_cli.report.plan import plan_lines
 
@@ -41,7 +42,7 @@ class ScanDisplay(ScanObserver):
     def opened(self, folder: Path, num_pairs: int) -> None:
         """Name the run."""
         if not self._quiet:
-            again = f", goes on after {num_pairs:,} pairs" if num_pairs else ""
+            again = f", goes on after {counted(num_pairs, 'pair')}" if num_pairs else ""
             tell(f"{folder}{again}", prefix="run         ")
 
     @contextmanager
@@ -59,6 +60,7 @@ class ScanDisplay(ScanObserver):
     def interrupted(self, folder: Path, num_pairs: int, num_rows: int) -> None:
         """Say what is kept."""
         tell(
-            f"{num_pairs:,} pairs of {num_rows:,} rows are in {folder}; the same command goes on from there",
+            f"{counted(num_pairs, 'pair')} of {counted(num_rows, 'row')} in {folder}; the same command goes on from "
+            "there",
             prefix="interrupted: ",
         )

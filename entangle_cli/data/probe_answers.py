@@ -25,6 +25,8 @@ GROUP = "probe"
 OWN_GROUP = "own answer"
 """Group of an own answer of the checkpoint whose row names none."""
 FORMAT = "TRL prompt-completion"
+OTHER_NAMES = ("answer", "response", "output", "target", "solution")
+"""Columns that often hold an answer. A row with one of them and no completion is not taken for a prompt alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ def _answer(row: RawRow, *, with_own: bool) -> ProbeAnswer:
         raise Unusable("malformed", f"a {kind(row.value)} where an object was expected")
     value = row.value
     prompt, completion = _prompt(value), value.get("completion")
+    if completion is None and (named := [name for name in OTHER_NAMES if value.get(name)]):
+        raise Unusable("malformed", f'no column "completion", and a column "{named[0]}"; name it "completion"')
     if completion is None and not with_own:
         raise Unusable("null", "no completion; --probe-generate answers it")
     tools, kwargs = template_arguments(value)

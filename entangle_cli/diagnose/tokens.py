@@ -33,6 +33,7 @@ from entangle_cli.errors import DataError, NothingToJudgeError, UsageError
 from entangle_cli.records.arrays import Floats
 from entangle_cli.records.pair import PairRecord
 from entangle_cli.records.settings import LossSettings, ScanSettings
+from entangle_cli.records.words import counted
 
 
 class Observer(Protocol):
@@ -143,7 +144,7 @@ def _prepared(scan: Scan, row: int, pair_in_row: int | None) -> PreparedRow:
     pairs = scan.reader.pairs_of(row)
     if not pairs:
         raise UsageError(
-            f"--row {row}: the data have {scan.plan.num_rows:,} rows",
+            f"--row {row}: the data have {counted(scan.plan.num_rows, 'row')}",
             "the index of a row, counted from 0",
             "look up the row's `index` in the report of a scan",
         )

@@ -64,11 +64,13 @@ def _headline(document: Mapping[str, Any]) -> Text:
     clip = optimizer["max_grad_norm"]
     step += "no clipping" if clip is None else f"gradient clipped to {clip:g}"
     before = optimizer["steps_before"]
-    step += "" if before is None else f", after {before:,} steps"
-    several = f", {steps['count']:,} steps of up to {steps['largest']:,} pairs, each from these weights"
+    step += "" if before is None else f", after {counted(before, 'step')}"
+    several = (
+        f", {counted(steps['count'], 'step')} of up to {counted(steps['largest'], 'pair')}, each from these weights"
+    )
     batch = several if steps["count"] > 1 else " in one step"
-    skipped = f", {len(document['skipped']):,} rows not used" if document["skipped"] else ""
-    pairs = f"{document['summary']['pairs']:,} pairs{batch}{skipped}; loss {document['loss']['text']}"
+    skipped = f", {counted(len(document['skipped']), 'row')} not used" if document["skipped"] else ""
+    pairs = f"{counted(document['summary']['pairs'], 'pair')}{batch}{skipped}; loss {document['loss']['text']}"
     return text.append(f"\n{step}\n{pairs}", style="not bold")
 
 
@@ -141,7 +143,7 @@ def _skipped_lines(document: Mapping[str, Any]) -> list[RenderableType]:
         (probe_rows, "Not used of the probe rows"),
     ):
         if rows:
-            lines.append(Text(title, style="bold").append(f"  {len(rows):,} rows", style="not bold"))
+            lines.append(Text(title, style="bold").append(f"  {counted(len(rows), 'row')}", style="not bold"))
         for row in rows[:NUM_NAMED]:
             detail = f": {row['detail']}" if row["detail"] else ""
             lines.append(Text(for_terminal(f"  {_place(row)}: {row['reason']}{detail}")))
@@ -171,7 +173,7 @@ def _reach_lines(document: Mapping[str, Any]) -> list[RenderableType]:
     lines.append(
         Text("Check", style="bold").append(
             f"  the batch's own gradient and the pairs' derivatives agree to {worst:.1e}; "
-            f"{summary['uncertain']:,} pairs are within the rounding of theirs",
+            f"{counted(summary['uncertain'], 'pair')} within the rounding of theirs",
             style="not bold",
         )
     )
@@ -250,8 +252,8 @@ def _verdicts(document: Mapping[str, Any]) -> list[str]:
     if run["num_steps"] > 1 and run["holds"]:
         fall, rise = _falls_and_rises(document["summary"], "run")
         sentences.append(
-            f"After {run['num_steps']:,} steps, by run: at least {fall} would lose probability of the chosen answer "
-            f"and at most {rise} would gain probability of the rejected one."
+            f"After {counted(run['num_steps'], 'step')}, by run: at least {fall} would lose probability of the chosen "
+            f"answer and at most {rise} would gain probability of the rejected one."
         )
     return sentences
 

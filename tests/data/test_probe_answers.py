@@ -116,3 +116,13 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         refuse_probe_settings(None, 8)
     with pytest.raises(UsageError, match="above 0"):
         refuse_probe_settings("probes.jsonl", 0)
+
+
+@pytest.mark.parametrize("with_own", [False, True])
+def test_an_answer_under_another_name_is_not_taken_for_a_prompt_alone(tmp_path: Path, with_own: bool) -> None:
+    rows = [{"prompt": "2 + 2 =", "answer": " 4"}, {"prompt": "2 + 2 =", "completion": " 4", "answer": "four"}]
+    path = tmp_path / "probes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = read_probe_answers(str(path), 2**20, with_own=with_own)
+    assert [answer.completion for answer in file.answers] == [" 4"]
+    assert file.skipped[0].detail == 'no column "completion", and a column "answer"; name it "completion"'

@@ -110,12 +110,12 @@ class Forecaster:
         if self.held_out is not None:
             held_out, held_out_unused = held_out_pairs(self.held_out, self.policy)
         steps = epoch_steps(len(pairs), self.settings, self._seed)
-        notify(f"forecasting {len(steps):,} steps of {len(pairs):,} pairs")
+        notify(f"forecasting {counted(len(steps), 'step')} of {counted(len(pairs), 'pair')}")
         num_steps = self.settings.horizon or math.ceil(self.settings.epochs * len(steps))
         rates = learning_rates(self.settings, self.optimizer.learning_rate, num_steps)
         mean = MeanDescent(len(steps), self.optimizer, self._moments)
         training, held_out_forecast, checks, shares = self._forecast(pairs, held_out, probes, steps, mean)
-        notify(f"forecasting a run of {len(rates):,} steps")
+        notify(f"forecasting a run of {counted(len(rates), 'step')}")
         reach = forecast_run(self.policy, training, held_out_forecast, probes, mean, shares, rates)
         result = ForecastResult(
             optimizer=self.optimizer,
