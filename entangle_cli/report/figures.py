@@ -230,7 +230,7 @@ class Range:
 
 
 CHART_WIDTH, CHART_HEIGHT = 300, 190
-CHART_LEFT, CHART_RIGHT, CHART_TOP, CHART_BOTTOM = 44, 88, 10, 30
+CHART_LEFT, CHART_RIGHT, CHART_TOP, CHART_BOTTOM = 54, 88, 10, 30
 
 
 def line_chart(lines: Sequence[Line], values: Range, last_step: int, title: str) -> Markup:
@@ -248,12 +248,12 @@ def line_chart(lines: Sequence[Line], values: Range, last_step: int, title: str)
         return CHART_TOP + (values.high - value) / ((values.high - values.low) or 1.0) * (bottom - CHART_TOP)
 
     parts = [f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{title}">']
-    ticks = dict.fromkeys(tick for tick in (values.low, 0.0, values.high) if values.low <= tick <= values.high)
-    for tick in ticks:
+    ticks = list(dict.fromkeys(tick for tick in (values.low, 0.0, values.high) if values.low <= tick <= values.high))
+    for tick, words in zip(ticks, tick_texts(ticks), strict=True):
         kind = "zero" if tick == 0.0 else "grid"
         y = down(tick)
         parts.append(f'<line class="{kind}" x1="{CHART_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{CHART_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{tick:.3g}</text>')
+        parts.append(f'<text class="tick" x="{CHART_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{words}</text>')
     for step in (0, last_step):
         parts.append(
             f'<text class="tick" x="{across(step):.1f}" y="{bottom + 17}" text-anchor="middle">{step:,}</text>'
@@ -263,7 +263,11 @@ def line_chart(lines: Sequence[Line], values: Range, last_step: int, title: str)
     )
     drawn = [line for line in lines if line.points]
     for line in drawn:
-        path = "L".join(f"{across(step):.1f},{down(value):.1f}" for step, value in line.points)
+        places = [(across(step), down(value)) for step, value in line.points]
+        if len(places) == 1:  # a dash, because a path of one point is not drawn
+            ((x, y),) = places
+            places = [(x - SINGLE_POINT, y), (x + SINGLE_POINT, y)]
+        path = "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<path class="curve {line.style}" d="M{path}"/>')
     named = [line for line in drawn if line.label]
     ends = _apart([down(line.points[-1][1]) for line in named])
@@ -272,6 +276,21 @@ def line_chart(lines: Sequence[Line], values: Range, last_step: int, title: str)
     return Markup("".join([*parts, "</svg>"]))
 
 
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Texts of ticks: whole numbers from 1,000, else three significant digits, or as many more as tell them apart."""
+    if max(map(abs, ticks), default=0.0) >= 1000.0:
+        return [f"{tick:,.0f}" for tick in ticks]
+    texts = [f"{tick:.3g}" for tick in ticks]
+    for digits in range(4, MOST_DIGITS + 1):
+        if len(set(texts)) == len(texts):
+            break
+        texts = [f"{tick:.{digits}g}" for tick in ticks]
+    return texts
+
+
+MOST_DIGITS = 6
+SINGLE_POINT = 3
+"""Half of the width of a line that has one point."""
 LABEL_HEIGHT = 13
 
 

@@ -122,10 +122,15 @@ if (find("map") && data.losses) {
     const total = counts.reduce((sum, count) => sum + count, 0);
     holder.replaceChildren(...data.movements.flatMap((name, kind) => {
       if (!counts[kind]) { return []; }
-      const segment = element("span", "seg " + name);
+      const share = counts[kind] / total;
+      const segment = element("span", "seg " + name + (share < 0.06 ? " tiny" : share < 0.16 ? " short" : ""));
       segment.style.flexGrow = counts[kind];
-      segment.title = data.words[name] + " " + percent(counts[kind] / total);
-      if (words) { segment.append(element("b", "", percent(counts[kind] / total)), " " + word(name)); }
+      segment.title = data.words[name] + " " + percent(share);
+      if (words) {
+        const label = element("span", "of");
+        label.append(element("b", "", percent(share)), " " + data.marks[name], element("span", "name", " " + data.words[name]));
+        segment.append(label);
+      }
       return [segment];
     }));
     return total;
