@@ -25,6 +25,8 @@ OWN_MEANINGS = {
     "fall": ": the model moves away from what it said before",
 }
 """What it means for answers that the model wrote itself."""
+FEWEST_OWN = 3
+"""Own answers from which a sentence speaks of the model."""
 
 
 def forecast_probe_parts(probes: Mapping[str, Any], *, shows_run: bool) -> list[RenderableType]:
@@ -106,7 +108,7 @@ def _whole_group(lead: str, group: Mapping[str, Any], moves: str, where: str) ->
     count = group["count"]
     which = {1: "the only answer", 2: "both answers"}.get(count, f"all {count:,} answers")
     verb = VERBS[moves][count == 1]
-    meaning = OWN_MEANINGS[moves] if group["answers_are_own"] else ""
+    meaning = OWN_MEANINGS[moves] if group["answers_are_own"] and count >= FEWEST_OWN else ""
     name = shortened(group["group"], GROUP_WIDTH)
     return f"{lead}, {which} of group {name} {verb} probability{where}{meaning}."
 

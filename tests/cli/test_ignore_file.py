@@ -24,7 +24,8 @@ def test_ignored_pairs_are_not_judged_until_their_day(entangle: Entangle) -> Non
         Path("ignore.toml").write_text(ENTRY.format(pair=PAIRS[1].pair_id, day=TODAY + timedelta(days)))
         outcome = entangle("gate", run, *rule, "--ignore-file", "ignore.toml")
         assert outcome.code == code
-        assert f"left out {int(days >= 0)} pairs" in " ".join(outcome.out.split())
+        left_out = "0 pairs" if days < 0 else "1 pair"
+        assert f"left out {left_out}" in " ".join(outcome.out.split())
         assert ("1 entry has expired" in " ".join(outcome.out.split())) is (days < 0)
 
 

@@ -172,14 +172,15 @@ def test_the_document_and_the_report(probe_file: Path, tmp_path: Path) -> None:
     [
         ([2.0, 3.0], False, "in this step, both answers of group g gain probability."),
         ([-2.0, -3.0], False, "in this step, both answers of group g lose probability."),
-        ([-2.0, -3.0], True, "lose probability: the model moves away from what it said before."),
-        ([2.0, 3.0], True, "gain probability: the model becomes more peaked and repeats itself more surely."),
+        ([-2.0, -3.0], True, "both answers of group g lose probability."),
+        ([-2.0, -3.0, -2.5], True, "lose probability: the model moves away from what it said before."),
+        ([2.0, 3.0, 2.5], True, "gain probability: the model becomes more peaked and repeats itself more surely."),
         ([2.0, -3.0], False, None),
     ],
 )
 def test_sentences_are_about_whole_groups(changes: list[float], own: bool, sentence: str | None) -> None:
-    summed = group_change(np.array(changes), np.ones(2), np.ones(2))._asdict()
-    group = {"group": "g", "count": 2, "tokens": 2, "answers_are_own": own, "optimizer": summed}
+    summed = group_change(np.array(changes), np.ones(len(changes)), np.ones(len(changes)))._asdict()
+    group = {"group": "g", "count": len(changes), "tokens": len(changes), "answers_are_own": own, "optimizer": summed}
     found = forecast_probe_sentences({"groups": [group]})
     assert ([] if sentence is None else [sentence]) == [line[-len(sentence or "") :] for line in found]
 
