@@ -84,7 +84,7 @@ def batch_findings(
     model = checkpoint.model
     alone = torch.cat([plain_log_probs(model, [row]) for row in rows])
     tokens = torch.tensor([row.num_scored for row in rows], dtype=torch.float64)
-    tolerance = _tolerance(model, rows, tokens)
+    tolerance = rounding_tolerance(model, rows, tokens)
 
     def difference(side: str) -> float:
         """The largest difference, nats per token; 0 if rounding explains all of them."""
@@ -106,7 +106,7 @@ def batch_findings(
         yield replace(found, severity=Severity.NOTE) if pads_right else found
 
 
-def _tolerance(model: Any, rows: Sequence[TokenizedResponse], tokens: Tensor) -> Tensor:
+def rounding_tolerance(model: Any, rows: Sequence[TokenizedResponse], tokens: Tensor) -> Tensor:
     """Nats per token by which rounding may change each row, float64, [rows].
 
     In bfloat16 a logit may be off by two steps of its own rounding, and the errors of a row's tokens average out.

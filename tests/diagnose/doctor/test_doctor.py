@@ -16,7 +16,7 @@ from entangle_cli.cli.app import run
 from entangle_cli.data.checkpoint import Checkpoint, load_checkpoint
 from entangle_cli.data.trainer_files import trl
 from entangle_cli.data.trainer_files.reading import read_trainer_file
-from entangle_cli.diagnose.doctor.model import attention_kernel, batch_findings, plain_log_probs
+from entangle_cli.diagnose.doctor.model import attention_kernel, batch_findings, plain_log_probs, rounding_tolerance
 from entangle_cli.diagnose.doctor.training_model import ORDINARY_STEP, changed_share, lost_steps, training_noise
 from entangle_cli.records.finding import FINDINGS
 from entangle_cli.records.measurement import TokenizedResponse
@@ -117,6 +117,13 @@ def test_a_step_below_the_spacing_of_bfloat16_is_lost(checkpoint: Checkpoint) ->
     assert list(lost_steps(checkpoint, 1e-2)) == []
 
 
+def test_a_first_step_that_survives_does_not_hide_later_ones_that_do_not(checkpoint: Checkpoint) -> None:
+    parameters = list(checkpoint.model.parameters())
+    rate = 2e-4
+    assert changed_share(parameters, rate) > 0.5 > changed_share(parameters, ORDINARY_STEP * rate)
+    assert [found.code for found in lost_steps(checkpoint, rate)] == ["D-LEARNING-RATE-LOST"]
+
+
 def test_the_share_of_weights_that_a_step_changes() -> None:
     """A weight of 1 + 2^-8 lies between two numbers of bfloat16, whose spacing is 2^-8 below 1 and 2^-7 above."""
     ones = torch.ones(1000)
@@ -173,6 +180,8 @@ def test_rounding_of_large_logits_is_no_finding() -> None:
         factor = 64 / loaded.model(input_ids=torch.tensor([short[-1].ids])).logits.abs().max()
     handle = loaded.model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: output * factor)
     assert list(batch_findings(loaded, short)) == []
+    tokens = torch.tensor([1.0, 4.0], dtype=torch.float64)
+    assert rounding_tolerance(loaded.model, short[-2:], tokens).tolist() == [1.0, 0.5]
     handle.remove()
 
 
