@@ -97,6 +97,8 @@ def tell_taken(taken: Taken) -> None:
     """Say on standard error what a file gave, and what it says that was not taken."""
     setup = taken.setup
     tell(f"{taken.file}: a training with {setup.trainer} ({setup.method}), read by {setup.read_by}")
+    if setup.refused is not None:
+        tell(f"{setup.trainer} refuses it: {setup.refused}")
     tell(f"taken from it: {taken.command}")
     for remark in taken.remarks:
         tell(f"not taken: {remark.key}: {remark.value} -- {remark.reason}")

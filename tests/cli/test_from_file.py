@@ -153,3 +153,10 @@ def test_without_model_and_data_the_message_is_the_usual_one(
 )
 def test_an_adapter_is_written_as_the_option_reads_it(lora: LoraSettings) -> None:
     assert lora_settings(lora_text(lora)) == lora
+
+
+def test_a_file_that_trl_refuses_is_read_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = tmp_path / "refused.yaml"
+    refused.write_text(Path("dpo.yaml").read_text(encoding="utf-8") + "bf16: true\nfp16: true\n", encoding="utf-8")
+    assert scanned(["--from", str(refused), "--limit", "2"], tmp_path)["summary"]["pairs"] == 2
+    assert "TRL refuses it: At most one of fp16 and bf16 can be True" in " ".join(capsys.readouterr().err.split())

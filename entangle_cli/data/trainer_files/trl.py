@@ -118,7 +118,7 @@ def _read_by(parsed: Parsed | RefusedByTrl | None) -> str:
     if isinstance(parsed, Parsed):
         return f"the parser of TRL {parsed.version}"
     if isinstance(parsed, RefusedByTrl):
-        return f"its keys; TRL {parsed.version} refuses it: {parsed.reason}"
+        return f"its keys; the parser of TRL {parsed.version} refuses it"
     return "its keys; TRL's parser is not available"
 
 
