@@ -46,7 +46,8 @@ def rehearse(
     Args:
         model: a checkpoint's folder or hub name. Nothing is written to it.
         data: the pairs to train on.
-        settings: how to read, tokenise and load. `dtype` bfloat16 is autocast on float32 weights, as in TRL.
+        settings: how to read, tokenise and load. `dtype` bfloat16 is autocast on float32 weights, as in TRL;
+            all measurements are in float32 then.
         training: the losses, the optimizer and the schedule.
         eval_data: held-out pairs, which are not trained on.
         output: folder of the rehearsal; None for a new one in `entangle-runs/`. Losses that it holds are not repeated.
@@ -155,6 +156,7 @@ def _train(rehearsal: Rehearsal, loss: LossSettings, folder: Path, advance: Call
         every=rehearsal.every,
         num_pairs=rehearsal.settings.num_pairs,
         seed=rehearsal.measuring.seed,
+        dtype=rehearsal.weights_dtype,
         loss=loss,
         output=own,
     )

@@ -15,6 +15,7 @@ from entangle_cli.records.run import Run
 from entangle_cli.records.words import percent
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import STYLES, movement_words
+from entangle_cli.report.tables import WholeTable
 
 SHOWN_GROUPS = 20
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -63,7 +64,7 @@ def _measurement(run: Run, summary: Mapping[str, Any], loss: str) -> Text:
 
 
 def _movement_table(summary: Mapping[str, Any], *, is_sample: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("movement", no_wrap=True)
     for heading in ("pairs", "share", *(["95 % interval"] if is_sample else [])):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -86,7 +87,7 @@ def _movement_table(summary: Mapping[str, Any], *, is_sample: bool) -> Table:
 
 
 def _data_set_table(data_sets: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", overflow="fold")
     for heading in ("rows", "pairs", *MOVEMENT_MEANINGS):
         table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
@@ -122,7 +123,7 @@ def _worst_heading() -> Text:
 
 
 def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     by_line = all(row["line"] is not None for row in worst)
     place = "line" if by_line else "row"
     for heading in (place, "cosine", "norm\nratio", "chosen\nΔ", "rejected\nΔ", "slack", "movement"):
@@ -148,7 +149,7 @@ def _layers_heading() -> Text:
 
 
 def _layer_table(profile: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("parameters", overflow="fold")
     for heading in ("chosen\nnorm^2", "rejected\nnorm^2", "part of\ncosine", "own\ncosine"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import STYLES, movement_words
+from entangle_cli.report.tables import WholeTable
 
 
 def filter_report(result: Mapping[str, Any], loss: str) -> RenderableType:
@@ -29,7 +30,7 @@ def filter_report(result: Mapping[str, Any], loss: str) -> RenderableType:
 
 def _table(result: Mapping[str, Any]) -> Table:
     before, after = result["before"], result["after"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("movement", no_wrap=True)
     for heading in (f"all {before['pairs']:,}", f"kept {after['pairs']:,}"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -16,6 +16,7 @@ from entangle_cli.records.words import counted, percent
 from entangle_cli.report.escape import for_terminal
 from entangle_cli.report.marks import movement_words
 from entangle_cli.report.probe_answers import forecast_probe_parts
+from entangle_cli.report.tables import WholeTable
 
 MOVEMENTS = tuple(movement.value for movement in Movement)
 NUM_NAMED = 5
@@ -79,7 +80,7 @@ def _movement_heading(title: str, when: str) -> Text:
 
 
 def _movement_table(summary: Mapping[str, Any], predictors: Sequence[str] = tuple(PREDICTOR_MEANINGS)) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("predictor", no_wrap=True)
     for name in MOVEMENTS:
         table.add_column(movement_words(name), justify="right", no_wrap=True)
@@ -189,7 +190,7 @@ def _neighbour_tables(pairs: Sequence[Mapping[str, Any]]) -> list[RenderableType
     hurting = [(_place(row), f"{_influence(row):+.3g}") for row in _most_negative(pairs, _influence)]
     if not hurt and not hurting:
         return [heading, Text("  none loses by another")]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("hurt most\nby others", "margin\nby others", "hurting\nothers most", "others'\nmargins"):
         table.add_column(column, justify="right", no_wrap=True)
     for victim, culprit in zip_longest(hurt, hurting, fillvalue=("", "")):
@@ -223,7 +224,7 @@ def _verification_heading() -> Text:
 
 
 def _agreement_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("learning\nrate", justify="right", no_wrap=True)
     table.add_column("predictor", no_wrap=True)
     for heading in ("same\nsign", "95 % interval", "same\nmovement", "slope", "error"):

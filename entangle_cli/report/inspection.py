@@ -12,6 +12,7 @@ from rich.text import Text
 
 from entangle_cli.records.words import counted
 from entangle_cli.report.escape import for_terminal
+from entangle_cli.report.tables import WholeTable
 
 SHOWN_CHARACTERS = 400
 SHOWN_TOKENS = 24
@@ -48,7 +49,7 @@ def _overview(document: Mapping[str, Any]) -> Table:
 
 
 def _length_table(lengths: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("length", no_wrap=True)
     for level in next(iter(lengths.values())):
         table.add_column(level, justify="right", no_wrap=True)

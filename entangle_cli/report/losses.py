@@ -13,6 +13,7 @@ from rich.text import Text
 from entangle_cli.records.pair import Movement
 from entangle_cli.records.words import counted, percent
 from entangle_cli.report.marks import WORDS
+from entangle_cli.report.tables import WholeTable
 
 NUM_NAMED = 3
 """Losses of a group that the table names; the list below it names all."""
@@ -67,7 +68,7 @@ def losses_report(comparison: Mapping[str, Any]) -> RenderableType:
 
 def _table(groups: Sequence[LossGroup], pairs: int, own: str) -> Table:
     shown = [name for name in WORDS if any(group.counts[name] for group in groups) or name == Movement.SEPARATES]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("loss", overflow="fold")
     for name in shown:
         table.add_column(WORDS[name].replace(" ", "\n"), justify="right", no_wrap=True)

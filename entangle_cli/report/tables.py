@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from entangle_cli.report.escape import for_markdown, for_terminal
+
+NARROWEST = 80
+"""Columns of the narrowest terminal in which tables have room for all of their numbers."""
 
 
 def escaped(text: str, style: box.Box) -> str:
@@ -23,6 +28,17 @@ def heading(word: str, rest: str, style: box.Box) -> Text:
     return Text(word, style="bold").append(f" {rest}", style="not bold")
 
 
+class WholeTable(Table):
+    """A table that keeps its numbers whole where the terminal is narrower than `NARROWEST`: lines run over its edge."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay out as usual, with the width that is needed up to `NARROWEST`."""
+        if options.max_width < NARROWEST:
+            natural = Measurement.get(console, options.update(max_width=NARROWEST), self).maximum
+            options = options.update(max_width=max(options.max_width, natural))
+        yield from super().__rich_console__(console, options)
+
+
 def empty_table(style: box.Box, *headings: str, words: int = 1) -> Table:
     """A table without rows.
 
@@ -30,7 +46,7 @@ def empty_table(style: box.Box, *headings: str, words: int = 1) -> Table:
         headings: of its columns. Line breaks in them are kept in a terminal.
         words: number of columns with words, the first ones. The others hold numbers, on the right.
     """
-    made = Table(box=style, pad_edge=style is box.MARKDOWN, collapse_padding=True)
+    made = WholeTable(box=style, pad_edge=style is box.MARKDOWN, collapse_padding=True)
     for place, name in enumerate(headings):
         shown = name.replace("\n", " ") if style is box.MARKDOWN else name
         made.add_column(shown, justify="left" if place < words else "right", no_wrap=place > 0, overflow="fold")

@@ -76,8 +76,11 @@ def rehearsal_document(
         "model": identity["model"],
         "data": identity["data"],
         "held_out_data": identity["held_out"] if rehearsal.held_out else None,
-        "training": identity["training"],
-        "measurement": {name: identity[name] for name in ("dtype", "max_length", "truncation", "seed")},
+        "training": {**identity["training"], "dtype": identity["dtype"]},
+        "measurement": {
+            "dtype": rehearsal.weights_dtype,
+            **{name: identity[name] for name in ("max_length", "truncation", "seed")},
+        },
         "versions": identity["versions"],
         "skipped": [
             {name: getattr(row, name) for name in ("index", "line", "file", "pair_in_row", "reason", "detail")}

@@ -42,7 +42,7 @@ class RehearsalProbes:
     generate: int | None
     """Most tokens of an own answer; None without own answers."""
     dtype: str
-    """Dtype of the measurement, that of the training."""
+    """Dtype of the measurement."""
 
 
 def open_probes(

@@ -24,7 +24,7 @@ from entangle_cli.data.tokenizer import tokenizer_of_model
 from entangle_cli.data.training_rows import TrainingRow, read_training_rows
 from entangle_cli.diagnose.forecast.optimizer_step import refuse_rate
 from entangle_cli.diagnose.rehearse.followed_probes import open_probes
-from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal, loss_key
+from entangle_cli.diagnose.rehearse.rehearsal import Rehearsal, loss_key, weights_dtype
 from entangle_cli.diagnose.rehearse.trainers import require_packages
 from entangle_cli.diagnose.rehearse.trl_losses import trainer_of
 from entangle_cli.diagnose.scan.row_preparation import resolved_length
@@ -78,7 +78,7 @@ def open_rehearsal(
             "cpu, or the first GPU, which Trainer takes",
             f"set CUDA_VISIBLE_DEVICES={device.index} and use --device cuda",
         )
-    probes = open_probes(settings, measuring, tokenizer)
+    probes = open_probes(settings, replace(measuring, dtype=weights_dtype(measuring.dtype)), tokenizer)
     rehearsal = Rehearsal(model, device, measuring, settings, rows, held_out, skipped, max_length, {}, probes)
     refuse_schedule(settings, rehearsal.horizon)
     return replace(rehearsal, identity=_identity(rehearsal, identity_of(origin), names, eval_data))

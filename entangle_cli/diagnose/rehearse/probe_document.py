@@ -12,11 +12,9 @@ from entangle_cli.diagnose.probes.document import probe_groups, skipped_probes
 from entangle_cli.diagnose.rehearse.followed_probes import RehearsalProbes
 from entangle_cli.engine.displacement import ROUNDING_MARGIN
 from entangle_cli.records.arrays import Floats, finite
-from entangle_cli.records.settings import Dtype
 
-ROUNDING = {Dtype.BFLOAT16.value: 2.0**-7}
-"""Relative rounding error of a log-prob by dtype. Others compute norms in float32."""
-ROUNDING_OF_OTHERS = 2.0**-23
+ROUNDING = 2.0**-23
+"""Relative rounding error of a log-prob: norms are computed in float32 in every dtype."""
 
 
 def rehearsal_probes(given: RehearsalProbes, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -25,7 +23,7 @@ def rehearsal_probes(given: RehearsalProbes, measured: Mapping[str, Mapping[str,
     Args:
         measured: key of a loss to what `FollowedProbes.document` made of it.
     """
-    rounding = ROUNDING_MARGIN * ROUNDING.get(given.dtype, ROUNDING_OF_OTHERS)
+    rounding = ROUNDING_MARGIN * ROUNDING
     return {
         "data": given.identity,
         "generate": given.generate,

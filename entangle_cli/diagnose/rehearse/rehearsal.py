@@ -13,10 +13,15 @@ from entangle_cli.data.learning_rates import learning_rates
 from entangle_cli.data.pairs import SkippedRow
 from entangle_cli.data.training_rows import TrainingRow
 from entangle_cli.diagnose.rehearse.followed_probes import RehearsalProbes
-from entangle_cli.records.settings import LossSettings, RehearsalSettings, ScanSettings
+from entangle_cli.records.settings import Dtype, LossSettings, RehearsalSettings, ScanSettings
 
 MEASUREMENTS = 10
 """Measurements of the probe pairs after the first one, unless `every` says otherwise."""
+
+
+def weights_dtype(dtype: str) -> str:
+    """Dtype of the weights in a training of a dtype."""
+    return Dtype.FLOAT32.value if dtype == Dtype.BFLOAT16 else dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,12 @@ class Rehearsal:
     """Everything but the losses that determines the numbers, JSON-able."""
     probes: RehearsalProbes | None = None
     """Answers to follow; None without them."""
+
+    @property
+    def weights_dtype(self) -> str:
+        """Dtype of the weights, in which all is measured. bfloat16 is that of the computation of a step, as in TRL: its
+        rounding of a log-prob is larger than what a few steps change."""
+        return weights_dtype(self.measuring.dtype)
 
     @property
     def horizon(self) -> int:

@@ -94,9 +94,7 @@ def make_trainer(rehearsal: Rehearsal, loss: LossSettings, folder: Path) -> Any:
 
 
 def _loaded(rehearsal: Rehearsal) -> Checkpoint:
-    # bfloat16 is the dtype of the computation. The weights stay in float32, as in TRL.
-    dtype = Dtype.FLOAT32.value if rehearsal.measuring.dtype == Dtype.BFLOAT16 else rehearsal.measuring.dtype
-    loaded = load_checkpoint(rehearsal.model, dtype, rehearsal.device, rehearsal.measuring.loading)
+    loaded = load_checkpoint(rehearsal.model, rehearsal.weights_dtype, rehearsal.device, rehearsal.measuring.loading)
     if is_quantised(loaded.model):
         raise ModelError(
             f"{rehearsal.model}: quantised weights",
