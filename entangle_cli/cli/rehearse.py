@@ -152,7 +152,7 @@ def rehearse(
             model, data, settings, training, eval_data, output, rules, observer=_display(quiet=quiet)
         )
     except KeyboardInterrupt:
-        tell("finished losses are kept; the same command goes on with the others", prefix="interrupted: ")
+        tell("losses that were finished are kept; the same command does the others", prefix="interrupted: ")
         raise
     verdict = document["gate"]
     code = ExitCode.DONE if verdict is None else CODES[verdict["outcome"]]

@@ -74,7 +74,7 @@ def _open_source(data: str, reading: ReadingSettings, limit: int | None) -> RowS
     split, spec = split_and_slice(reading.split)
     source = _open(data, split, reading, None if spec else limit)
     if source.num_rows == 0:
-        raise DataError(f"{data}: no rows", "at least one preference pair", "check how the file was created")
+        raise DataError(f"{data}: no rows", "at least one row", "check how the file was created")
     if pairs_take_two_rows(source, reading):
         source = AdjacentRows(source)
     if spec:

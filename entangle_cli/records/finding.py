@@ -34,9 +34,7 @@ FINDINGS: Mapping[str, Meaning] = {
         Severity.ERROR,
         "beta is not positive: at 0 a loss of the log-ratios stays at log 2 = 0.693, and preferences have no effect",
     ),
-    "D-LEARNING-RATE": Meaning(
-        Severity.ERROR, "the learning rate is not positive: nothing moves, or away from the goal"
-    ),
+    "D-LEARNING-RATE": Meaning(Severity.ERROR, "the learning rate is not positive, or far above what is usual"),
     "D-LOSS-WEIGHTS": Meaning(Severity.ERROR, "the number of weights is not the number of losses"),
     "D-BEYOND-CONTEXT": Meaning(Severity.ERROR, "sequences may be longer than the model's context"),
     "D-BATCH": Meaning(Severity.ERROR, "a row has another log-prob in a batch than alone, beyond rounding"),

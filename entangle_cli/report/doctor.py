@@ -61,10 +61,10 @@ def _seen_words(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ends = f"BOS {model['bos_token'] or 'none'}, EOS {model['eos_token'] or 'none'}"
         template = "a chat template" if model["chat_template"] else "no chat template"
         yield "tokenizer", f"{model['tokens']:,} tokens, {ends}, {template}, pads on the {model['padding_side']}"
-    if data is not None:
-        rows, formats = data["data"], ", ".join(data["formats"])
-        yield "data", f"{rows['name']}: {data['usable']:,} of {counted(rows['looked_at'], 'row')} usable; {formats}"
-        yield "engine", _engine_words(data["engine"])
+    for one in data:
+        words = "; ".join([f"{one['usable']:,} of {counted(one['data']['looked_at'], 'row')} usable", *one["formats"]])
+        yield "data", f"{one['data']['name']}: {words}"
+        yield "engine", _engine_words(one["engine"])
     if training is not None:
         loss = "no loss that entangle knows" if training["loss"] is None else training["loss"]["name"]
         yield "training", f"{training['trainer']} ({training['method']}), {loss}, read by {training['read_by']}"

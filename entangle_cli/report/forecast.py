@@ -148,6 +148,8 @@ def _skipped_lines(document: Mapping[str, Any]) -> list[RenderableType]:
         for row in rows[:NUM_NAMED]:
             detail = f": {row['detail']}" if row["detail"] else ""
             lines.append(Text(for_terminal(f"  {_place(row)}: {row['reason']}{detail}")))
+        if len(rows) > NUM_NAMED:
+            lines.append(Text(f"  and {len(rows) - NUM_NAMED:,} more"))
     return lines
 
 

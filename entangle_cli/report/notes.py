@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from entangle_cli.records.overview import NextStep, Overview
 from entangle_cli.records.words import counted
 
-MORE = " (--verbose says more)"
+MORE = " (entangle report --verbose says more)"
 
 
 def notes(overview: Overview, num_notices: int | None = None) -> Iterator[str]:

@@ -47,7 +47,7 @@ def newest_run(base: Path = RUNS_FOLDER) -> tuple[Path, list[Path]]:
     raise RunError(
         f"no run below {base}{empty}",
         "a run written by entangle scan",
-        "run entangle scan first, or give the run's folder",
+        "run entangle scan first, or give the run's folder: entangle report FOLDER",
     )
 
 

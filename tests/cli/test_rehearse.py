@@ -270,7 +270,7 @@ def test_an_interrupted_rehearsal_keeps_its_finished_losses(tmp_path: Path) -> N
         pytest.skip("it was faster than the signal")
     # Python ends itself by SIGINT, which a shell shows as 130, if the interruption came while it ran generated code.
     assert process.returncode in (130, -signal.SIGINT)
-    assert b"finished losses are kept" in errors
+    assert b"losses that were finished are kept" in errors
     assert (tmp_path / "out/sigmoid-beta0.1/training.json").exists()
     assert not (second / "training.json").exists()
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

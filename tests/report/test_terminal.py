@@ -81,7 +81,7 @@ def test_the_summary_of_eighty_columns() -> None:
         "Run",
         "Page",
     ]
-    assert "1 row not measured: malformed 1 (--verbose says more)" in text
+    assert "1 row not measured: malformed 1 (entangle report --verbose says more)" in text
     assert "  entangle forecast MODEL DATA" in text
 
 
@@ -90,7 +90,8 @@ def test_the_summary_of_eighty_columns() -> None:
 def test_only_commands_are_wider_than_the_terminal(width: int, verbose: bool) -> None:
     text = printed(run_of([*PAIRS, SKIPPED], partial=True).rendered(verbose=verbose), width)
     wide = [line for line in text.splitlines() if len(line.rstrip()) > width]
-    assert all("entangle " in line or "TRL: " in line for line in wide)
+    # Tables are designed for 80 columns. In a narrower terminal they are not cut.
+    assert all("entangle " in line or "TRL: " in line or (verbose and len(line) <= 80) for line in wide)
     for word in ("PARTIAL", "both fall", "25 %", "W-NO-EOS", "W-SLOW", "malformed 1"):
         assert word in text
     if verbose:

@@ -193,13 +193,15 @@ def _columns(keys: Keys, key: str, entry: Keys) -> dict[str, str]:
     if isinstance(kind, Mapping):
         for part in ("prompt_format", "chosen_format", "rejected_format"):
             if named.has(part):
-                keys.remark(f"{key}.type", f"{path}: {part} is not applied; the columns are read as they are")
+                keys.remark(
+                    f"{key}.type", f"{path}: {part} is not applied; the columns are read as they are", named.value(part)
+                )
         columns = {role: named.text(f"field_{role}") or role for role in ("prompt", "chosen", "rejected")}
         system = named.text("field_system")
         return columns if system is None else {**columns, "system": system}
     name = str(kind or "")
     if name.partition(".")[0] in ("chatml", "llama3", "zephyr"):
-        keys.remark(f"{key}.type", f"{path}: type {name} writes its own template; {TEMPLATE}")
+        keys.remark(f"{key}.type", f"{path}: it writes its own template; {TEMPLATE}", name)
     if name != "chat_template.default":
         return {}
     fields = {"prompt": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}

@@ -144,12 +144,16 @@ class Keys:
     def unknown_loss(self, *names: str) -> str:
         """Why no loss can be taken, with what some keys say."""
         said = [f"{key} {shown(self.value(key))}" for key in names if self.has(key)]
-        return f"no loss of entangle is {', '.join(said)}"
+        return f"entangle has no loss for {', '.join(said)}"
 
-    def remark(self, key: str, reason: str) -> None:
-        """Say that a key matters and is not taken, or not exactly."""
+    def remark(self, key: str, reason: str, value: Any = None) -> None:
+        """Say that a key matters and is not taken, or not exactly.
+
+        Args:
+            value: what the file says there; None for the key's own value.
+        """
         self._read.add(key)
-        self.remarks.append(Remark(key, shown(self._values.get(key)), reason))
+        self.remarks.append(Remark(key, shown(self._values.get(key) if value is None else value), reason))
 
     def remark_given(self, reasons: Mapping[str, str]) -> None:
         """Remark on those of some keys that the file has and does not switch off."""

@@ -33,6 +33,7 @@ from entangle_cli.diagnose.scan.reference import opened_reference
 from entangle_cli.diagnose.scan.row_preparation import RowPreparation
 from entangle_cli.diagnose.scan.row_reader import pair_reader
 from entangle_cli.diagnose.scan.row_records import PreparedRow
+from entangle_cli.diagnose.views.first_rows import suggested_map
 from entangle_cli.diagnose.views.inspection import inspect_rows
 from entangle_cli.errors import EntangleError
 from entangle_cli.records.finding import Finding, Severity, finding
@@ -63,15 +64,16 @@ def examine(
     """Examine a machine and, as far as they are given, a model, data and a trainer's file.
 
     Args:
-        settings: how to read, tokenise and load; `limit` is the number of rows to look at.
+        settings: how to read, tokenise and load; `limit` is the number of rows to look at in every data set.
     Returns:
-        A document, JSON-able: `environment`, `model`, `data` and `training` with what was seen (null without one),
-        and `findings`, the worst first.
+        A document, JSON-able: `environment`, `model` and `training` with what was seen (null without one), `data` with
+        what was seen of every data set, and `findings`, the worst first.
     """
     findings: list[Finding] = [] if setup is None else file_findings(setup)
     if setup is not None and setup.data_problem is not None and not data:
         findings.append(finding("D-DATA", setup.data_problem, "run in the folder of the training"))
-    seen_model = seen_data = checkpoint = None
+    seen_model = checkpoint = None
+    seen_data = []
     with quiet_libraries():
         if model is not None:
             try:
@@ -81,12 +83,13 @@ def examine(
         if checkpoint is not None:
             findings += _model_findings(checkpoint, setup)
             seen_model = _seen_model(str(model), checkpoint)
-        if data:
+        for name in data:
             try:
-                seen_data, found = _examined_data(model, data, checkpoint, settings, setup)
-                findings += found
+                seen, found = _examined_data(model, name, checkpoint, settings, setup)
+                seen_data.append(seen)
             except EntangleError as error:
-                findings.append(finding("D-DATA", error.found, error.remedy))
+                found = [_without_data(error, checkpoint, setup)]
+            findings += [replace(one, message=f"{name}: {one.message}") for one in found] if len(data) > 1 else found
     order = list(Severity)
     findings.sort(key=lambda one: order.index(one.severity))
     return {
@@ -98,6 +101,14 @@ def examine(
         "training": None if setup is None else _seen_training(setup),
         "findings": [asdict(one) for one in findings],
     }
+
+
+def _without_data(error: EntangleError, checkpoint: Checkpoint | None, setup: TrainingSetup | None) -> Finding:
+    """Data that cannot be used. Trainers other than TRL may have a template of their own for conversations."""
+    one = finding("D-DATA", error.found, error.remedy)
+    has_own_template = setup is not None and setup.trainer != "TRL" and {"template", "chat_template"} & set(setup.given)
+    lacks_template = checkpoint is not None and checkpoint.tokenizer.chat_template is None
+    return replace(one, severity=Severity.WARNING) if has_own_template and lacks_template else one
 
 
 def _loaded(model: str, settings: ScanSettings) -> Checkpoint:
@@ -147,7 +158,7 @@ def _model_findings(checkpoint: Checkpoint, setup: TrainingSetup | None) -> Iter
 
 def _examined_data(
     model: str | None,
-    data: Sequence[str],
+    data: str,
     checkpoint: Checkpoint | None,
     settings: ScanSettings,
     setup: TrainingSetup | None,
@@ -185,13 +196,17 @@ def _unusable(inspected: Mapping[str, Any]) -> Iterator[Finding]:
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in inspected["reasons"].items())
     rows = counted(skipped, "row")
-    one = finding("D-DATA", f"{rows} of those looked at cannot be used: {reasons}", "run entangle inspect")
+    remedy = "run entangle inspect"
+    if first := next((row for row in inspected["skipped"] if row["detail"]), None):
+        place = f"row {first['index']}" if first["line"] is None else f"line {first['line']}"
+        reasons += f"; {place}: {first['detail']}"
+        if first["detail"].startswith("no column"):
+            remedy = f"name the columns: {suggested_map(inspected['columns'])}"
+    one = finding("D-DATA", f"{rows} of those looked at cannot be used: {reasons}", remedy)
     yield one if skipped > inspected["usable"] else replace(one, severity=Severity.WARNING)
 
 
-def _rows(
-    data: Sequence[str], checkpoint: Checkpoint, settings: ScanSettings, *, is_whole: bool = False
-) -> list[PreparedRow]:
+def _rows(data: str, checkpoint: Checkpoint, settings: ScanSettings, *, is_whole: bool = False) -> list[PreparedRow]:
     """The usable pairs of the first rows. If `is_whole`, also those that the model is too short for."""
     source = open_source(data, settings.reading, settings.limit)
     tokenizer = checkpoint.tokenizer_of_model

@@ -34,6 +34,8 @@ def refusals(setup: TrainingSetup) -> Iterator[Finding]:
 def _of_any(setup: TrainingSetup, keys: Keys) -> Refusals:
     if setup.refused is not None:
         yield f"{setup.trainer} refuses the file: {setup.refused}", "change what it names"
+    if setup.batch_size is not None and setup.batch_size < 1:
+        yield f"a batch of {setup.batch_size} pairs", "set the batch size per device to 1 or more"
     loss = setup.loss
     if loss is not None and loss.name == "ipo" and loss.beta == 0:
         yield "beta is 0 under ipo, which divides by it", "set beta; 0.1 is usual"

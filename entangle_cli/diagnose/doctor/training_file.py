@@ -39,6 +39,8 @@ RENAMED = {
 
 FEW_ROWS = 4
 """Rows per forward pass below which losses that compare them are far from those of a whole batch."""
+LARGEST_RATE = 1e-3
+USUAL_RATES = "set it, usually from 1e-7 to 1e-5 for all weights and up to 1e-4 for LoRA"
 SHORTEST_LAG = 10
 """Steps by which a moving reference must lag behind to hold anything."""
 
@@ -109,8 +111,13 @@ def _learning_rate(setup: TrainingSetup) -> Iterator[Finding]:
         yield finding(
             "D-LEARNING-RATE",
             f"learning_rate: {setup.learning_rate:g}",
-            "set it, usually from 1e-7 to 1e-5 for all weights and up to 1e-4 for LoRA",
+            USUAL_RATES,
         )
+    elif setup.learning_rate is not None and setup.learning_rate > LARGEST_RATE:
+        found = finding(
+            "D-LEARNING-RATE", f"learning_rate: {setup.learning_rate:g} is far above what is usual", USUAL_RATES
+        )
+        yield replace(found, severity=Severity.WARNING)
 
 
 def _reference(setup: TrainingSetup) -> Iterator[Finding]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from entangle_cli.data.checkpoint import Checkpoint
 from entangle_cli.diagnose.doctor.model import plain_log_probs
-from entangle_cli.records.finding import Finding, finding
+from entangle_cli.records.finding import Finding, Severity, finding
 from entangle_cli.records.measurement import TokenizedResponse
 from entangle_cli.records.training_setup import TrainingSetup
 
 SAMPLED_WEIGHTS = 1_000_000
 LOST_SHARE = 0.5
 """Share of the weights that a step must change at least."""
+NOTHING = 1e-3
+"""Share of the weights below which a training changes next to nothing."""
 ORDINARY_STEP = math.sqrt(0.1 / 1.9)
 """An ordinary step of AdamW over the learning rate: the root mean square of its momentum (beta1 = 0.9) on gradients of
 noise. The first step is the learning rate itself."""
@@ -127,12 +130,13 @@ def _lost_steps_of_a_quantised_base(checkpoint: Checkpoint, learning_rate: float
 def _lost(parameters: Sequence[Tensor], learning_rate: float, title: str, remedy: str) -> Iterator[Finding]:
     first, ordinary = (changed_share(parameters, step) for step in (learning_rate, ORDINARY_STEP * learning_rate))
     if parameters and ordinary < LOST_SHARE:
-        yield finding(
+        one = finding(
             "D-LEARNING-RATE-LOST",
             f"AdamW's first step of {learning_rate:g} changes {first:.1%} of the {title}, and an ordinary later step "
             f"{ordinary:.1%}; the others round back",
             remedy,
         )
+        yield replace(one, severity=Severity.ERROR) if first < NOTHING else one
 
 
 def changed_share(parameters: Sequence[Tensor], step: float) -> float:

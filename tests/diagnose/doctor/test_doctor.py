@@ -113,7 +113,10 @@ def test_the_attention_that_runs_is_named() -> None:
 
 
 def test_a_step_below_the_spacing_of_bfloat16_is_lost(checkpoint: Checkpoint) -> None:
-    assert [found.code for found in lost_steps(checkpoint, 5e-7)] == ["D-LEARNING-RATE-LOST"]
+    assert [(found.code, found.severity) for found in lost_steps(checkpoint, 5e-7)] == [
+        ("D-LEARNING-RATE-LOST", "warning")
+    ]
+    assert [found.severity for found in lost_steps(checkpoint, 1e-9)] == ["error"]  # nothing moves
     assert list(lost_steps(checkpoint, 1e-2)) == []
 
 
@@ -340,8 +343,8 @@ def test_data_are_looked_at_without_a_model(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row) + "\n" for row in [*PAIRS, PAIRS[0], {}]), encoding="utf-8")
     document = examine(None, [str(data)])
     assert codes(document) == {"W-DUPLICATE", "D-DATA"}
-    assert document["data"]["usable"] == 7
-    assert document["data"]["engine"]["reason"] == "no model"
+    assert document["data"][0]["usable"] == 7
+    assert document["data"][0]["engine"]["reason"] == "no model"
     assert codes(examine(None, [str(tmp_path / "nowhere.jsonl")])) == {"D-DATA"}
 
 
@@ -429,3 +432,34 @@ def test_without_arguments_the_machine_is_shown(capsys: pytest.CaptureFixture[st
 def test_every_code_is_explained(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["explain", code]) == 0
     assert "entangle doctor" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_data_set_is_looked_at(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text("".join(json.dumps(row) + "\n" for row in PAIRS), encoding="utf-8")
+    bad.write_text('{"question": "a", "good": "b", "bad": "c"}\n', encoding="utf-8")
+    document = examine(MODEL, [str(good), str(bad)], ScanSettings(limit=3))
+    assert [one["usable"] for one in document["data"]] == [3, 0]
+    (found,) = document["findings"]
+    assert (found["code"], str(bad) in found["message"]) == ("D-DATA", True)
+    assert codes(examine(MODEL, [str(good), str(good)], ScanSettings(limit=3))) == set()
+
+
+def test_rows_without_a_pair_are_shown_with_their_columns(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"question": "a", "good": "b", "bad": "c"}\n', encoding="utf-8")
+    (found,) = examine(None, [str(data)])["findings"]
+    assert "columns: question, good, bad" in found["message"]
+    assert "--map" in found["remedy"]
+
+
+@pytest.mark.parametrize(("extra", "severity"), [("template: llama3\n", "warning"), ("", "error")])
+def test_a_template_of_the_trainers_own(tmp_path: Path, extra: str, severity: str) -> None:
+    data = tmp_path / "chat.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in CHAT), encoding="utf-8")
+    file = tmp_path / "train.yaml"
+    file.write_text(f"model_name_or_path: {MODEL}\nstage: dpo\nfinetuning_type: full\n{extra}", encoding="utf-8")
+    folder = copied_model(tmp_path, lambda content: content.pop("chat_template", None))
+    (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)
+    document = examine(folder, [str(data)], ScanSettings(limit=4), read_trainer_file(file))
+    assert [(one["code"], one["severity"]) for one in document["findings"]] == [("D-DATA", severity)]

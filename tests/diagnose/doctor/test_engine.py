@@ -90,5 +90,5 @@ def test_memory_that_runs_out_ends_the_comparison_alone(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(checked, "measure_responses", full)
     document = examine(str(SAMPLE / "model"), [str(SAMPLE / "one_token.jsonl")], ScanSettings(limit=4))
-    assert document["data"]["engine"]["reason"] == "memory ran out"
+    assert document["data"][0]["engine"]["reason"] == "memory ran out"
     assert document["findings"] == []

@@ -32,6 +32,8 @@ def codes(tmp_path: Path, text: str, name: str = "train.yaml") -> list[str]:
         ("D-LEARNING-RATE", FACTORY + "learning_rate: 0.0\n", FACTORY + "learning_rate: 5.0e-6\n"),
         ("D-BETA", TRL + "beta: -0.1\n", TRL + "beta: 0.1\n"),
         ("D-LEARNING-RATE", TRL + "learning_rate: -1e-6\n", TRL + "learning_rate: 1e-6\n"),
+        ("D-LEARNING-RATE", TRL + "learning_rate: 5\n", TRL + "learning_rate: 1e-4\n"),
+        ("D-REFUSED", TRL + "per_device_train_batch_size: 0\n", TRL + "per_device_train_batch_size: 1\n"),
         ("D-UNKNOWN-KEY", TRL + "reference_free: true\n", TRL),
         ("D-UNKNOWN-KEY", TRL + "ref_model_name_or_path: other\n", TRL),
         ("D-UNKNOWN-KEY", TRL + "evaluation_strategy: steps\n", TRL + "eval_strategy: steps\n"),
