@@ -223,7 +223,7 @@ class ConfiguredCommand(GroupedCommand):
             given = {name for name, value in values.items() if value not in (None, ())}
             file = values[FROM_FILE] if FROM_FILE in given else (ctx.default_map or {}).get(FROM_FILE)
             if file is not None:
-                taken = _taken(self, ctx, Path(str(file)), given)
+                taken = _taken(self, ctx, Path(str(file)), given, args)
                 ctx.meta[FROM_FILE] = taken
                 ctx.default_map = {**(ctx.default_map or {}), **taken.values}
         return super().parse_args(ctx, args)
@@ -236,10 +236,10 @@ class ConfiguredCommand(GroupedCommand):
         return super().invoke(ctx)
 
 
-def _taken(command: Any, context: Any, file: Path, given: set[str]) -> Taken:
+def _taken(command: Any, context: Any, file: Path, given: set[str], words: Sequence[str]) -> Taken:
     options = {str(one.name): next((word for word in one.opts if word.startswith("--")), "") for one in command.params}
     defaults = {str(one.name): one.default for one in command.params}
-    return taken_from(file, str(context.info_name), options, defaults, given)
+    return taken_from(file, str(context.info_name), options, defaults, given, words)
 
 
 def origins_of(context: typer.Context) -> Origins:

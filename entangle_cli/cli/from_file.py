@@ -55,7 +55,7 @@ class Taken:
     setup: TrainingSetup
     settings: tuple[Setting, ...]
     command: str
-    """The command with these settings as words of a shell."""
+    """The same command without the file: what the command line gives, then these settings, as words of a shell."""
     unused: tuple[str, ...]
     """Fields of the setup that this command has no option for."""
     remarks: tuple[Remark, ...]
@@ -67,7 +67,12 @@ class Taken:
 
 
 def taken_from(
-    file: Path, command: str, options: Mapping[str, str], defaults: Mapping[str, Any], given: Collection[str]
+    file: Path,
+    command: str,
+    options: Mapping[str, str],
+    defaults: Mapping[str, Any],
+    given: Collection[str],
+    own_words: Sequence[str],
 ) -> Taken:
     """The settings of a command that a trainer's file gives.
 
@@ -76,6 +81,7 @@ def taken_from(
         options: parameters of the command to their options; arguments to an empty text.
         defaults: parameter to its default.
         given: parameters that the command line gives.
+        own_words: the words of the command line.
     Raises:
         UsageError: the file cannot be read, or the command needs what it cannot give.
     """
@@ -88,9 +94,21 @@ def taken_from(
     remarks = [*setup.remarks, *_remarks(setup, options)]
     found = list(_settings(setup, command, given))
     settings = tuple(each for each in found if each.parameter in options and each.parameter not in left_out)
-    unused = tuple(dict.fromkeys(each.parameter for each in found if each.parameter not in options))
-    words = ["entangle", command, *_words(settings, options, defaults)]
+    # The doctor looks at all of the file. Without a choice of optimizers, it is AdamW.
+    others = () if command == "doctor" else (each for each in found if each != Setting("optimizer", "adamw"))
+    unused = tuple(dict.fromkeys(each.parameter for each in others if each.parameter not in options))
+    words = ["entangle", command, *_without_file(own_words), *_words(settings, options, defaults)]
     return Taken(file, setup, settings, shlex.join(words), unused, tuple(remarks))
+
+
+def _without_file(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command line without `--from FILE`."""
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--from":
+            next(remaining, None)
+        elif not word.startswith("--from="):
+            yield word
 
 
 def tell_taken(taken: Taken) -> None:
@@ -99,7 +117,7 @@ def tell_taken(taken: Taken) -> None:
     tell(f"{taken.file}: a training with {setup.trainer} ({setup.method}), read by {setup.read_by}")
     if setup.refused is not None:
         tell(f"{setup.trainer} refuses it: {setup.refused}")
-    tell(f"taken from it: {taken.command}")
+    tell(f"the same without the file: {taken.command}")
     for remark in taken.remarks:
         tell(f"not taken: {remark.key}: {remark.value} -- {remark.reason}")
     for title, names in (
@@ -133,6 +151,10 @@ def _remarks(setup: TrainingSetup, options: Mapping[str, str]) -> Iterator[Remar
         yield Remark("lr_scheduler_type", str(setup.lr_scheduler_type), f"supported: {', '.join(Schedule)}")
     if setup.dtype == "float16" or setup.autocast == "float16":
         yield Remark("fp16", "true", "float16 is not supported; float32 is used")
+    if "learning_rate" in options and setup.dtype == "bfloat16" and setup.lora is None:
+        yield Remark(
+            "dtype", "bfloat16", "float32 weights are used here; see entangle doctor on steps that rounding loses"
+        )
     if "eval_data" in options and len(setup.eval_data) > 1:
         others = ", ".join(each.name for each in setup.eval_data[1:])
         yield Remark("eval data", others, "one held-out data set is read, the first")

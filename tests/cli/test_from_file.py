@@ -55,8 +55,13 @@ def scanned(arguments: list[str], folder: Path) -> dict[str, Any]:
 
 
 def taken_command(told: str) -> list[str]:
-    line = next(line for line in told.splitlines() if "taken from it:" in line)
-    return shlex.split(line.partition("taken from it: ")[2])
+    """The words of the printed command, without the files that the test's own command writes."""
+    line = next(line for line in told.splitlines() if "the same without the file:" in line)
+    words = shlex.split(line.partition("the same without the file: ")[2])
+    for option in ("--json", "-o"):
+        place = words.index(option)
+        del words[place : place + 2]
+    return words
 
 
 def test_a_scan_takes_everything_from_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +91,11 @@ def test_the_command_line_takes_precedence(tmp_path: Path, capsys: pytest.Captur
     document = scanned(["--from", "dpo.yaml", "--loss", "ipo", "--limit", "2"], tmp_path)
     # Numbers of another loss are not those of the file's loss.
     assert (document["summary"]["loss"]["name"], document["summary"]["loss"]["beta"]) == ("ipo", 0.1)
-    assert "--loss" not in taken_command(capsys.readouterr().err)
+    words = taken_command(capsys.readouterr().err)
+    assert words[:6] == ["entangle", "scan", "--loss", "ipo", "--limit", "2"]
+    assert "--beta" not in words
+    (tmp_path / "again").mkdir()
+    assert scanned(words[2:], tmp_path / "again")["pairs"] == document["pairs"]
 
 
 def test_beta_alone_keeps_the_files_loss(tmp_path: Path) -> None:
@@ -160,3 +169,28 @@ def test_a_file_that_trl_refuses_is_read_and_said(tmp_path: Path, capsys: pytest
     refused.write_text(Path("dpo.yaml").read_text(encoding="utf-8") + "bf16: true\nfp16: true\n", encoding="utf-8")
     assert scanned(["--from", str(refused), "--limit", "2"], tmp_path)["summary"]["pairs"] == 2
     assert "TRL refuses it: At most one of fp16 and bf16 can be True" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_printed_command_has_what_the_command_line_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MODEL and DATA come from the command line, the rest from the file."""
+    own = [str(SAMPLE / "model"), str(SAMPLE / "short_ending.jsonl"), "--limit", "3", "--from=dpo.yaml"]
+    document = scanned(own, tmp_path)
+    words = taken_command(capsys.readouterr().err)
+    assert words[2:6] == own[:4]
+    assert "--from=dpo.yaml" not in words
+    (tmp_path / "again").mkdir()
+    assert scanned(words[2:], tmp_path / "again")["pairs"] == document["pairs"]
+
+
+def test_bfloat16_weights_of_a_training_are_not_those_of_a_forecast(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bf16.yaml"
+    text = Path("dpo.yaml").read_text(encoding="utf-8")
+    for dtype, is_said in (("bfloat16", True), ("float32", False)):
+        lines = [line for line in text.splitlines() if not line.startswith("dtype:")]
+        file.write_text("\n".join([*lines, f"dtype: {dtype}", ""]), encoding="utf-8")
+        assert run(["forecast", "--from", str(file), "--limit", "2"]) == 0
+        assert ("not taken: dtype: bfloat16" in capsys.readouterr().err) is is_said

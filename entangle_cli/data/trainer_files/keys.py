@@ -179,7 +179,9 @@ class Keys:
         return UsageError(
             f"{self.file}: {key}: {shown(self._values.get(key))!r}",
             expected,
-            "write what the trainer accepts there",
+            "write its value there; entangle does not run the script"
+            if "$" in str(self._values.get(key))
+            else "write what the trainer accepts there",
         )
 
 

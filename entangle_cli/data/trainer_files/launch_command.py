@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,18 +79,59 @@ def _without_launcher(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
+NUMBERED_REDIRECTION = re.compile(r"(?<=\s)[0-9]>(&[0-9-]|>?\s*\S+)")
+"""Such as 2>&1 and 2> errors. shlex would take the number for a word."""
+ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-([^}]*))?\})")
+
+
 def _commands(text: str) -> list[list[str]]:
-    """The commands of a script as words, with continued lines joined and comments dropped."""
+    """The commands of a script as words, with continued lines joined, and comments and redirections dropped.
+
+    Variables that the script sets to plain texts have their values. Others stay as they are: nothing is run.
+    """
     joined = re.sub(r"\\\r?\n", " ", text)
     commands = []
+    variables: dict[str, str] = {}
     for line in joined.splitlines():
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:  # a quote that another line closes
-            continue
-        if words:
-            commands.append(words)
+        for words in _split(line):
+            values = [_expanded(word, variables) for word in words]
+            assigned = [ASSIGNMENT.fullmatch(word) for word in values if word != "export"]
+            if all(assigned):
+                variables |= {match[1]: match[2] for match in assigned if match is not None}
+            else:
+                commands.append(values)
     return commands
+
+
+def _split(line: str) -> Iterator[list[str]]:
+    """The words of every command on a line."""
+    lexer = shlex.shlex(NUMBERED_REDIRECTION.sub(" ", line), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    is_target = False
+    try:
+        for word in lexer:
+            if set(word) <= set("();|&") or word == "\n":
+                yield words
+                words = []
+            elif set(word) <= set("<>&"):
+                is_target = True
+            elif not is_target:
+                words.append(word)
+            else:
+                is_target = False
+    except ValueError:  # a quote that another line closes
+        return
+    yield words
+
+
+def _expanded(word: str, variables: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return variables.get(name, match[0] if match[3] is None else match[3])
+
+    return VARIABLE.sub(value, word)
 
 
 def _number(words: Sequence[str], names: Sequence[str]) -> int:

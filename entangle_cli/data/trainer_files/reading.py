@@ -10,7 +10,12 @@ from typing import Any
 import yaml
 
 from entangle_cli.data.trainer_files.axolotl import PREFERENCE_METHODS, read_axolotl
-from entangle_cli.data.trainer_files.launch_command import METHODS, LaunchCommand, find_launch_command
+from entangle_cli.data.trainer_files.launch_command import (
+    METHODS,
+    LaunchCommand,
+    arguments_by_name,
+    find_launch_command,
+)
 from entangle_cli.data.trainer_files.llama_factory import STAGES, read_llama_factory
 from entangle_cli.data.trainer_files.trl import read_trl
 from entangle_cli.errors import UsageError
@@ -138,6 +143,13 @@ def _of_command(path: Path, command: LaunchCommand) -> TrainingSetup:
         if not file.is_file() and (path.parent / name).is_file():
             file = path.parent / name
         config = _mapping(file, _text(file))
+    for name, value in arguments_by_name(arguments).items():
+        if name in ("model_name_or_path", "dataset_name") and "$" in str(value):
+            raise UsageError(
+                f"--from {path}: --{name} {value}: a variable that the script does not set to a text",
+                "a name",
+                "write its value there; entangle does not run the script",
+            )
     return read_trl(str(path), command.method, config, arguments, command.num_processes)
 
 

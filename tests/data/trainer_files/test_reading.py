@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from entangle_cli.data.trainer_files import trl
 from entangle_cli.data.trainer_files.keys import Keys
 from entangle_cli.data.trainer_files.launch_command import arguments_by_name, find_launch_command
 from entangle_cli.data.trainer_files.reading import read_trainer_file
@@ -203,3 +204,36 @@ def test_simpo_by_its_own_script_and_by_trl(tmp_path: Path, text: str, numbers: 
     assert loss is not None
     assert loss.name == "simpo"
     assert loss.options == pytest.approx(numbers)
+
+
+@pytest.mark.parametrize(
+    ("script", "model", "beta"),
+    [
+        ("MODEL=org/m\nBETA=0.3\npython dpo.py --model_name_or_path $MODEL --beta=${BETA}\n", "org/m", 0.3),
+        ("export MODEL='org/m'\npython dpo.py --model_name_or_path $MODEL/sft --beta ${B:-0.2}\n", "org/m/sft", 0.2),
+        ("A=1 B=2\npython dpo.py --model_name_or_path m --beta 0.3 && echo done\n", "m", 0.3),
+        ("python dpo.py --model_name_or_path m --beta 0.3 2>&1 | tee log.txt\n", "m", 0.3),
+        ("cd work; python dpo.py --model_name_or_path m --beta 0.3 > log.txt\n", "m", 0.3),
+        ("CUDA_VISIBLE_DEVICES=0 python dpo.py --model_name_or_path m --beta 0.3 &\n", "m", 0.3),
+    ],
+)
+@pytest.mark.parametrize("has_trl", [True, False])
+def test_variables_and_what_follows_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, model: str, beta: float, has_trl: bool
+) -> None:
+    if not has_trl:
+        monkeypatch.setattr(trl, "parsed_by_trl", lambda *_: None)
+    file = tmp_path / "train.sh"
+    file.write_text(script, encoding="utf-8")
+    setup = read_trainer_file(file)
+    assert setup.loss is not None
+    assert (setup.model, setup.loss.beta, setup.refused) == (model, beta, None)
+    assert set(setup.given) == {"model_name_or_path", "beta"}
+
+
+@pytest.mark.parametrize("words", ["--model_name_or_path $1 --beta 0.1", "--model_name_or_path m --beta $BETA"])
+def test_variables_that_the_script_does_not_set(tmp_path: Path, words: str) -> None:
+    file = tmp_path / "train.sh"
+    file.write_text(f"python dpo.py {words}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="write its value there; entangle does not run the script"):
+        read_trainer_file(file)
