@@ -200,8 +200,8 @@ class Run(stored.Run, Sequence[PairRecord]):
         place = None if data is None else str(data)
         return pair_document(self, self.all_columns, row, line, pair_in_row, place)
 
-    def tokens_command(self, row: int) -> str:
-        """The command that shows a pair token by token."""
+    def tokens_command(self, row: int) -> str | None:
+        """The command that shows a pair token by token; None for an adapter that does not exist yet."""
         from entangle_cli.diagnose.views.commands import tokens_command
 
         return tokens_command(self, row)

@@ -13,7 +13,8 @@ import typer
 from entangle_cli.cli.tell import tell
 from entangle_cli.errors import UsageError
 from entangle_cli.records.data_words import data_word
-from entangle_cli.records.settings import Dtype, LoraSettings, LossSettings, Schedule
+from entangle_cli.records.measuring_options import lora_text
+from entangle_cli.records.settings import Dtype, LossSettings, Schedule
 from entangle_cli.records.training_setup import DataSetSetup, Remark, TrainingSetup
 
 FromFile = Annotated[
@@ -263,19 +264,6 @@ def _dtype(setup: TrainingSetup, command: str) -> str | None:
         return None
     dtype = setup.autocast if command == "rehearse" else setup.dtype
     return dtype if dtype in (Dtype.FLOAT32, Dtype.BFLOAT16) else None
-
-
-def lora_text(lora: LoraSettings) -> str:
-    """An adapter as `--lora` takes it."""
-    parts = [f"r={lora.r}", f"alpha={lora.alpha}"]
-    if lora.targets:
-        parts.append(f"targets={'+'.join(lora.targets)}")
-    if lora.dropout:
-        parts.append(f"dropout={_text(lora.dropout)}")
-    parts += [f"{name}=true" for name, wanted in (("rslora", lora.rslora), ("dora", lora.dora)) if wanted]
-    if lora.modules_to_save:
-        parts.append(f"modules_to_save={'+'.join(lora.modules_to_save)}")
-    return ",".join(parts)
 
 
 def _words(settings: Sequence[Setting], options: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class ScanPlan:
     """The model's context length in tokens; None if its config does not state one."""
     num_workers: int = 1
     """Number of processes that measure."""
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Option of the command line to its values, of those that decide what is measured (`measuring_options`)."""
 
 
 @dataclass(frozen=True, slots=True)

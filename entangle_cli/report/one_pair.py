@@ -28,12 +28,12 @@ FATES: Mapping[str, tuple[str, str]] = {
 SHOWN_CHARACTERS = 4000
 
 
-def pair_report(document: Mapping[str, Any], loss: str, command: str) -> RenderableType:
+def pair_report(document: Mapping[str, Any], loss: str, command: str | None) -> RenderableType:
     """A pair of `diagnose.views.one_pair.pair_document`.
 
     Args:
         loss: in words.
-        command: what shows more of the pair.
+        command: what shows more of the pair; None if nothing does.
     """
     pair = document["pair"]
     parts: list[RenderableType] = [_heading(pair, loss), Text(f"  {for_terminal(document['why'])}")]
@@ -49,7 +49,8 @@ def pair_report(document: Mapping[str, Any], loss: str, command: str) -> Rendera
         parts += _texts(document["text"], pair["movement"])
     if pair["warnings"]:
         parts.append(Text(f"Warnings: {for_terminal(pair['warnings'])}; entangle explain CODE says more"))
-    parts.append(Text(f"Next   {for_terminal(command)}", style="cyan", no_wrap=True, overflow="ignore"))
+    if command is not None:
+        parts.append(Text(f"Next   {for_terminal(command)}", style="cyan", no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
 

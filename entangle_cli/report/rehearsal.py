@@ -86,6 +86,9 @@ def rehearsal_sentences(document: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+MOVED = {"chosen": "the chosen answer", "margin": "the margin"}
+
+
 def _difference_sentence(document: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Which losses differ from the first beyond chance on training pairs, and by how much; and which do not."""
     first = document["losses"][0]
@@ -94,10 +97,11 @@ def _difference_sentence(document: Mapping[str, Any], names: Mapping[str, str]) 
     for row in document["differences"]:
         if row["pairs_of"] == "train" and row["change"] != "rejected" and row["beyond_chance"]:
             size = abs(own[f"{row['change']}_change_mean"])
-            share = f", {percent(abs(row['mean']) / size)} of {than}'s" if size else ""
-            beyond.setdefault(names[row["loss"]], []).append(f"{row['change']} {signed(row['mean'])} nats{share}")
+            share = f" ({percent(abs(row['mean']) / size)} of {than}'s change)" if size else ""
+            words = f"{MOVED[row['change']]} by {signed(row['mean'])} nats{share}"
+            beyond.setdefault(names[row["loss"]], []).append(words)
     alike = [name for key, name in names.items() if key != first["name"] and name not in beyond]
-    parts = [f"{name} differs from {than} by {' and '.join(changes)}" for name, changes in beyond.items()]
+    parts = [f"compared with {than}, {name} moves {' and '.join(changes)}" for name, changes in beyond.items()]
     if alike:
         parts.append(f"no difference beyond chance between {than} and {listed(alike)}")
     sentence = "; ".join(parts)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from entangle_cli.cli.app import run
-from entangle_cli.cli.from_file import lora_text
 from entangle_cli.cli.lora import lora_settings
+from entangle_cli.records.measuring_options import lora_text
 from entangle_cli.records.settings import LoraSettings
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"

@@ -67,3 +67,13 @@ def test_a_scan_with_a_planned_adapter_names_it_and_the_run_of_all_weights(entan
     damaged = entangle("report", "runs/adapter")
     assert damaged.code == 0
     assert "with all weights" not in damaged.out
+
+
+def test_suggested_commands_keep_the_adapter(entangle: Entangle) -> None:
+    words = ("--limit", "4", "--lora", "r=4,alpha=8,targets=all-linear", "--truncation", "keep_end", "--seed", "2")
+    assert entangle("scan", MODEL, LONG, *words, "-q", "-o", "run").code == 0
+    shown = entangle("report", "run").out
+    command = next(line for line in shown.splitlines() if "entangle forecast" in line)
+    for option in ("--truncation keep_end", "--lora r=4,alpha=8,targets=all-linear", "--seed 2"):
+        assert option in command
+    assert "entangle tokens" not in shown + entangle("show", "run", "--row", "0").out

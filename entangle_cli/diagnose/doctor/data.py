@@ -76,7 +76,7 @@ def length_findings(setup: TrainingSetup, context: int | None, rows: Sequence[Pr
     if beyond:
         yield finding(
             "D-BEYOND-CONTEXT",
-            f"{len(beyond):,} of {counted(len(rows), 'row')} are longer than the context of {context:,} tokens; "
+            f"longer than the context of {context:,} tokens: {len(beyond):,} of {counted(len(rows), 'row')}; "
             f"the longest has {max(beyond):,}",
             f"set the maximal length to {context:,} or less",
         )

@@ -14,6 +14,7 @@ from entangle_cli.data.rows import RowSource
 from entangle_cli.data.tokenize import TOKENIZATION
 from entangle_cli.diagnose.scan.budget import batch_tokens
 from entangle_cli.engine.engine import Engine
+from entangle_cli.records.measuring_options import measuring_options
 from entangle_cli.records.model_description import ModelDescription
 from entangle_cli.records.plan import ScanPlan
 from entangle_cli.records.run import Identity
@@ -107,6 +108,7 @@ def scan_plan(
         max_length=None if settings.max_length is None else int(settings.max_length),
         context=model.context,
         num_workers=num_workers,
+        options=measuring_options(settings),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from entangle_cli.records.measuring_options import option_words
 from entangle_cli.records.run import Run
 from entangle_cli.records.settings import DEFAULT_LENGTH, LossSettings
 
@@ -18,7 +19,7 @@ class CommandNames:
         run: the run's folder.
         seen: the run under its present loss.
         model, data: what was measured.
-        measured: model and data with the length that decides the tokens.
+        measured: model and data with the options that decide tokens and weights.
         loss: the loss as options, after a blank, for a command that starts from DPO; empty for DPO.
         forecast: the command that forecasts, without its loss.
         num_rows: rows of the data; None if unknown.
@@ -33,15 +34,17 @@ class CommandNames:
         self.model = _quoted(plan.get("model"), "MODEL")
         # Several data sets are one text in the plan.
         self.data = "DATA" if run.identity.sources else _quoted(plan.get("data"), "DATA")
-        self.measured = f"{self.model} {self.data}{_length(plan)}"
+        self.measured = f"{self.model} {self.data}{_length(plan)}{option_words(plan.get('options'))}"
         self.loss = _other_loss(run.loss, LossSettings())
         self.forecast = f"entangle forecast {self.measured}"
         self.num_rows = run.identity.num_rows
         self.suffix = "".join(Path(run.identity.data_name).suffixes[-1:]) or ".jsonl"
 
 
-def tokens_command(run: Run, row: int) -> str:
-    """The command that shows a pair token by token."""
+def tokens_command(run: Run, row: int) -> str | None:
+    """The command that shows a pair token by token; None for an adapter that does not exist yet."""
+    if "planned_adapter" in run.identity.model:
+        return None
     names = CommandNames(run)
     return f"entangle tokens {names.measured} --row {row}{names.loss}"
 

@@ -42,13 +42,9 @@ def next_steps(
     steps = []
     if num_wrong(movement_counts(summary)):
         steps = [*_other_loss(comparison, names), *_weight(comparison, names), *_filter(summary, names)]
-        if worst is not None and ALIKE & set(reasons):
-            steps.append(
-                NextStep(
-                    "See what leaving the shared tokens out changes, for the worst pair.",
-                    tokens_command(run, worst["index"]),
-                )
-            )
+        command = None if worst is None else tokens_command(run, worst["index"])
+        if command is not None and ALIKE & set(reasons):
+            steps.append(NextStep("See what leaving the shared tokens out changes, for the worst pair.", command))
     return [*steps, NextStep("Check with your batch size and AdamW.", names.forecast + names.loss)]
 
 
