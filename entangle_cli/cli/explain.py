@@ -15,7 +15,8 @@ def explain(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]",
-            help="A topic, a warning's code, a field, a loss, a metric, a skip reason or an exit code.",
+            help="A topic, a warning's code, a field, a loss, a metric, a command, an option, a skip reason or an "
+            "exit code.",
         ),
     ] = None,
     debug: Debug = False,

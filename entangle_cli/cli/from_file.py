@@ -137,12 +137,14 @@ def _refuse_missing(file: Path, setup: TrainingSetup, options: Mapping[str, str]
             f"--from {file}: {setup.loss_problem}",
             "a loss that entangle knows (entangle explain losses)",
             f"add {option} sigmoid to measure under DPO's loss, or name another",
+            topic="trainers",
         )
     if setup.data_problem is not None and "data" not in given:
         raise UsageError(
             f"--from {file}: {setup.data_problem}",
             "data sets that can be found from here",
             "run in the folder of the training, or name DATA on the command line",
+            topic="trainers",
         )
 
 

@@ -33,6 +33,8 @@ def topic_report(text: str) -> RenderableType:
 def topics_report(topics: Sequence[str]) -> RenderableType:
     """The names of the topics."""
     lines = ["Topics: " + ", ".join(topics)]
-    lines.append("Also: a warning's code, a field, a loss, a metric, a skip reason or an exit code.")
+    lines.append(
+        "Also: a warning's code, a field, a loss, a metric, a command, an option, a skip reason or an exit code."
+    )
     lines.append("For example: entangle explain losses, entangle explain W-BOUNDARY, entangle explain both_fall_rate")
     return Text("\n".join(lines))

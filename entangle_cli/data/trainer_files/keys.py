@@ -182,6 +182,7 @@ class Keys:
             "write its value there; entangle does not run the script"
             if "$" in str(self._values.get(key))
             else "write what the trainer accepts there",
+            topic="trainers",
         )
 
 

@@ -55,18 +55,22 @@ def read_trainer_file(path: Path) -> TrainingSetup:
     if command is not None:
         return _of_command(path, command)
     if path.suffix == ".sh":
-        raise UsageError(
+        raise _unusable(
             f"--from {path}: no command that starts {', '.join(METHODS)}", EXPECTED, "name the file with that command"
         )
     return _of_mapping(path, _mapping(path, text))
+
+
+def _unusable(found: str, expected: str, remedy: str) -> UsageError:
+    return UsageError(found, expected, remedy, topic="trainers")
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--from {path}: {getattr(error, 'strerror', None) or 'not a text'}", EXPECTED, "check the path"
+        raise _unusable(
+            f"--from {path}: {getattr(error, 'strerror', None) or 'not a text file'}", EXPECTED, "check the path"
         ) from error
 
 
@@ -77,10 +81,10 @@ def _mapping(path: Path, text: str) -> Mapping[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}"
         reason = getattr(error, "problem", None) or "not a yaml"
-        raise UsageError(f"--from {path}{place}: {reason}", EXPECTED, "repair the file, or name another") from error
+        raise _unusable(f"--from {path}{place}: {reason}", EXPECTED, "repair the file, or name another") from error
     if not isinstance(content, Mapping):
         found = "an empty file" if content is None else f"a {type(content).__name__}, not keys with values"
-        raise UsageError(f"--from {path}: {found}", EXPECTED, "name the training's own file")
+        raise _unusable(f"--from {path}: {found}", EXPECTED, "name the training's own file")
     return {str(key): value for key, value in content.items()}  # yaml reads a key such as `on` as true
 
 
@@ -90,7 +94,7 @@ def _of_mapping(path: Path, config: Mapping[str, Any]) -> TrainingSetup:
     if trainer == "TRL":
         _refuse_other_trainer(path, keys)
     if trainer is None or any(len(marks & keys) >= 3 for marks in OTHERS.values()):
-        raise UsageError(f"--from {path}: {_looks(keys)}", EXPECTED, "name the training's own file")
+        raise _unusable(f"--from {path}: {_looks(keys)}", EXPECTED, "name the training's own file")
     if trainer == "axolotl":
         _refuse_method(path, "rl", config.get("rl"), PREFERENCE_METHODS)
         return read_axolotl(file, config)
@@ -111,7 +115,7 @@ OTHER_TRAINERS = {
 def _refuse_other_trainer(path: Path, keys: set[str]) -> None:
     for title, marks in OTHER_TRAINERS.items():
         if marks & keys:
-            raise UsageError(
+            raise _unusable(
                 f"--from {path}: {min(marks & keys)} belongs to TRL's {title}: not a preference training",
                 EXPECTED,
                 "name the file of the preference training",
@@ -120,7 +124,7 @@ def _refuse_other_trainer(path: Path, keys: set[str]) -> None:
 
 def _refuse_method(path: Path, key: str, method: Any, known: tuple[str, ...]) -> None:
     if method not in known:
-        raise UsageError(
+        raise _unusable(
             f"--from {path}: {key}: {method}: not a preference training",
             f"{key} as one of {', '.join(known)}",
             "name the file of the preference training",
@@ -145,7 +149,7 @@ def _of_command(path: Path, command: LaunchCommand) -> TrainingSetup:
         config = _mapping(file, _text(file))
     for name, value in arguments_by_name(arguments).items():
         if name in ("model_name_or_path", "dataset_name") and "$" in str(value):
-            raise UsageError(
+            raise _unusable(
                 f"--from {path}: --{name} {value}: a variable that the script does not set to a text",
                 "a name",
                 "write its value there; entangle does not run the script",

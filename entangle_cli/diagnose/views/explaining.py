@@ -58,7 +58,7 @@ def topic_text(name: str) -> str:
 
 
 def explain(name: str) -> list[Explanation]:
-    """Everything that a name stands for.
+    """Everything that a name stands for, options of commands last.
 
     Raises:
         UsageError: nothing; it suggests names that are near.
@@ -74,13 +74,14 @@ def explain(name: str) -> list[Explanation]:
     shown = [each for word in near for each in known if _plain(each) == word]
     raise UsageError(
         f"nothing to explain under {name!r}",
-        f"a topic ({', '.join(topics())}), a warning's code, a field, a loss, a metric, a skip reason or an exit code",
+        f"a topic ({', '.join(topics())}), a warning's code, a field, a loss, a metric, a command, an option, a skip "
+        "reason or an exit code",
         f"did you mean {', '.join(dict.fromkeys(shown))}?" if shown else "see entangle explain",
     )
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower().replace("-", "_").replace(" ", "_")
+    return name.strip().lstrip("-").lower().replace("-", "_").replace(" ", "_")
 
 
 def _all() -> Iterator[Explanation]:
@@ -105,10 +106,42 @@ def _all() -> Iterator[Explanation]:
         yield Explanation(reason, "reason", meaning, "data")
     for exit_code, meaning in EXIT_CODES.items():
         yield Explanation(str(exit_code.value), "exit code", meaning, "ci")
+    for trainer in ("TRL", "axolotl", "LLaMA-Factory"):
+        yield Explanation(
+            trainer, "trainer", "--from and entangle doctor read the file of a training with it.", "trainers"
+        )
     yield from _glossary()
+    yield from _commands()
 
 
 def _glossary() -> Iterator[Explanation]:
     for words, text in re.findall(r"^- \*\*(.+?)\*\*: (.+)$", topic_text("glossary"), re.MULTILINE):
         for word in words.split(", "):
             yield Explanation(word, "word", text, "glossary")
+
+
+TOPICS = {
+    "inspect": "data",
+    "doctor": "trainers",
+    "forecast": "forecast",
+    "rehearse": "training",
+    "compare": "training",
+    "gate": "ci",
+    "merge": "scale",
+    "report": "reports",
+    "show": "reports",
+}
+"""Command to the topic that says most about it; the others have their options."""
+
+
+def _commands() -> Iterator[Explanation]:
+    """The commands, then their options, from the topic of options."""
+    _, *parts = re.split(r"^## entangle ", topic_text("options"), flags=re.MULTILINE)
+    options: dict[tuple[str, str], list[str]] = {}
+    for part in parts:
+        command, sentence = part.split("\n\n")[:2]
+        yield Explanation(command.strip(), "command", sentence.strip(), TOPICS.get(command.strip(), "options"))
+        for name, text in re.findall(r"^\| `(--[\w-]+)`.*?\| (.+) \|$", part, re.MULTILINE):
+            options.setdefault((name, text), []).append(command.strip())
+    for (name, text), commands in options.items():
+        yield Explanation(name, f"option of {', '.join(commands)}", text.replace("\\|", "|"), "options")
