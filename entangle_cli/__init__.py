@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         WorkerSettings,
     )
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 __all__ = [
     "EntangleCallback",
     "EntangleError",

@@ -56,6 +56,10 @@ def rehearsal_report(document: Mapping[str, Any], style: box.Box) -> RenderableT
         parts += [Text(_pair_line(pair, first, style)) for pair in worst]
         parts += [Text()]
     parts += [Text(line) for line in _notes(document, style)]
+    mark = "- " if style is box.MARKDOWN else ""
+    # On a line of its own, so that a long name can be copied.
+    parts.append(Text(mark + escaped(f"Kept in {document['folder']}", style), no_wrap=True, overflow="ignore"))
+    parts.append(Text("  one run per step and loss, for entangle report and compare"))
     return Group(*parts)
 
 
@@ -221,6 +225,5 @@ def _notes(document: Mapping[str, Any], style: box.Box) -> list[str]:
             f"gate {result['outcome'].replace('_', ' ')}: {result['loss']}: {result['sentence']}"
             for result in document["gate"]["results"]
         ]
-    notes.append(f"Kept in {document['folder']}: one run per step and loss, for entangle report and compare")
     mark = "- " if style is box.MARKDOWN else ""
     return [mark + escaped(note, style) for note in notes]

@@ -88,7 +88,7 @@ def length_findings(setup: TrainingSetup, context: int | None, rows: Sequence[Pr
         yield finding(
             "D-PROMPT-CUT",
             f"max_prompt_length {prompt_limit:,}: {cut:,} of {len(rows):,} prompts are longer and lose their start",
-            "raise it, or use TRL 1.0 or later, which cuts the whole sequence at max_length instead",
+            "raise it, or use TRL 1.16, which cuts the whole sequence at max_length instead",
         )
     if limit is None:
         return

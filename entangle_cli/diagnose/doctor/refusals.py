@@ -41,7 +41,8 @@ def _of_any(setup: TrainingSetup, keys: Keys) -> Refusals:
         yield "beta is 0 under ipo, which divides by it", "set beta; 0.1 is usual"
     for key, known in _loss_names(setup):
         if others := [name for name in keys.texts(key) if name not in known]:
-            yield f"{key}: {others[0]}: {setup.trainer} has no such loss", f"use one of {', '.join(known)}"
+            hint = f"{key}: sigmoid is DPO; else " if others[0] == "dpo" else ""
+            yield f"{key}: {others[0]}: {setup.trainer} has no such loss", f"{hint}use one of {', '.join(known)}"
 
 
 def _loss_names(setup: TrainingSetup) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from entangle_cli.data.checkpoint import Checkpoint
+from entangle_cli.data.trainer_files.keys import Keys
 from entangle_cli.diagnose.doctor.model import plain_log_probs
 from entangle_cli.records.finding import Finding, Severity, finding
 from entangle_cli.records.measurement import TokenizedResponse
@@ -36,14 +37,12 @@ def training_findings(checkpoint: Checkpoint, setup: TrainingSetup) -> Iterator[
     yield from _dropout(checkpoint, setup)
     if not setup.learning_rate or any(key in setup.given for key in FLOAT32_KEEPERS):
         return
-    if setup.trainer == "TRL" and setup.lora is not None and _is_on(setup, "load_in_4bit", "load_in_8bit"):
+    keys = Keys(setup.trainer, setup.given)
+    is_quantised = keys.flag("load_in_4bit") or keys.flag("load_in_8bit")
+    if setup.trainer == "TRL" and setup.lora is not None and is_quantised:
         yield from _lost_steps_of_a_quantised_base(checkpoint, setup.learning_rate)
     elif setup.lora is None and setup.adapter is None and _dtype_of_weights(checkpoint, setup) == "bfloat16":
         yield from lost_steps(checkpoint, setup.learning_rate)
-
-
-def _is_on(setup: TrainingSetup, *keys: str) -> bool:
-    return any(setup.given.get(key) not in (None, False, "false", "False") for key in keys)
 
 
 def _dtype_of_weights(checkpoint: Checkpoint, setup: TrainingSetup) -> str | None:
@@ -54,7 +53,8 @@ def _dtype_of_weights(checkpoint: Checkpoint, setup: TrainingSetup) -> str | Non
 
 
 def _dropout(checkpoint: Checkpoint, setup: TrainingSetup) -> Iterator[Finding]:
-    is_kept = "disable_dropout" in setup.given and not _is_on(setup, "disable_dropout")
+    keys = Keys(setup.trainer, setup.given)
+    is_kept = keys.has("disable_dropout") and not keys.flag("disable_dropout")
     if is_kept and setup.lora is not None and setup.lora.dropout:
         yield finding(
             "D-DROPOUT",
