@@ -57,7 +57,7 @@ def rehearsal_report(document: Mapping[str, Any], style: box.Box) -> RenderableT
         parts += [Text()]
     parts += [Text(line) for line in _notes(document, style)]
     mark = "- " if style is box.MARKDOWN else ""
-    # On a line of its own, so that a long name can be copied.
+    # A long name can only be copied from a line of its own.
     parts.append(Text(mark + escaped(f"Kept in {document['folder']}", style), no_wrap=True, overflow="ignore"))
     parts.append(Text("  one run per step and loss, for entangle report and compare"))
     return Group(*parts)

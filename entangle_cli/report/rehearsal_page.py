@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from entangle_cli.records.words import last_turn
-from entangle_cli.report.figures import Line, Range, line_chart
 from entangle_cli.report.html import MOVEMENTS
+from entangle_cli.report.line_chart import Line, Range, line_chart
 from entangle_cli.report.page import write_page
 from entangle_cli.report.probe_answers import change_cells, groups_by_loss, rehearsal_probe_sentences
 from entangle_cli.report.rehearsal import SETS, loss_names, rehearsal_sentences, training_words

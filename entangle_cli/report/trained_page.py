@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import IO, Any
 
-from entangle_cli.report.figures import Line, Range, line_chart
 from entangle_cli.report.html import MOVEMENTS
+from entangle_cli.report.line_chart import Line, Range, line_chart
 from entangle_cli.report.page import write_page
 from entangle_cli.report.trained import ALONE, SETS, answer_sentences, basis_sentence, shown
 

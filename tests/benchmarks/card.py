@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -94,7 +95,7 @@ class Check:
         place = engine_speed.Place(self.device, torch.bfloat16)
         if not self.is_tiny:
             return engine_speed.build_model(shape, place)
-        with replaced(engine_speed.SHAPES, shape, lambda: LlamaConfig(**TINY)):
+        with patch.dict(engine_speed.SHAPES, {shape: lambda: LlamaConfig(**TINY)}):
             return engine_speed.build_model(shape, place)
 
     def pairs(self, model: PreTrainedModel, num_tokens: int, num_pairs: int) -> list[TokenizedPair]:
@@ -102,17 +103,6 @@ class Check:
         if self.is_tiny:
             num_tokens, num_pairs = 32, 2
         return engine_speed.build_pairs(num_tokens, num_pairs, model.config.vocab_size)
-
-
-@contextmanager
-def replaced(table: dict[str, Any], key: str, value: Any) -> Iterator[None]:
-    """Another value in a table inside the block."""
-    before = table[key]
-    table[key] = value
-    try:
-        yield
-    finally:
-        table[key] = before
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from trl import SFTConfig, SFTTrainer
 
 import entangle_cli
 from entangle_cli import RehearsalSettings, ScanSettings
-from entangle_cli.report.figures import Line, Range, line_chart
+from entangle_cli.report.line_chart import Line, Range, line_chart
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
 ENDINGS = {"one_token": "one token", "short_ending": "short ending", "long_ending": "long ending"}

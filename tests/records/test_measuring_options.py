@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from entangle_cli.records.measuring_options import measuring_options, option_words
+from entangle_cli.cli.option_groups import PairOptions
+from entangle_cli.records.measuring_options import MEASURING_OPTIONS, measuring_options, option_words
 from entangle_cli.records.settings import LoadingSettings, LoraSettings, ReadingSettings, ScanSettings
 
 
@@ -58,3 +60,11 @@ def test_a_stored_run_suggests_no_other_options(stored: object) -> None:
 
 def test_values_of_a_stored_run_are_quoted() -> None:
     assert option_words({"split": ["x; rm -rf ~"]}) == " --split 'x; rm -rf ~'"
+
+
+def test_every_option_that_decides_which_pairs_are_seen_is_known() -> None:
+    """The others are in the commands already, or let a checkpoint run code."""
+    names = {field.name for field in fields(PairOptions)} - {"max_length", "trust_remote_code", "pickled_weights"}
+    known = {name.replace("-", "_") for name in MEASURING_OPTIONS}
+    assert names - {"column_map"} <= known
+    assert "map" in known

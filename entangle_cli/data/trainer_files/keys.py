@@ -50,7 +50,7 @@ class Keys:
         return tuple(
             key
             for key, value in self.given.items()
-            if key not in self._read and value not in (None, False, "", [], {}) and not WITHOUT_EFFECT.fullmatch(key)
+            if key not in self._read and not is_off(value) and not WITHOUT_EFFECT.fullmatch(key)
         )
 
     def has(self, key: str) -> bool:
@@ -158,17 +158,7 @@ class Keys:
     def remark_given(self, reasons: Mapping[str, str]) -> None:
         """Remark on those of some keys that the file has and does not switch off."""
         for key, reason in reasons.items():
-            if key in self._given and self._values.get(key) not in (
-                None,
-                False,
-                0,
-                "",
-                [],
-                {},
-                "none",
-                "None",
-                "false",
-            ):
+            if key in self._given and not is_off(self._values.get(key)):
                 self.remark(key, reason)
 
     def ignore(self, *keys: str) -> None:
@@ -184,6 +174,11 @@ class Keys:
             else "write what the trainer accepts there",
             topic="trainers",
         )
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value of a file switches something off, or says nothing."""
+    return value in (None, False, 0, "", [], {}) or str(value).lower() in ("false", "no", "off", "none", "0")
 
 
 def shown(value: Any) -> str:

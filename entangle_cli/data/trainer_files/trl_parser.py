@@ -92,7 +92,7 @@ def _refusal(values: Mapping[str, Any], classes: Sequence[Any]) -> str | None:
         try:
             with quiet_libraries(), _without_traces():
                 each(**own)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError) as error:
             if not DEVICES.search(str(error)):
                 return " ".join(str(error).split())
         except Exception:  # a package or a device that this machine lacks says nothing about the file

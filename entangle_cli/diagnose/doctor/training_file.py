@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
 
 from packaging.version import Version
 
 from entangle_cli.analysis.losses.table import LOSSES
-from entangle_cli.data.trainer_files.keys import Keys
+from entangle_cli.data.trainer_files.keys import Keys, is_off
 from entangle_cli.data.trainer_files.trl_losses import SMOOTHED
 from entangle_cli.diagnose.doctor.refusals import refusals
 from entangle_cli.records.finding import Finding, Severity, finding
@@ -35,7 +34,7 @@ RENAMED = {
     "max_completion_length": "remove it; TRL cuts the whole sequence at max_length",
     "rpo_alpha": "use loss_type: [sigmoid, sft] with loss_weights: [1.0, ALPHA]",
 }
-"""Keys that TRL once had, with what took their place. entangle reads them as those versions did."""
+"""Keys of older versions and of other scripts that TRL does not know, to the next step."""
 
 FEW_ROWS = 4
 """Rows per forward pass below which losses that compare them are far from those of a whole batch."""
@@ -64,11 +63,6 @@ def file_findings(setup: TrainingSetup) -> list[Finding]:
         _attention,
     )
     return [found for check in checks for found in check(setup)]
-
-
-def is_on(value: Any) -> bool:
-    """Whether a value of a file switches something on."""
-    return value not in (None, False, 0, "", [], {}) and str(value).lower() not in ("false", "no", "off", "none", "0")
 
 
 def _loss(setup: TrainingSetup) -> Iterator[Finding]:
@@ -124,9 +118,9 @@ def _reference(setup: TrainingSetup) -> Iterator[Finding]:
     if setup.loss is not None and not LOSSES[setup.loss.name].uses_reference:
         return
     given = {key: value for key, value in setup.given.items() if key not in setup.unknown}
-    if is_on(given.get("reference_free")):
+    if not is_off(given.get("reference_free")):
         yield finding("D-NO-REFERENCE", "reference_free: true: the reference is uniform", "remove reference_free")
-    if is_on(given.get("sync_ref_model")):
+    if not is_off(given.get("sync_ref_model")):
         keys = Keys(setup.trainer, given)
         share, every = keys.amount("ref_model_mixup_alpha", 0.6), keys.count("ref_model_sync_steps", 512)
         # Each copy moves the reference by that share of its distance, so it lags behind by about this many steps.
@@ -162,13 +156,13 @@ def _ignored_keys(setup: TrainingSetup) -> Iterator[tuple[str, str, str]]:
     """Key, why it has no effect, and the next step."""
     given, loss = setup.given, setup.loss
     for key in ("label_smoothing", "dpo_label_smoothing") if setup.trainer != "LLaMA-Factory" else ():
-        if is_on(given.get(key)) and loss is not None and loss.name not in SMOOTHED:
+        if not is_off(given.get(key)) and loss is not None and loss.name not in SMOOTHED:
             yield key, f"TRL's {loss.name} loss does not read it", "use loss_type: robust, or remove it"
     switch, keys = LORA_KEYS[setup.trainer]
-    named = [key for key in keys if is_on(given.get(key))]
+    named = [key for key in keys if not is_off(given.get(key))]
     if named and setup.lora is None and setup.adapter is None:
         yield named[0], f"no adapter is trained without {switch}", f"set {switch}, or remove the keys of LoRA"
-    if is_on(given.get("simpo_gamma")) and loss is not None and loss.name not in ("simpo", "alphapo"):
+    if not is_off(given.get("simpo_gamma")) and loss is not None and loss.name not in ("simpo", "alphapo"):
         yield "simpo_gamma", f"the loss is {loss.name}", "set the loss to SimPO, or remove it"
     if setup.trainer == "axolotl" and setup.adapter and setup.method in ("dpo", "ipo", "kto"):
         yield (

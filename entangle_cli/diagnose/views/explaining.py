@@ -120,7 +120,7 @@ def _glossary() -> Iterator[Explanation]:
             yield Explanation(word, "word", text, "glossary")
 
 
-TOPICS = {
+COMMAND_TOPICS = {
     "inspect": "data",
     "doctor": "trainers",
     "forecast": "forecast",
@@ -140,7 +140,7 @@ def _commands() -> Iterator[Explanation]:
     options: dict[tuple[str, str], list[str]] = {}
     for part in parts:
         command, sentence = part.split("\n\n")[:2]
-        yield Explanation(command.strip(), "command", sentence.strip(), TOPICS.get(command.strip(), "options"))
+        yield Explanation(command.strip(), "command", sentence.strip(), COMMAND_TOPICS.get(command.strip(), "options"))
         for name, text in re.findall(r"^\| `(--[\w-]+)`.*?\| (.+) \|$", part, re.MULTILINE):
             options.setdefault((name, text), []).append(command.strip())
     for (name, text), commands in options.items():

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from entangle_cli.report.figures import Line, Range, line_chart, tick_texts
+from entangle_cli.report.line_chart import Line, Range, line_chart, tick_texts
 
 
 @pytest.mark.parametrize(
